@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use cdc_relay::commands::cli::{Cli, LogFormat};
 use cdc_relay::commands::outcome::{Failure, USAGE, code};
 use cdc_relay::commands::terminal::notify;
-use clap::Parser;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
@@ -14,7 +13,7 @@ fn main() -> ExitCode {
     // Active for as long as the process lives.
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
-    let cli = Cli::try_parse().unwrap_or_else(|error| {
+    let cli: Cli = secret_files::try_parse().unwrap_or_else(|error| {
         let code = if error.use_stderr() { i32::from(USAGE) } else { 0 };
         let _ = error.print();
         std::process::exit(code)

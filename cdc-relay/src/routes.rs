@@ -25,7 +25,7 @@ mod findings;
 mod fingerprint;
 pub mod selection;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -227,8 +227,19 @@ impl Routes {
     pub fn read(path: &Path) -> Result<Routes> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let env = |name: &str| std::env::var(name).ok();
-        Ok(Routes::parse_named(&path.display().to_string(), &text, &env)?)
+        // A variable may hold a secret, such as the URL of a database; so each may be in a file instead.
+        let refused = Cell::new(None);
+        let env = |name: &str| {
+            secret_files::value(name).unwrap_or_else(|why| {
+                refused.set(Some(why));
+                None
+            })
+        };
+        let parsed = Routes::parse_named(&path.display().to_string(), &text, &env);
+        match refused.take() {
+            Some(why) => Err(why),
+            None => Ok(parsed?),
+        }
     }
 
     /// Parses and checks a routes file. `env` has the values of its variables.

@@ -44,7 +44,7 @@ enum Action {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     saga::http::install_provider();
-    let cli = Cli::parse();
+    let cli: Cli = secret_files::try_parse().unwrap_or_else(|error| error.exit());
     telemetry::init(LogFormat::Text);
     let report = match cli.command {
         Action::FirstPayment => first_payment::run(&Stack::from_env()?).await?,

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::error::{Error, ErrorKind};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, ValueEnum};
 use listener::{Operators, Tls};
 
 use crate::mix::Mix;
@@ -40,14 +41,55 @@ pub struct Config {
     /// Whether the same key is charged once or every time.
     #[arg(long, env, default_value = "honoured")]
     pub idempotency: Idempotency,
-    /// Receiver of webhooks. They are sent for decisions that the caller did not receive, or when a directive asks for it.
-    #[arg(long, env, requires = "webhook_secret")]
-    pub webhook_url: Option<String>,
-    /// Secret that signs webhooks: base64, with or without `whsec_` in front.
-    #[arg(long, env, hide_env_values = true)]
-    pub webhook_secret: Option<String>,
+    #[command(flatten)]
+    pub webhooks: Webhooks,
     #[arg(long, env, default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// The flags behind [`Webhooks`].
+#[derive(Args)]
+struct WebhookFlags {
+    /// Receiver of webhooks. They are sent for decisions that the caller did not receive, or when a directive asks for it.
+    #[arg(long, env)]
+    webhook_url: Option<String>,
+    /// Secret that signs webhooks: base64, with or without `whsec_` in front.
+    #[arg(long, env, hide_env_values = true)]
+    webhook_secret: Option<String>,
+}
+
+/// Where webhooks go, if anywhere, and what signs them. clap's `requires` does not count a secret that a file holds.
+#[derive(Clone)]
+pub struct Webhooks {
+    /// URL and secret.
+    pub target: Option<(String, String)>,
+}
+
+impl FromArgMatches for Webhooks {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let WebhookFlags { webhook_url, webhook_secret } = WebhookFlags::from_arg_matches(matches)?;
+        let Some(url) = webhook_url else { return Ok(Self { target: None }) };
+        let secret = webhook_secret.ok_or_else(|| {
+            let why = "WEBHOOK_URL needs WEBHOOK_SECRET, which signs the webhooks; set it, or WEBHOOK_SECRET_FILE\n";
+            Error::raw(ErrorKind::MissingRequiredArgument, why)
+        })?;
+        Ok(Self { target: Some((url, secret)) })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Webhooks {
+    fn augment_args(command: Command) -> Command {
+        WebhookFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        WebhookFlags::augment_args_for_update(command)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

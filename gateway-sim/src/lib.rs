@@ -36,10 +36,7 @@ pub use config::Config;
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let audience = listener::Audience::operators(config.operators);
     let metrics = metrics::Metrics::new()?;
-    let target = match (config.webhook_url, config.webhook_secret) {
-        (Some(url), Some(secret)) => Some(hooks::Target::new(url, &secret)?),
-        (Some(_) | None, _) => None,
-    };
+    let target = config.webhooks.target.map(|(url, secret)| hooks::Target::new(url, &secret)).transpose()?;
     let (hooks, deliveries) = hooks::Hooks::new(target, metrics.clone(), config.seed, shutdown.clone())?;
     let gateway = gateway::Gateway {
         ledger: ledger::Ledger::open(&config.ledger_path, config.seed)?,

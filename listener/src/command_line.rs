@@ -3,6 +3,7 @@
 //! * A bad or missing value ends the process with status 64 and a message that names the option.
 //! * The process's cryptography is chosen first: clients that a library makes ask for it.
 //! * The message shows no secret: the value of an option that hides what its variable holds is left out.
+//! * Each such option may have its value in a file instead, which NAME_FILE names (`secret_files`).
 
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 use clap::{Command, Parser};
@@ -10,10 +11,10 @@ use clap::{Command, Parser};
 /// `EX_USAGE` of sysexits.h: the configuration is wrong, restarting will not help.
 const EXIT_BAD_CONFIG: i32 = 64;
 
-/// The configuration from flags and environment. Ends the process if it is wrong.
+/// The configuration from flags, environment and files of secrets. Ends the process if it is wrong.
 pub fn read<C: Parser>() -> C {
     crate::tls::install_provider();
-    C::try_parse().unwrap_or_else(|error| {
+    secret_files::try_parse().unwrap_or_else(|error| {
         let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
         let _ = without_secret(error, C::command()).print();
         std::process::exit(if asked { 0 } else { EXIT_BAD_CONFIG })

@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -31,9 +30,6 @@ pub struct Operators {
     /// Token of calls that write on the admin listener (`Authorization: Bearer …`). Without a token nobody writes.
     #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<Token>,
-    /// A file that holds the token.
-    #[arg(long, env = "ADMIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "admin_token", value_parser = Token::read)]
-    pub admin_token_file: Option<Token>,
     /// Names by which the admin listener may be called, besides those of the loopback: `payments.internal` with any port,
     /// `10.0.0.7:9600` with that one.
     #[arg(long, env = "ADMIN_HOSTS", value_name = "HOST,…", value_delimiter = ',')]
@@ -118,7 +114,7 @@ impl Operators {
     }
 
     fn may_write(&self, parts: &Parts) -> Result<(), Refusal> {
-        let Some(token) = self.admin_token.as_ref().or(self.admin_token_file.as_ref()) else {
+        let Some(token) = self.admin_token.as_ref() else {
             let detail = "No ADMIN_TOKEN is configured, so nobody may write. Configure one to write.";
             return Err(Refusal::new(Reason::Forbidden, detail));
         };
@@ -183,11 +179,6 @@ impl fmt::Debug for Name {
 pub struct Token(String);
 
 impl Token {
-    fn read(path: &str) -> Result<Self, String> {
-        let text = std::fs::read_to_string(Path::new(path)).map_err(|error| error.to_string())?;
-        text.trim_end_matches(['\r', '\n']).parse()
-    }
-
     /// Compares in a time that does not depend on how much of the token is right.
     fn is_in(&self, authorization: &HeaderValue) -> bool {
         let given = authorization.as_bytes();

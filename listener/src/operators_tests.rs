@@ -9,7 +9,6 @@ const TOKEN: &str = "0123456789abcdef";
 fn operators(token: Option<&str>, hosts: &[&str]) -> Operators {
     Operators {
         admin_token: token.map(|token| token.parse().unwrap()),
-        admin_token_file: None,
         admin_hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
     }
 }
@@ -118,14 +117,6 @@ fn a_token_is_long_enough_plain_and_never_shown() {
         assert!(bad.parse::<Token>().is_err(), "{bad:?}");
     }
     assert!(!format!("{:?}", operators(Some(TOKEN), &["a"])).contains(TOKEN));
-    let file = std::env::temp_dir().join(format!("listener-token-{}", std::process::id()));
-    let path = file.display().to_string();
-    assert!(Token::read(&path).is_err(), "no file");
-    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
-    assert_eq!(Token::read(&path).unwrap(), TOKEN.parse().unwrap());
-    std::fs::write(&file, "").unwrap();
-    assert!(Token::read(&path).is_err(), "an empty file");
-    std::fs::remove_file(file).unwrap();
     for bad in ["", "a b", "a/b", "http://a", "a,b"] {
         assert!(bad.parse::<Name>().is_err(), "{bad}");
     }

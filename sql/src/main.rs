@@ -1,17 +1,21 @@
 //! `migrate`: creates the roles and databases of the services and applies missing migrations.
 //!
 //! * Running it again changes nothing but the passwords, which it sets.
+//! * A bad or missing setting ends it with status 64, before it connects.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 
+/// `EX_USAGE` of sysexits.h.
+const EXIT_BAD_SETTING: u8 = 64;
+
 /// Creates roles and databases and applies missing migrations.
 ///
 /// Each role has a password of its own, from the environment: PAYMENTS_SVC_PASSWORD, BALANCE_SVC_PASSWORD,
 /// PROCESSOR_SVC_PASSWORD, NOTIFIER_PASSWORD, FRAUD_PASSWORD, CORO_RELAY_PASSWORD, CORO_CHECKER_PASSWORD. They are set
-/// anew at every run.
+/// anew at every run. Each, and ADMIN_DATABASE_URL, may be in a file instead, which NAME_FILE names.
 #[derive(Parser)]
 #[command(name = "migrate")]
 struct Args {
@@ -25,7 +29,18 @@ struct Args {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(&Args::parse()).await {
+    let args: Args = secret_files::try_parse().unwrap_or_else(|error| {
+        let _ = error.print();
+        std::process::exit(if error.use_stderr() { EXIT_BAD_SETTING.into() } else { 0 })
+    });
+    let passwords = match sql::Passwords::from_env() {
+        Ok(passwords) => passwords,
+        Err(error) => {
+            eprintln!("{error:#}");
+            return ExitCode::from(EXIT_BAD_SETTING);
+        }
+    };
+    match run(&args, &passwords).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The chain of causes without a backtrace: readers have changed SQL, not this program.
@@ -35,8 +50,8 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(args: &Args) -> Result<()> {
-    sql::bootstrap(&args.admin_database_url, &sql::Passwords::from_env()?).await?;
+async fn run(args: &Args, passwords: &sql::Passwords) -> Result<()> {
+    sql::bootstrap(&args.admin_database_url, passwords).await?;
     sql::migrate_all(&args.admin_database_url).await?;
     if args.seed {
         sql::seed(&args.admin_database_url, sql::Database::Payments.name()).await?;

@@ -1,46 +1,50 @@
 //! Reads the passwords of the roles.
 //!
 //! * Each role has a password of its own.
-//! * Passwords come from the environment, never from arguments, which every user of a machine can read.
+//! * Passwords come from the environment, or from the files that it names (`secret_files`), never from arguments, which every
+//!   user of a machine can read.
 //! * No error contains a password.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{ROLES, Role};
+use crate::ROLES;
 
 /// A password for each role that logs in.
 #[derive(Clone)]
 pub struct Passwords(BTreeMap<&'static str, String>);
 
 impl Passwords {
-    /// Reads a variable for each role, see [`Role::variable`].
+    /// Reads a variable for each role, see [`crate::Role::variable`], or the file that it names.
     ///
     /// # Errors
-    /// When some are not set or empty, and names them all; or when two roles share a password.
+    /// When some are not set or empty, and names them all; when a file cannot be used; or when two roles share a password.
     pub fn from_env() -> Result<Self> {
-        Self::read(|variable| std::env::var(variable).ok())
+        Self::read(secret_files::value)
     }
 
-    fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let given = |role: &Role| variable(&role.variable()).filter(|password| !password.is_empty());
-        let roles = || ROLES.iter().filter(|role| role.login);
-        let missing: Vec<String> = roles().filter(|role| given(role).is_none()).map(Role::variable).collect();
+    fn read(variable: impl Fn(&str) -> Result<Option<String>>) -> Result<Self> {
+        let mut given = BTreeMap::new();
+        let mut missing = Vec::new();
+        for role in ROLES.iter().filter(|role| role.login) {
+            match variable(&role.variable())?.filter(|password| !password.is_empty()) {
+                Some(password) => drop(given.insert(role.name, password)),
+                None => missing.push(role.variable()),
+            }
+        }
         ensure!(
             missing.is_empty(),
             "not set: {}. Each role needs a password of its own; in a stack run `. .stack/env` first",
             missing.join(", ")
         );
-        let passwords: BTreeMap<&str, String> =
-            roles().filter_map(|role| Some((role.name, given(role)?))).collect();
-        for (role, password) in &passwords {
-            let other = passwords.iter().find(|(other, same)| *other != role && *same == password);
+        for (role, password) in &given {
+            let other = given.iter().find(|(other, same)| *other != role && *same == password);
             if let Some((other, _)) = other {
                 anyhow::bail!("{role} and {other} have the same password: give each role one of its own");
             }
         }
-        Ok(Self(passwords))
+        Ok(Self(given))
     }
 
     /// Asks `password` for each role that logs in.
@@ -64,7 +68,9 @@ mod tests {
     use super::*;
 
     fn reading(given: &[(&str, &str)]) -> Result<Passwords> {
-        Passwords::read(|name| given.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned()))
+        Passwords::read(|name| {
+            Ok(given.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        })
     }
 
     const ALL: [(&str, &str); 7] = [

@@ -86,7 +86,7 @@ fn a_secret_that_is_shown_is_found() {
             )]
             pub admin_token: Option<Token>,
             #[arg(long, env)]
-            pub admin_token_file: Option<Token>,
+            pub secret_file: Option<Token>,
             #[arg(long)]
             port: u16,
         }

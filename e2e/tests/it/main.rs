@@ -41,5 +41,6 @@ mod raw_http;
 mod rolling;
 mod scraping;
 mod search;
+mod secret_files;
 mod shedding;
 mod subscribe;

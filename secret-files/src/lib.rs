@@ -1,0 +1,107 @@
+//! Takes a secret from a file: where the variable NAME holds one, NAME_FILE may name a file with it instead.
+//!
+//! * Every secret of a program can be given so: each option that hides its variable ([`try_parse`]), and each variable that
+//!   a program reads by itself ([`value`]).
+//! * Both NAME and NAME_FILE is a mistake, and so is a file that cannot be read, is empty or is no UTF-8. The error names the
+//!   setting and the file, never what the file holds.
+//! * An empty variable is none: a deployment's file may name a variable that nobody sets.
+//! * Line ends at the end of the file do not belong to the secret.
+//! * The secret stays in this process: it is neither an argument nor put into the environment.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::builder::Resettable;
+use clap::error::ErrorKind;
+use clap::{Arg, Command, Error, Parser};
+
+const SUFFIX: &str = "_FILE";
+
+/// The text of the variable `name`, or of the file that `name_FILE` names; nothing if neither is set.
+///
+/// # Errors
+/// When both are set, or the file or the text cannot be used.
+pub fn value(name: &str) -> Result<Option<String>> {
+    let variable = |name: &str| env::var_os(name);
+    match of_file(name, &variable)? {
+        Some(text) => Ok(Some(text)),
+        None => given(name, &variable)
+            .map(|text| text.into_string().map_err(|_| anyhow!("{name} is no UTF-8")))
+            .transpose(),
+    }
+}
+
+/// The command line and the environment, with each secret that a file holds.
+///
+/// # Errors
+/// As clap's, and when a secret's file cannot be used.
+pub fn try_parse<C: Parser>() -> Result<C, Error> {
+    parse(env::args_os().collect(), &|name| env::var_os(name))
+}
+
+/// The text of the file that `name_FILE` names, if it names one.
+fn of_file(name: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Option<String>> {
+    let setting = format!("{name}{SUFFIX}");
+    let Some(path) = given(&setting, variable) else { return Ok(None) };
+    ensure!(given(name, variable).is_none(), "{name} and {setting} are both set; set one of them");
+    let shown = Path::new(&path).display();
+    let bytes = std::fs::read(&path).with_context(|| format!("{setting}: cannot read {shown}"))?;
+    // Its error would hold the bytes.
+    let text = String::from_utf8(bytes).map_err(|_| anyhow!("{setting}: {shown} is no UTF-8"))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    ensure!(!text.is_empty(), "{setting}: {shown} is empty");
+    Ok(Some(text.to_owned()))
+}
+
+fn given(name: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> Option<OsString> {
+    variable(name).filter(|text| !text.is_empty())
+}
+
+fn parse<C: Parser>(arguments: Vec<OsString>, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<C, Error> {
+    let mut command = with_files(C::command(), variable)
+        .map_err(|why| Error::raw(ErrorKind::ValueValidation, format!("{why:#}\n")))?;
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// The command, and its subcommands, with each secret of a file as the default of its option.
+fn with_files(mut command: Command, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Command> {
+    let secrets: Vec<(clap::Id, String)> = command
+        .get_arguments()
+        .filter(|option| option.is_hide_env_values_set())
+        .filter_map(|option| Some((option.get_id().clone(), option.get_env()?.to_str()?.to_owned())))
+        .collect();
+    for (id, name) in secrets {
+        if let Some(secret) = of_file(&name, variable)? {
+            command = command.mut_arg(id, |option| holding(option, secret));
+        }
+    }
+    let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    for name in names {
+        let mut wrong = None;
+        command = command.mut_subcommand(name, |subcommand| {
+            with_files(subcommand, variable).unwrap_or_else(|why| {
+                wrong = Some(why);
+                Command::default()
+            })
+        });
+        if let Some(why) = wrong {
+            return Err(why);
+        }
+    }
+    Ok(command)
+}
+
+/// The option with a secret instead of its variable, which may be set and empty. A flag on the command line goes before it.
+fn holding(option: Arg, secret: String) -> Arg {
+    let variable: Resettable<clap::builder::OsStr> = Resettable::Reset;
+    // It is kept as long as the process lives anyway.
+    let secret: &'static str = secret.leak();
+    option.env(variable).default_value(secret).hide_default_value(true).required(false)
+}
+
+#[cfg(test)]
+#[path = "lib_tests.rs"]
+mod tests;

@@ -1,0 +1,131 @@
+use std::path::PathBuf;
+
+use super::*;
+
+/// The content of the file that a case has.
+enum Holding {
+    Text(&'static [u8]),
+    /// The path leads nowhere.
+    Missing,
+}
+use Holding::{Missing, Text};
+
+/// NAME, the file of NAME_FILE, and what comes of them: the secret, nothing, or the words of the error.
+type Case = (Option<&'static str>, Option<Holding>, Result<Option<&'static str>, &'static str>);
+
+const CASES: [Case; 13] = [
+    (None, None, Ok(None)),
+    (Some(""), None, Ok(None)),
+    (Some("variable"), None, Ok(Some("variable"))),
+    (None, Some(Text(b"file")), Ok(Some("file"))),
+    (None, Some(Text(b"file\n")), Ok(Some("file"))),
+    (None, Some(Text(b"file\r\n")), Ok(Some("file"))),
+    (None, Some(Text(b" file \n")), Ok(Some(" file "))),
+    (Some(""), Some(Text(b"file")), Ok(Some("file"))),
+    (Some("variable"), Some(Text(b"file")), Err("SECRET and SECRET_FILE are both set")),
+    (Some("variable"), Some(Missing), Err("SECRET and SECRET_FILE are both set")),
+    (None, Some(Missing), Err("SECRET_FILE: cannot read")),
+    (None, Some(Text(b"\n")), Err("is empty")),
+    (None, Some(Text(b"swordfish\xff")), Err("is no UTF-8")),
+];
+
+#[derive(Debug, Parser)]
+struct Config {
+    #[arg(long, env = "SECRET", hide_env_values = true)]
+    secret: String,
+    #[arg(long, env = "OTHER", hide_env_values = true)]
+    other: Option<u16>,
+    #[arg(long, env = "OPEN")]
+    open: Option<String>,
+    #[command(subcommand)]
+    command: Option<Below>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Below {
+    Run {
+        #[arg(long, env = "DEEP", hide_env_values = true)]
+        deep: Option<String>,
+    },
+}
+
+fn path(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("secret-files-{name}-{}", std::process::id()))
+}
+
+/// An environment in which SECRET and SECRET_FILE are as in this case.
+fn environment(name: &str, variable: Option<&'static str>, file: Option<&Holding>) -> Vec<(&'static str, OsString)> {
+    let path = path(name);
+    let mut all: Vec<_> = variable.map(|text| ("SECRET", text.into())).into_iter().collect();
+    match file {
+        Some(Text(content)) => std::fs::write(&path, content).unwrap(),
+        Some(Missing) => {}
+        None => return all,
+    }
+    all.push(("SECRET_FILE", path.into()));
+    all
+}
+
+fn look(all: &[(&'static str, OsString)]) -> impl Fn(&str) -> Option<OsString> {
+    move |name| Some(all.iter().find(|(known, _)| *known == name)?.1.clone())
+}
+
+fn parsed(arguments: &[&str], all: &[(&'static str, OsString)]) -> Result<Config, String> {
+    let arguments = ["program"].iter().chain(arguments).map(OsString::from).collect();
+    parse(arguments, &look(all)).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_secret_has_one_source() {
+    for (at, (variable, file, expected)) in CASES.iter().enumerate() {
+        let all = environment(&format!("table-{at}"), *variable, file.as_ref());
+        let read = of_file("SECRET", &look(&all)).map(|text| {
+            text.or_else(|| given("SECRET", &look(&all)).and_then(|text| text.into_string().ok()))
+        });
+        match (read, expected) {
+            (Ok(read), Ok(expected)) => assert_eq!(read.as_deref(), *expected, "case {at}"),
+            (Err(error), Err(words)) => {
+                let said = format!("{error:#}");
+                assert!(said.contains(words) && said.contains("SECRET_FILE"), "case {at}: {said}");
+                assert!(!said.contains("swordfish") && !said.contains("variable;"), "case {at}: {said}");
+            }
+            (read, expected) => panic!("case {at}: {read:?}, not {expected:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_option_takes_its_secret_from_the_file() {
+    let all = environment("option", Some(""), Some(&Text(b"swordfish\n")));
+    assert_eq!(parsed(&[], &all).unwrap().secret, "swordfish", "an empty variable is none");
+    assert_eq!(parsed(&["--secret", "flag"], &all).unwrap().secret, "flag", "a flag goes before");
+    let both = environment("both", Some("variable"), Some(&Text(b"swordfish\n")));
+    let said = parsed(&[], &both).unwrap_err();
+    assert!(said.contains("SECRET and SECRET_FILE are both set") && !said.contains("swordfish"), "{said}");
+}
+
+#[test]
+fn an_option_of_a_subcommand_does_too() {
+    let mut all = environment("below", None, Some(&Text(b"swordfish")));
+    std::fs::write(path("deep"), "trout").unwrap();
+    all.push(("DEEP_FILE", path("deep").into()));
+    let config = parsed(&["run"], &all).unwrap();
+    assert!(matches!(config.command, Some(Below::Run { deep: Some(deep) }) if deep == "trout"));
+    all.last_mut().unwrap().1 = path("nowhere").into();
+    let said = parsed(&["run"], &all).unwrap_err();
+    assert!(said.contains("DEEP_FILE: cannot read"), "{said}");
+}
+
+#[test]
+fn what_is_no_secret_is_given_by_its_variable_only() {
+    let mut all = environment("open", None, Some(&Text(b"swordfish")));
+    all.push(("OPEN_FILE", path("nowhere").into()));
+    assert_eq!(parsed(&[], &all).unwrap().open, None);
+}
+
+#[test]
+fn the_help_shows_no_secret() {
+    let all = environment("help", None, Some(&Text(b"swordfish")));
+    let said = parsed(&["--help"], &all).unwrap_err();
+    assert!(said.contains("--secret") && !said.contains("swordfish"), "{said}");
+}
