@@ -14,7 +14,7 @@ use crate::process::ProcessId;
 use crate::servers::Server;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
-use crate::{bench, check, down, install, k6, launch, logs, status, supervisor, workspace};
+use crate::{bench, check, compose, down, install, k6, launch, logs, status, supervisor, workspace};
 
 /// The servers and services of Coro on this machine, as supervised processes.
 ///
@@ -99,6 +99,11 @@ enum Action {
     },
     /// Check everything: format, lints, unit tests, then tests against a stack of their own.
     Test(check::TestArgs),
+    /// For containers: what compose/compose.yaml mounts, and the rules of its Kafka.
+    Compose {
+        #[command(subcommand)]
+        action: compose::Action,
+    },
     /// Bring the stack down and remove its data.
     Clean {
         #[arg(long, short)]
@@ -154,6 +159,7 @@ fn run(action: Action) -> Result<()> {
             return supervisor::run(&Layout::new(Some(dir), base_port)?, owner);
         }
         Action::Test(args) => return check::run(&args),
+        Action::Compose { action } => return compose::run(&action),
         _ => {}
     }
     let layout = Layout::from_env()?;
@@ -182,7 +188,7 @@ fn run(action: Action) -> Result<()> {
         Action::Bench { name } => bench::run(&layout, &name),
         Action::K6 { name, arguments } => k6::run(&layout, &name, &arguments),
         Action::Clean { yes } => down::clean(&layout, yes),
-        Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) | Action::Audit { .. } => Ok(()),
+        Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) | Action::Audit { .. } | Action::Compose { .. } => Ok(()),
     }
 }
 

@@ -21,6 +21,7 @@ pub mod state;
 mod backoff;
 mod bench;
 mod check;
+mod compose;
 mod debezium;
 mod down;
 mod install;

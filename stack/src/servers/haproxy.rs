@@ -56,7 +56,7 @@ fn origins() -> String {
 }
 
 /// What the configuration leaves open.
-fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
+pub fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
     let address = |port| format!("127.0.0.1:{}", layout.port(port));
     let port = |port| layout.port(port).to_string();
     let entries = [
@@ -71,6 +71,8 @@ fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
         ("PAYMENTS_2_ADMIN_PORT", port(Port::SecondPaymentsAdmin)),
         ("BALANCE_ADDR", address(Port::Balance)),
         ("BALANCE_ADMIN_PORT", port(Port::BalanceAdmin)),
+        // Addresses need no look-up.
+        ("SERVICES_DNS", String::new()),
     ];
     let home = home.display();
     let tls = match layout.is_encrypted() {

@@ -16,7 +16,7 @@ use crate::maven::{Artifact, Content, Download};
 use crate::output::Step;
 use crate::spec::Spec;
 
-const VERSION: &str = "2.19.4";
+pub const VERSION: &str = "2.19.4";
 /// Newer ones have no security manager, which 2.x installs at its start.
 pub const JAVA: RangeInclusive<u32> = 17..=23;
 /// Enough for millions of payments: what is searched stays in the page cache.

@@ -88,7 +88,7 @@ fn initialise(layout: &Layout, programs: &Path, home: &Path, cluster: &Path) -> 
     Ok(())
 }
 
-fn settings(port: u16, home: &Path) -> String {
+pub fn settings(port: u16, home: &Path) -> String {
     format!(
         "# Written by `cargo stack up`; changes are overwritten.
 port = {port}

@@ -85,8 +85,13 @@ listeners.ssl.1 = 127.0.0.1:{amqp}
 }
 
 fn settings(layout: &Layout, home: &Path, definitions: &Path) -> String {
+    listeners(layout, home) + &limits(definitions)
+}
+
+/// What does not depend on where it listens.
+pub fn limits(definitions: &Path) -> String {
     format!(
-        "{}# Read at every start: users that changed since the last one are changed over the data that are there.
+        "# Read at every start: users that changed since the last one are changed over the data that are there.
 load_definitions = {}
 vm_memory_high_watermark.absolute = 512MB
 disk_free_limit.absolute = 200MB
@@ -94,13 +99,12 @@ disk_free_limit.absolute = 200MB
 raft.wal_max_size_bytes = 67108864
 cluster_partition_handling = ignore
 ",
-        listeners(layout, home),
         definitions.display(),
     )
 }
 
 /// The users and what each may do.
-fn definitions(layout: &Layout) -> Result<Value> {
+pub fn definitions(layout: &Layout) -> Result<Value> {
     let logins = [Login::QueueAdministrator, Login::QueueRelay, Login::QueueProcessor];
     let users: Vec<Value> = logins
         .into_iter()

@@ -19,10 +19,6 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = program().context("neither Redis nor Valkey is installed")?;
     let home = layout.server_dir("redis")?;
     let config = home.join("redis.conf");
-    let users: String = [Login::CacheAdministrator, Login::CacheProcessor]
-        .into_iter()
-        .map(|login| Ok(format!("user {} on >{} {}\n", login.user(), login.password(layout)?, rights(login))))
-        .collect::<Result<_>>()?;
     let port = layout.port(Port::Redis);
     let listener = if layout.is_encrypted() {
         certificates::give(layout, "redis", &home)?;
@@ -41,7 +37,17 @@ tls-auth-clients no",
     } else {
         format!("port {port}")
     };
-    let settings = format!(
+    layout.write_for_server(&config, &settings(layout, &listener)?)?;
+    let argv = vec![text(&program), text(&config)];
+    Ok(vec![super::spec(layout, "redis", home, argv, Port::Redis)])
+}
+
+pub fn settings(layout: &Layout, listener: &str) -> Result<String> {
+    let users: String = [Login::CacheAdministrator, Login::CacheProcessor]
+        .into_iter()
+        .map(|login| Ok(format!("user {} on >{} {}\n", login.user(), login.password(layout)?, rights(login))))
+        .collect::<Result<_>>()?;
+    Ok(format!(
         "bind 127.0.0.1
 {listener}
 user default off
@@ -51,10 +57,7 @@ appendonly no
 maxmemory 256mb
 maxmemory-policy allkeys-lru
 "
-    );
-    layout.write_for_server(&config, &settings)?;
-    let argv = vec![text(&program), text(&config)];
-    Ok(vec![super::spec(layout, "redis", home, argv, Port::Redis)])
+    ))
 }
 
 /// The rights of a user, in the words of Redis' access control lists.
