@@ -3,6 +3,7 @@
 use anyhow::Result;
 use prometheus::{IntCounterVec, Opts, Registry};
 use saga::consumer::ConsumerMetrics;
+use saga::telemetry;
 
 #[derive(Clone)]
 pub struct Metrics {
@@ -14,13 +15,17 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn register() -> Result<Self> {
-        let registry = Registry::new();
+        let registry = telemetry::registry()?;
         let consumer = ConsumerMetrics::register(&registry)?;
         let opts = Opts::new(
             "balance_ledger_entries_total",
             "Ledger entries inserted, by kind: hold, rejection, capture or release.",
         );
         let entries = IntCounterVec::new(opts, &["kind"])?;
+        // From zero on, so that the first one is an increase.
+        for kind in ["hold", "rejection", "capture", "release"] {
+            entries.with_label_values(&[kind]);
+        }
         registry.register(Box::new(entries.clone()))?;
         Ok(Self { registry, consumer, entries })
     }

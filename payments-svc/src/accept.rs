@@ -123,6 +123,7 @@ impl Flusher {
         for ((since, answer), outcome) in waiting.into_iter().zip(outcomes) {
             self.metrics.accept_seconds.observe(since.elapsed().as_secs_f64());
             if let Some(Acceptance::Created(accepted)) = &outcome {
+                self.metrics.settling.accepted.inc();
                 self.shedding.accepted(accepted.user_id, accepted.payment_id);
             }
             // A closed receiver gave up meanwhile. Its payment is accepted; the same key returns it.

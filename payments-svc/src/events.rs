@@ -43,6 +43,9 @@ impl EventHandler for Payments {
         for (event, count) in outcome.transitions {
             self.metrics.transitions.with_label_values(&[event]).inc_by(count);
         }
+        for settle_time in outcome.settle_times {
+            self.metrics.settling.settle_seconds.observe(settle_time.as_secs_f64());
+        }
         Ok(outcome.applied)
     }
 }

@@ -19,6 +19,7 @@ pub mod saga;
 pub mod search;
 pub mod shedding;
 pub mod store;
+pub mod unsettled;
 pub mod waiters;
 
 use std::time::Duration;
@@ -38,6 +39,7 @@ use crate::metrics::Metrics;
 use crate::reader::Reader;
 use crate::search::Search;
 use crate::shedding::Shedding;
+use crate::unsettled::Unsettled;
 use crate::waiters::Waiters;
 
 const SERVICE: &str = "payments-svc";
@@ -92,9 +94,14 @@ pub async fn run(
             .map(|topic| format!("{}{topic}", config.topic_prefix))
             .to_vec(),
     };
-    let payments = Payments::new(pool, &metrics);
+    let payments = Payments::new(pool.clone(), &metrics);
     let consumer = consumer::run(subscription, payments, metrics.consumer.clone(), shutdown.clone());
+    let unsettled = Unsettled::new(pool, metrics.settling).watch(shutdown.clone());
+    let watch = async {
+        unsettled.await;
+        Ok(())
+    };
 
     tracing::info!("ready to serve");
-    process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await
+    process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin), Box::pin(watch)]).await
 }

@@ -72,7 +72,7 @@ pub enum Event {
 }
 
 /// The event that a new version of the row publishes, as in the column `event`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum RowEvent {
     Authorized,
@@ -88,6 +88,8 @@ pub enum RowEvent {
 }
 
 impl RowEvent {
+    pub const ALL: &[RowEvent] = RowEvent::VARIANTS;
+
     pub fn as_str(self) -> &'static str {
         self.into()
     }

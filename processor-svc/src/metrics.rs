@@ -1,16 +1,19 @@
 //! The metrics of processor-svc.
 //!
 //! * All labels are fixed texts, never ids or texts of the gateway.
+//! * Counters begin at zero for every label, so that the first event is an increase.
 
 use std::time::Instant;
 
 use ::saga::consumer::ConsumerMetrics;
+use ::saga::telemetry;
 use anyhow::Result;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::saga::{Finding, Outcome, Step, To};
+use crate::store::sweep::ChargeAge;
 
 /// The metrics of a processor, all in one registry.
 #[derive(Clone)]
@@ -63,7 +66,9 @@ pub struct GatewayMetrics {
 pub struct SweepMetrics {
     /// Charges in the due queue.
     pub due_queue_charges: IntGauge,
-    pub oldest_live_seconds: IntGauge,
+    oldest_live_seconds: IntGauge,
+    /// Charges that are not terminal, by status and age.
+    live_charges: IntGaugeVec,
     pub scans: IntCounter,
     pub walks: IntCounter,
 }
@@ -84,8 +89,12 @@ impl Registrar {
         Ok(counter)
     }
 
-    fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec> {
+    /// `values`: those of the label.
+    fn counters(&self, name: &str, help: &str, label: &str, values: &[&str]) -> Result<IntCounterVec> {
         let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+        for value in values {
+            counters.with_label_values(&[value]);
+        }
         self.0.register(Box::new(counters.clone()))?;
         Ok(counters)
     }
@@ -105,6 +114,9 @@ impl Registrar {
     fn histograms(&self, name: &str, help: &str, buckets: &[f64]) -> Result<HistogramVec> {
         let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
         let histograms = HistogramVec::new(opts, &["of"])?;
+        for of in ["intents", "outcomes"] {
+            histograms.with_label_values(&[of]);
+        }
         self.0.register(Box::new(histograms.clone()))?;
         Ok(histograms)
     }
@@ -114,7 +126,7 @@ impl Metrics {
     /// # Errors
     /// When a name is registered twice.
     pub fn new() -> Result<Metrics> {
-        let registry = Registry::new();
+        let registry = telemetry::registry()?;
         let new = Registrar(registry.clone());
         Ok(Metrics {
             consumer: ConsumerMetrics::register(&registry)?,
@@ -125,13 +137,20 @@ impl Metrics {
                 "processor_transitions_total",
                 "Committed transitions, by the new status.",
                 "to",
+                &["waiting", "calling", "unknown", "succeeded", "declined", "expired", "cancelled"],
             )?,
             ignored: new.counters(
                 "processor_ignored_total",
                 "Decisions that changed nothing, by step.",
                 "why",
+                &["already", "too_late", "stale"],
             )?,
-            alarms: new.counters("processor_alarms_total", ALARMS, "what")?,
+            alarms: new.counters(
+                "processor_alarms_total",
+                ALARMS,
+                "what",
+                &["mismatch", "refused", "contradiction", "illegal", "insert"],
+            )?,
             batch_rows: new.histograms(
                 "processor_batch_rows",
                 "Rows per commit, by kind: intents or outcomes.",
@@ -142,7 +161,12 @@ impl Metrics {
                 "Seconds per commit, by kind: intents or outcomes.",
                 SECONDS,
             )?,
-            failures: new.counters("processor_failures_total", FAILURES, "of")?,
+            failures: new.counters(
+                "processor_failures_total",
+                FAILURES,
+                "of",
+                &["database", "broker", "redis"],
+            )?,
             registry,
         })
     }
@@ -165,8 +189,18 @@ const FAILURES: &str = "Failures of a dependency, all of which are retried, by d
 impl WorkMetrics {
     fn new(new: &Registrar) -> Result<WorkMetrics> {
         Ok(WorkMetrics {
-            jobs: new.counters("processor_jobs_total", JOBS, "result")?,
-            cache: new.counters("processor_cache_total", CACHE, "result")?,
+            jobs: new.counters(
+                "processor_jobs_total",
+                JOBS,
+                "result",
+                &["calling", "waiting", "expired", "already", "ended", "parked"],
+            )?,
+            cache: new.counters(
+                "processor_cache_total",
+                CACHE,
+                "result",
+                &["hit", "miss", "failed", "unconfirmed"],
+            )?,
             broker_connected: new.gauge("processor_broker_connected", BROKER_CONNECTED)?,
         })
     }
@@ -182,12 +216,27 @@ const BROKER_CONNECTED: &str = "1 while work messages can arrive, else 0. Worry 
 impl GatewayMetrics {
     fn new(new: &Registrar) -> Result<GatewayMetrics> {
         Ok(GatewayMetrics {
-            calls: new.counters("processor_calls_total", CALLS, "outcome")?,
+            calls: new.counters(
+                "processor_calls_total",
+                CALLS,
+                "outcome",
+                &["succeeded", "declined", "not_sent", "unknown"],
+            )?,
             call_seconds: new.histogram("processor_call_seconds", "Seconds per gateway call.")?,
             calls_in_flight: new.gauge("processor_calls_in_flight", CALLS_IN_FLIGHT)?,
             breaker_state: new.gauge("processor_breaker_state", BREAKER_STATE)?,
-            inquiries: new.counters("processor_inquiries_total", INQUIRIES, "finding")?,
-            webhooks: new.counters("processor_webhooks_total", WEBHOOKS, "result")?,
+            inquiries: new.counters(
+                "processor_inquiries_total",
+                INQUIRIES,
+                "finding",
+                &["succeeded", "declined", "not_found", "not_yet", "unavailable"],
+            )?,
+            webhooks: new.counters(
+                "processor_webhooks_total",
+                WEBHOOKS,
+                "result",
+                &["hastened", "needless", "refused"],
+            )?,
         })
     }
 }
@@ -204,7 +253,11 @@ const WEBHOOKS: &str = "Webhooks, by result: hastened (an inquiry is due now), n
 
 impl SweepMetrics {
     fn new(new: &Registrar) -> Result<SweepMetrics> {
+        let live_charges =
+            IntGaugeVec::new(Opts::new("processor_live_charges", LIVE_CHARGES), &["status", "older_than"])?;
+        new.0.register(Box::new(live_charges.clone()))?;
         Ok(SweepMetrics {
+            live_charges,
             due_queue_charges: new.gauge("processor_due_queue_charges", DUE_QUEUE_CHARGES)?,
             oldest_live_seconds: new.gauge("processor_oldest_live_seconds", OLDEST_LIVE_SECONDS)?,
             scans: new.counter("processor_scans_total", "Scans for charges that are not terminal.")?,
@@ -212,7 +265,27 @@ impl SweepMetrics {
                 .counter("processor_walks_total", "Completed walks through the whole table of charges.")?,
         })
     }
+
+    /// Shows the oldest charges that are not terminal.
+    pub fn show_live(&self, live: &[ChargeAge]) {
+        for status in LIVE_STATUSES {
+            for (name, seconds) in AGES {
+                let counted =
+                    |charge: &&ChargeAge| charge.status == status && charge.age.as_secs() >= seconds;
+                let charges = live.iter().filter(counted).count();
+                self.live_charges.with_label_values(&[status, name]).set(charges as i64);
+            }
+        }
+        let oldest = live.iter().map(|charge| charge.age.as_secs()).max().unwrap_or(0);
+        self.oldest_live_seconds.set(oldest as i64);
+    }
 }
+
+const LIVE_STATUSES: [&str; 3] = ["waiting", "calling", "unknown"];
+/// By which live charges are counted: the label, and seconds.
+const AGES: [(&str, u64); 4] = [("1m", 60), ("10m", 600), ("1h", 3600), ("1d", 86_400)];
+const LIVE_CHARGES: &str = "Charges that are not terminal and are older than that, by status; at most the 1000 oldest are counted. Worry at \
+    unknown and 10m: the gateway gives no definite answer.";
 
 const DUE_QUEUE_CHARGES: &str =
     "Charges in the due queue of the sweeper. Worry above 50000: no more work is taken.";
@@ -261,5 +334,30 @@ pub fn step_label(step: &Step) -> &'static str {
         Step::Stale => "stale",
         Step::Contradiction => "contradiction",
         Step::Illegal => "illegal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn live_charges_are_counted_by_status_and_age() {
+        let metrics = Metrics::new().unwrap();
+        let charge = |status: &str, seconds| ChargeAge {
+            payment_id: uuid::Uuid::nil(),
+            status: status.to_owned(),
+            age: Duration::from_secs(seconds),
+        };
+        let sweep = &metrics.sweep;
+        sweep.show_live(&[charge("unknown", 4000), charge("unknown", 61), charge("waiting", 600)]);
+        let count = |status, age| sweep.live_charges.with_label_values(&[status, age]).get();
+        assert_eq!([count("unknown", "1m"), count("unknown", "10m"), count("unknown", "1h")], [2, 1, 1]);
+        assert_eq!([count("waiting", "10m"), count("waiting", "1h"), count("calling", "1m")], [1, 0, 0]);
+        assert_eq!(sweep.oldest_live_seconds.get(), 4000);
+        sweep.show_live(&[]);
+        assert_eq!((count("unknown", "1m"), sweep.oldest_live_seconds.get()), (0, 0));
     }
 }

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::saga::{Event, State, Step, To, decide};
 use crate::shares::Shares;
 use crate::store::Store;
-use crate::store::sweep::{ChargeView, Due};
+use crate::store::sweep::{ChargeAge, ChargeView, Due};
 
 /// How often the due queue is polled. This reads no rows.
 const DUE_INTERVAL: Duration = Duration::from_millis(50);
@@ -37,8 +37,8 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 const WALK_BLOCKS_MAX: u64 = 512;
 /// The walk takes one fiftieth of the time between two scans.
 const WALK_TIME_DIVISOR: u32 = 50;
-/// Charges whose age is read at once.
-const OLDEST_MAX: usize = 100;
+/// Charges whose status and age are read at once, and counted at most.
+const OLDEST_MAX: usize = 1000;
 /// How often the identity of the database is read. A restore or failover changes it.
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -115,8 +115,7 @@ impl Sweep {
         let (live, read_at) = self.store.scan(self.due_queue.low_water(), DUE_QUEUE_MAX + 1).await?;
         self.due_queue.scanned(&live, live.len() <= DUE_QUEUE_MAX, read_at);
         self.walk(walked_to).await?;
-        let oldest = self.oldest_live().await?;
-        self.metrics.sweep.oldest_live_seconds.set(oldest.map_or(0, |age| age.as_secs() as i64));
+        self.metrics.sweep.show_live(&self.oldest_live().await?);
         self.metrics.sweep.due_queue_charges.set(self.due_queue.len() as i64);
         self.metrics.sweep.scans.inc();
         Ok(())
@@ -138,20 +137,19 @@ impl Sweep {
         }
     }
 
-    /// The age of the oldest charge that is not terminal, by the clock of the database.
-    async fn oldest_live(&self) -> anyhow::Result<Option<Duration>> {
+    /// The oldest charges that are not terminal.
+    async fn oldest_live(&self) -> anyhow::Result<Vec<ChargeAge>> {
         loop {
             let oldest = self.due_queue.oldest(OLDEST_MAX);
             if oldest.is_empty() {
-                return Ok(None);
+                return Ok(Vec::new());
             }
-            let (live, read_at) = self.store.live(&oldest).await?;
+            let live = self.store.live(&oldest).await?;
             // The other charges ended elsewhere, or their rows are gone.
-            let is_live: HashSet<Uuid> = live.iter().map(|live| live.payment_id).collect();
+            let is_live: HashSet<Uuid> = live.iter().map(|charge| charge.payment_id).collect();
             oldest.iter().filter(|id| !is_live.contains(id)).for_each(|id| self.due_queue.remove(*id));
-            if let (Some(first), Some(read_at)) = (live.first(), read_at) {
-                let age = read_at.duration_since(first.created_at);
-                return Ok(Some(age.try_into().unwrap_or(Duration::ZERO)));
+            if !live.is_empty() {
+                return Ok(live);
             }
         }
     }

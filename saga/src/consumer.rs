@@ -8,6 +8,7 @@
 //! * A poison record (undecodable, impossible, refused by a constraint) is found by bisection and parked.
 //! * An event whose row is missing is never a duplicate. It waits, and the records behind it in its partition wait too.
 //!   Other partitions are read on, since one of them may bring the row. After [`Limits::missing`] the event is parked.
+//! * The lag of the group is measured beside the loop, so that a loop that stands still is seen.
 //! * A rebalance during a batch is harmless: the client refuses to store offsets of a lost partition, and the new owner
 //!   repeats its records.
 
@@ -16,6 +17,7 @@ mod client;
 mod follower;
 mod handler;
 mod lag;
+mod lag_watch;
 mod metrics;
 mod waiting;
 
@@ -31,7 +33,7 @@ use self::batches::{Loop, LoopEnd};
 use self::client::subscribe;
 pub use self::follower::Follower;
 pub use self::handler::EventHandler;
-pub use self::lag::{Ends, GroupOffsets, partitions};
+pub use self::lag::{Ends, GroupOffsets, PartitionProgress, partitions};
 pub use self::metrics::ConsumerMetrics;
 use crate::contract::{
     Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,
@@ -234,12 +236,18 @@ where
 {
     let runtime = Handle::current();
     let (done, ended) = tokio::sync::oneshot::channel();
+    let (offsets, of_thread) = (GroupOffsets::new(&subscription), metrics.clone());
     std::thread::Builder::new().name("consumer".into()).spawn(move || {
-        let outcome = consume(limits, &subscription, &subscriber, &metrics, &shutdown, &runtime);
+        let outcome = consume(limits, &subscription, &subscriber, &of_thread, &shutdown, &runtime);
         // The receiver is gone only when the whole process is going.
         let _ = done.send(outcome);
     })?;
-    ended.await.context("the consumer thread panicked; the panic is logged above")?
+    let outcome = tokio::select! {
+        outcome = ended => outcome,
+        never = lag_watch::watch(offsets, &metrics) => match never {},
+    };
+    metrics.forget_lag();
+    outcome.context("the consumer thread panicked; the panic is logged above")?
 }
 
 /// Consumes until `shutdown`. A client that has lost all brokers is replaced by a new one.

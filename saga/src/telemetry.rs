@@ -1,4 +1,4 @@
-//! Logs to standard error, as text or JSON.
+//! Logs to standard error, as text or JSON; and the registry of a process's metrics.
 //!
 //! * `RUST_LOG` filters. The default is `info`, and `error` for librdkafka.
 //! * Nothing is logged at `info` per payment: at thousands a second logging would cost more than the payment.
@@ -6,6 +6,8 @@
 //!   so errors are logged by [`log_text`] alone.
 
 use clap::ValueEnum;
+use prometheus::Registry;
+use prometheus::process_collector::ProcessCollector;
 use tokio_postgres::error::DbError;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -34,6 +36,17 @@ pub fn init(format: LogFormat) {
     if let Err(error) = installed {
         tracing::debug!(%error, "a log subscriber was already installed; it stays");
     }
+}
+
+/// A registry that has the memory, the CPU time, the open files and the start of this process, as every exporter names them.
+/// They are read when somebody scrapes.
+///
+/// # Errors
+/// When they cannot be registered.
+pub fn registry() -> anyhow::Result<Registry> {
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    Ok(registry)
 }
 
 /// The text of an error for a log: all of its causes, each without the values that Postgres quotes.

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use prometheus::{IntCounterVec, Opts, Registry};
 use saga::consumer::ConsumerMetrics;
+use saga::telemetry;
 
 #[derive(Clone)]
 pub struct Metrics {
@@ -13,7 +14,7 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn register() -> Result<Self> {
-        let registry = Registry::new();
+        let registry = telemetry::registry()?;
         let consumer = ConsumerMetrics::register(&registry)?;
         let opts = Opts::new(
             "fraud_alerts_total",

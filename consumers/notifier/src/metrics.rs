@@ -3,6 +3,7 @@
 use anyhow::Result;
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use saga::consumer::ConsumerMetrics;
+use saga::telemetry;
 
 const ATTEMPTS: &str = "Attempts to deliver, by kind (email or webhook) and outcome: delivered, retried, given_up or \
     disabled. Worry when `given_up` grows: see `failed_at` in the table notifications, and replay.";
@@ -30,7 +31,7 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn register() -> Result<Self> {
-        let registry = Registry::new();
+        let registry = telemetry::registry()?;
         let consumer = ConsumerMetrics::register(&registry)?;
         let attempts =
             IntCounterVec::new(Opts::new("notifier_attempts_total", ATTEMPTS), &["kind", "outcome"])?;

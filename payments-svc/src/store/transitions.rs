@@ -4,6 +4,7 @@
 //! * A batch that lost a race is rolled back and applied anew.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use anyhow::Context;
 use saga::consumer::{ApplyError, BatchCounts, MissingRow};
@@ -23,6 +24,8 @@ pub struct Outcome {
     pub applied: BatchCounts,
     /// Transitions committed, by event.
     pub transitions: BTreeMap<&'static str, u64>,
+    /// The settle times of the payments that ended.
+    pub settle_times: Vec<Duration>,
 }
 
 /// One transition to write: compare-and-set on `version`.
@@ -57,6 +60,7 @@ pub async fn apply(
             *outcome.transitions.entry(transition.row_event.as_str()).or_default() += 1;
         }
     }
+    outcome.settle_times = plan.settle_times;
     outcome.applied.parked = plan.to_park.len();
     outcome.applied.contradictions = plan.contradictions;
     outcome.applied.already = commands.len() - outcome.applied.applied - outcome.applied.parked;
@@ -72,6 +76,8 @@ struct PaymentRow {
     state: State,
     version: i32,
     terms: Terms,
+    /// At the beginning of the transaction, which is when an end is dated.
+    age: Duration,
 }
 
 /// By user and payment: a user's event never reaches another's payment.
@@ -85,7 +91,8 @@ async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::R
     let statement = transaction
         .prepare_cached(
             "select p.payment_id, p.status, p.version, p.cancel_requested_at is not null, p.reason is not null,
-                    p.user_id, p.amount, p.service_id, p.client_number
+                    p.user_id, p.amount, p.service_id, p.client_number,
+                    extract(epoch from now() - p.initiated_at)::float8
              from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
              join payments p using (user_id, payment_id)",
         )
@@ -100,7 +107,9 @@ fn payment_row(row: &Row) -> anyhow::Result<((Uuid, Uuid), PaymentRow)> {
     let (state, version) = state(row)?;
     let client_number = Some(row.get::<_, &str>(8).into());
     let terms = Terms { amount: row.get(6), service_id: row.get::<_, &str>(7).into(), client_number };
-    Ok(((row.get(5), row.get(0)), PaymentRow { state, version, terms }))
+    // Negative after the database's clock was set back.
+    let age = Duration::try_from_secs_f64(row.get(9)).unwrap_or_default();
+    Ok(((row.get(5), row.get(0)), PaymentRow { state, version, terms, age }))
 }
 
 #[derive(Default)]
@@ -111,6 +120,8 @@ struct Plan<'a> {
     to_park: Vec<(usize, String)>,
     /// The number of them that contradict the payment's row.
     contradictions: usize,
+    /// Of the payments that end.
+    settle_times: Vec<Duration>,
 }
 
 /// Decides every command in order of arrival, each on the state that its predecessors left.
@@ -119,7 +130,7 @@ fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyE
     let mut missing = Vec::new();
     let mut moves: HashMap<Uuid, usize> = HashMap::new();
     for (index, command) in commands.iter().enumerate() {
-        let Some(PaymentRow { state, version, terms }) = rows.get_mut(&(command.user_id, command.payment_id))
+        let Some(PaymentRow { state, version, terms, age }) = rows.get_mut(&(command.user_id, command.payment_id))
         else {
             missing.push(MissingRow {
                 index,
@@ -150,6 +161,10 @@ fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyE
                 plan.rounds[*round].push(Transition { command, version: *version, to, row_event, reason });
                 *round += 1;
                 *version += 1;
+                // A terminal state is absorbing, so a payment ends once.
+                if to.is_terminal() {
+                    plan.settle_times.push(*age);
+                }
             }
         }
         *state = next(state, &step);

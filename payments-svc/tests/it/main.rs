@@ -10,6 +10,7 @@ mod identity;
 mod lists;
 mod logs;
 mod shedding;
+mod unsettled;
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ impl Payments {
     }
 
     /// Makes its acceptance so much earlier.
-    async fn age(&self, payment_id: Uuid, seconds: f64) {
+    pub(crate) async fn age(&self, payment_id: Uuid, seconds: f64) {
         let owner = self.harness.owner().await.unwrap();
         let sql = "update payments set initiated_at = initiated_at - make_interval(secs => $2) where payment_id = $1";
         owner.execute(sql, &[&payment_id, &seconds]).await.unwrap();

@@ -38,6 +38,15 @@ pub struct LiveCharge {
     pub created_at: Timestamp,
 }
 
+/// The age of a charge that is not terminal, by the clock of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChargeAge {
+    pub payment_id: Uuid,
+    /// `waiting`, `calling` or `unknown`.
+    pub status: String,
+    pub age: Duration,
+}
+
 /// The right to make one inquiry, and its charge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -130,9 +139,8 @@ const BLOCKS: &str = "
     select pg_relation_size('charges') / current_setting('block_size')::int8";
 
 const LIVE: &str = "
-    select payment_id, created_at, now() as read_at from charges
-     where payment_id = any($1) and status in ('waiting', 'calling', 'unknown')
-     order by created_at";
+    select payment_id, status, extract(epoch from now() - created_at)::float8 as age from charges
+     where payment_id = any($1) and status in ('waiting', 'calling', 'unknown')";
 
 /// A step of a walk through the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,12 +266,18 @@ impl Store {
         Ok(WalkStep { live: rows.iter().map(live).collect(), next })
     }
 
-    /// Those of these charges that exist and are not terminal, oldest first; and the clock of the database.
-    pub async fn live(&self, payments: &[Uuid]) -> anyhow::Result<(Vec<LiveCharge>, Option<Timestamp>)> {
+    /// Those of these charges that exist and are not terminal.
+    pub async fn live(&self, payments: &[Uuid]) -> anyhow::Result<Vec<ChargeAge>> {
         let client = self.client().await?;
         let statement = client.prepare_cached(LIVE).await?;
         let rows = client.query(&statement, &[&payments]).await.context("cannot read the oldest charges")?;
-        Ok((rows.iter().map(live).collect(), rows.first().map(|row| row.get("read_at"))))
+        let age = |row: &Row| ChargeAge {
+            payment_id: row.get("payment_id"),
+            status: row.get("status"),
+            // Negative after the database's clock was set back.
+            age: Duration::try_from_secs_f64(row.get("age")).unwrap_or_default(),
+        };
+        Ok(rows.iter().map(age).collect())
     }
 }
 

@@ -29,6 +29,17 @@ pub struct GroupOffsets {
     client: Mutex<Option<BaseConsumer>>,
 }
 
+/// How far a group is with a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionProgress {
+    pub topic: String,
+    pub partition: i32,
+    /// The next record that the group applies; the first one there is, if nothing was ever applied.
+    pub committed: i64,
+    /// The records that it has not applied and committed.
+    pub behind: i64,
+}
+
 /// The first and the next offset of each partition, at one moment.
 #[derive(Debug)]
 pub struct Ends(BTreeMap<(String, i32), (i64, i64)>);
@@ -71,27 +82,41 @@ impl GroupOffsets {
     /// # Errors
     /// When Kafka does not answer, or does not let us read the group.
     pub fn behind(&self, ends: &Ends) -> anyhow::Result<i64> {
+        Ok(self.progress(ends)?.iter().map(|partition| partition.behind).sum())
+    }
+
+    /// How far the group is towards `ends`, by partition.
+    ///
+    /// # Errors
+    /// When Kafka does not answer, or does not let us read the group.
+    pub fn progress(&self, ends: &Ends) -> anyhow::Result<Vec<PartitionProgress>> {
         let mut asked = TopicPartitionList::new();
         for (topic, partition) in ends.0.keys() {
             asked.add_partition(topic, *partition);
         }
         if asked.count() == 0 {
-            return Ok(0);
+            return Ok(Vec::new());
         }
         self.ask(|client| {
-            let committed = client.committed_offsets(asked, ANSWER_TIMEOUT)?;
-            let mut behind = 0;
+            let offsets = client.committed_offsets(asked, ANSWER_TIMEOUT)?;
+            let mut progress = Vec::with_capacity(ends.0.len());
             for ((topic, partition), (first, next)) in &ends.0 {
-                let element = committed.find_partition(topic, *partition);
-                let applied = match element.map(|element| element.error().map(|()| element.offset())) {
+                let element = offsets.find_partition(topic, *partition);
+                let committed = match element.map(|element| element.error().map(|()| element.offset())) {
                     Some(Ok(Offset::Offset(offset))) => offset,
                     // Nothing was ever applied.
                     Some(Ok(_)) | None => *first,
                     Some(Err(error)) => return Err(error).context("the group's offsets cannot be read"),
                 };
-                behind += (next - applied).max(0);
+                let behind = (next - committed).max(0);
+                progress.push(PartitionProgress {
+                    topic: topic.clone(),
+                    partition: *partition,
+                    committed,
+                    behind,
+                });
             }
-            Ok(behind)
+            Ok(progress)
         })
     }
 

@@ -1,8 +1,11 @@
 //! The metrics of a consumer.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use super::BatchCounts;
+use super::lag::PartitionProgress;
 
 /// Counters of one consumer; `outcome` is applied, already, ignored or parked.
 #[derive(Clone)]
@@ -14,8 +17,15 @@ pub struct ConsumerMetrics {
     pub(super) batch_seconds: Histogram,
     /// Messages that contradict themselves or a row of this service, from wherever they came.
     pub contradictions: IntCounter,
+    /// By topic and partition. There is no value before the first measurement, since 0 would say that all is applied.
+    lag: IntGaugeVec,
+    committed: IntGaugeVec,
 }
 
+const LAG: &str = "Records that the consumer's group has not applied yet, by topic and partition; every instance reports the same, \
+    and one that cannot ask Kafka reports nothing. Worry when it keeps growing.";
+const COMMITTED: &str = "The next offset that the consumer's group applies, by topic and partition. Worry when it does not move \
+    while there is a lag.";
 const CONTRADICTIONS: &str = "Messages parked because they contradict themselves or this service's own row of the \
     payment: amount, service, user, client number, meaning. Worry at the first one: it was forged or misrouted, or a \
     database is not the one it was. No money moves by it; the hold stays. The table `parked`, or the index of parked messages, has the message.";
@@ -45,14 +55,42 @@ impl ConsumerMetrics {
             batch_records: Histogram::with_opts(sizes)?,
             batch_seconds: Histogram::with_opts(seconds)?,
             contradictions: IntCounter::new("saga_contradictions_total", CONTRADICTIONS)?,
+            lag: IntGaugeVec::new(Opts::new("consumer_lag_records", LAG), &["topic", "partition"])?,
+            committed: IntGaugeVec::new(
+                Opts::new("consumer_committed_offset", COMMITTED),
+                &["topic", "partition"],
+            )?,
         };
+        // From zero on, so that the first one is an increase.
+        for outcome in ["applied", "already", "ignored", "parked"] {
+            metrics.records.with_label_values(&[outcome]);
+        }
+        for reason in ["transient", "missing"] {
+            metrics.retries.with_label_values(&[reason]);
+        }
         registry.register(Box::new(metrics.records.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
         registry.register(Box::new(metrics.waiting.clone()))?;
         registry.register(Box::new(metrics.batch_records.clone()))?;
         registry.register(Box::new(metrics.batch_seconds.clone()))?;
         registry.register(Box::new(metrics.contradictions.clone()))?;
+        registry.register(Box::new(metrics.lag.clone()))?;
+        registry.register(Box::new(metrics.committed.clone()))?;
         Ok(metrics)
+    }
+
+    pub(super) fn show_lag(&self, progress: &[PartitionProgress]) {
+        for PartitionProgress { topic, partition, committed, behind } in progress {
+            let labels = [topic.as_str(), &partition.to_string()];
+            self.lag.with_label_values(&labels).set(*behind);
+            self.committed.with_label_values(&labels).set(*committed);
+        }
+    }
+
+    /// The group that was measured is not measured any more.
+    pub(super) fn forget_lag(&self) {
+        self.lag.reset();
+        self.committed.reset();
     }
 
     pub(super) fn count(&self, applied: BatchCounts, ignored: usize, unreadable: usize) {
@@ -60,5 +98,28 @@ impl ConsumerMetrics {
         self.records.with_label_values(&["already"]).inc_by(applied.already as u64);
         self.records.with_label_values(&["ignored"]).inc_by(ignored as u64);
         self.records.with_label_values(&["parked"]).inc_by((applied.parked + unreadable) as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lag_that_was_not_measured_is_no_lag_of_zero() {
+        let registry = Registry::new();
+        let metrics = ConsumerMetrics::register(&registry).unwrap();
+        let measured = |name: &str| {
+            let found = registry.gather().into_iter().find(|family| family.name() == name);
+            found.map(|family| family.get_metric()[0].get_gauge().get_value())
+        };
+        assert_eq!(measured("consumer_lag_records"), None);
+        let topic = "T".to_owned();
+        metrics.show_lag(&[PartitionProgress { topic, partition: 3, committed: 40, behind: 5_000 }]);
+        assert_eq!(measured("consumer_lag_records"), Some(5_000.0));
+        assert_eq!(measured("consumer_committed_offset"), Some(40.0));
+        metrics.forget_lag();
+        assert_eq!(measured("consumer_lag_records"), None);
+        assert_eq!(measured("consumer_committed_offset"), None);
     }
 }
