@@ -213,15 +213,8 @@ impl Payment<'_> {
             return None;
         }
         let called_at = last.called_at?;
-        let peer = ("peer.service", "gateway".to_owned());
-        Some(self.span(
-            PROCESSOR,
-            "charge at the gateway",
-            Kind::Client,
-            called_at,
-            last.began_at,
-            vec![peer],
-        ))
+        let span = self.span(PROCESSOR, "charge at the gateway", Kind::Client, [called_at, last.began_at]);
+        Some(Span { attributes: vec![("peer.service", "gateway".to_owned())], ..span })
     }
 
     /// The way of a fact's cause to whoever wrote the fact.
@@ -239,37 +232,31 @@ impl Payment<'_> {
             ("messaging.destination.name", destination.to_owned()),
             ("messaging.message.id", cause.id.clone()),
         ];
-        Some(self.span(RELAY, &name, Kind::Producer, cause.committed_at, end, attributes))
+        let span = self.span(RELAY, &name, Kind::Producer, [cause.committed_at, end]);
+        Some(Span { attributes, ..span })
     }
 
     /// The transaction of a fact.
     fn step(&self, fact: &Fact) -> Span {
         let mut attributes = vec![("event_id", fact.id.clone())];
         attributes.extend(fact.reason.clone().map(|reason| ("payment.reason", reason)));
-        // Versions of one kind of event have the same name, and each a span.
-        let name = fact.event.as_str();
-        let span = self.span(
-            service(fact.event),
-            name,
-            Kind::Consumer,
-            fact.began_at,
-            fact.committed_at,
-            attributes,
-        );
-        Span { id: span_id(self.payment_id, &fact.id), ..span }
+        let moments = [fact.began_at, fact.committed_at];
+        let span = self.span(service(fact.event), fact.event.as_str(), Kind::Consumer, moments);
+        // Events of one type have one name, and a span each.
+        Span { id: span_id(self.payment_id, &fact.id), attributes, ..span }
     }
 
-    fn span(
-        &self,
-        service: &'static str,
-        name: &str,
-        kind: Kind,
-        start: Timestamp,
-        end: Timestamp,
-        attributes: Vec<(&'static str, String)>,
-    ) -> Span {
-        let (id, parent) = (span_id(self.payment_id, name), self.root);
-        Span { service, name: name.to_owned(), kind, id, parent, start, end: end.max(start), attributes }
+    fn span(&self, service: &'static str, name: &str, kind: Kind, [start, end]: [Timestamp; 2]) -> Span {
+        Span {
+            service,
+            name: name.to_owned(),
+            kind,
+            id: span_id(self.payment_id, name),
+            parent: self.root,
+            start,
+            end: end.max(start),
+            attributes: Vec::new(),
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! The tracer on a real Kafka, with a collector that says what it was sent. Topics and group are each test's own.
 
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
