@@ -4,6 +4,7 @@
 //! * Where no service answers, the edge says so in a problem document.
 //! * Pages of configured origins may read what the edge says.
 //! * No log shows what a client made up.
+//! * The page to pay by hand is there where a setting says so.
 
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
@@ -40,6 +41,11 @@ impl Edge {
 
     /// Starts an edge whose services share one address, and one port that answers whether they are ready.
     fn before(service: SocketAddrV4, ready: u16) -> Edge {
+        Edge::with(service, ready, "")
+    }
+
+    /// The same, with this value of EDGE_PAY_PAGE.
+    fn with(service: SocketAddrV4, ready: u16, pay_page: &str) -> Edge {
         let address = free();
         let folder = configuration(address.port());
         let mut command = Command::new("haproxy");
@@ -51,7 +57,10 @@ impl Edge {
             command.env(format!("{name}_ADMIN_PORT"), ready.to_string());
         }
         command.env("EDGE_CONNECTIONS", "1000").env("EDGE_CONNECTIONS_PER_SOURCE", CONNECTIONS.to_string());
-        command.env("EDGE_REQUESTS_PER_SOURCE", REQUESTS.to_string());
+        command.env("EDGE_REQUESTS_PER_SOURCE", REQUESTS.to_string()).env("EDGE_PAY_PAGE", pay_page);
+        if pay_page == "on" {
+            std::fs::copy(original().join("pay.html"), folder.join("pay.html")).unwrap();
+        }
         let log = std::fs::File::create(folder.join("log")).unwrap();
         let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
         let process = process.expect("haproxy: `cargo stack up --servers` installs it");
@@ -103,13 +112,16 @@ impl Drop for Edge {
     }
 }
 
+fn original() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/haproxy")
+}
+
 /// Copies the edge's configuration, with a shorter time-out for services.
 fn configuration(port: u16) -> PathBuf {
-    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/haproxy");
     let folder = std::env::temp_dir().join(format!("edge-{port}"));
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::copy(original.join("not-http.lua"), folder.join("not-http.lua")).unwrap();
-    let text = std::fs::read_to_string(original.join("haproxy.cfg")).unwrap();
+    std::fs::copy(original().join("not-http.lua"), folder.join("not-http.lua")).unwrap();
+    let text = std::fs::read_to_string(original().join("haproxy.cfg")).unwrap();
     let (long, short) = ("timeout server 35s", "timeout server 300ms");
     assert!(text.contains(long), "the edge waits another time for services");
     std::fs::write(folder.join("haproxy.cfg"), text.replace(long, short)).unwrap();
@@ -313,4 +325,34 @@ fn where_a_service_is_silent_the_edge_says_504() {
     let edge = Edge::before(address, address.port());
     expect_unavailable(&edge, 504);
     assert_eq!(requests.load(Ordering::Relaxed), REQUESTS_TO_SERVICES.len());
+}
+
+/// Without the setting not even the file has to be there.
+#[test]
+fn the_page_to_pay_by_hand_is_there_where_a_setting_says_so() {
+    let nobody = free();
+    for other in ["", "off", "yes"] {
+        let edge = Edge::with(nobody, nobody.port(), other);
+        assert!(edge.request(2, "GET /pay").unwrap().starts_with("HTTP/1.1 404 "), "{other:?}");
+    }
+    let edge = Edge::with(nobody, nobody.port(), "on");
+    let page = edge.request(2, "GET /pay").unwrap();
+    let (head, body) = page.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(body, std::fs::read_to_string(original().join("pay.html")).unwrap());
+    for field in [
+        "content-type: text/html; charset=utf-8",
+        "cache-control: no-cache",
+        "x-content-type-options: nosniff",
+        "referrer-policy: no-referrer",
+    ] {
+        assert!(head.lines().any(|line| line.to_lowercase() == field), "{field} is missing: {head}");
+    }
+    for directive in ["default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"]
+    {
+        assert!(head.contains(directive), "{directive} is missing: {head}");
+    }
+    assert!(edge.request(2, "HEAD /pay").unwrap().ends_with("\r\n\r\n"), "HEAD has no body");
+    assert!(edge.request(2, "POST /pay").unwrap().starts_with("HTTP/1.1 405 "));
+    assert!(edge.request(2, "GET /pay/").unwrap().starts_with("HTTP/1.1 404 "), "one spelling");
 }

@@ -17,7 +17,7 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let home = layout.server_dir("haproxy")?;
     let config = home.join("haproxy.cfg");
     // Copies: the user it runs as may not be allowed to read the workspace.
-    for name in ["haproxy.cfg", "not-http.lua"] {
+    for name in ["haproxy.cfg", "not-http.lua", "pay.html"] {
         layout.write_for_server(&home.join(name), &layout.compose_file(&format!("haproxy/{name}"))?)?;
     }
     if layout.is_encrypted() {
@@ -31,10 +31,24 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     Ok(vec![spec])
 }
 
-/// Limits of a source address, and what they are if the environment of `cargo stack up` does not say: all clients of a
-/// stack have one address, so it may have everything.
-const LIMITS: [(&str, &str); 2] =
-    [("EDGE_CONNECTIONS_PER_SOURCE", "4000"), ("EDGE_REQUESTS_PER_SOURCE", "1000000")];
+/// Settings, and what they are if the environment of `cargo stack up` does not say. All clients of a stack have one
+/// address, so it may have everything; and a stack is for demonstrations, so it has the page to pay by hand.
+const SETTINGS: [(&str, &str); 3] = [
+    ("EDGE_CONNECTIONS_PER_SOURCE", "4000"),
+    ("EDGE_REQUESTS_PER_SOURCE", "1000000"),
+    ("EDGE_PAY_PAGE", "on"),
+];
+
+/// A setting, as the environment of `cargo stack up` gives it.
+fn setting((name, default): (&'static str, &str)) -> (&'static str, String) {
+    (name, env::var(name).unwrap_or_else(|_| default.to_owned()))
+}
+
+/// Where a person pays by hand, if the edge is to have that page.
+pub fn pay_page(layout: &Layout) -> Option<String> {
+    let is_on = |(name, value): (&str, String)| name == "EDGE_PAY_PAGE" && value == "on";
+    SETTINGS.into_iter().map(setting).any(is_on).then(|| layout.http(Port::Edge, "/pay"))
+}
 
 /// Clients that may be connected at once, where open files allow it.
 const CLIENTS_MAX: u64 = 16_000;
@@ -83,13 +97,21 @@ pub fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
         false => [String::new(), String::new()],
     };
     let tls = ["EDGE_TLS", "SERVICES_TLS"].into_iter().zip(tls);
-    let limits = LIMITS.map(|(name, default)| (name, env::var(name).unwrap_or_else(|_| default.to_owned())));
-    entries.into_iter().chain(tls).chain(limits).map(|(name, value)| (name.to_owned(), value)).collect()
+    entries
+        .into_iter()
+        .chain(tls)
+        .chain(SETTINGS.map(setting))
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use sha2::{Digest, Sha256};
 
     use super::*;
 
@@ -101,5 +123,20 @@ mod tests {
             config.split("${").skip(1).filter_map(|rest| Some(rest.split_once(['}', '['])?.0)).collect();
         let given = environment(&layout, Path::new("/d"));
         assert_eq!(open, given.keys().map(String::as_str).collect());
+    }
+
+    #[test]
+    fn the_page_is_short_and_its_style_and_script_are_those_that_the_edge_allows() {
+        let layout = Layout::new(Some(std::env::temp_dir()), 22_000).unwrap();
+        let read = |name| layout.compose_file(name).unwrap();
+        let (page, config) = (read("haproxy/pay.html"), read("haproxy/haproxy.cfg"));
+        assert!(page.lines().count() <= 400, "{} lines", page.lines().count());
+        for (begin, end, directive) in
+            [("<style>", "</style>", "style-src"), ("<script type=\"module\">", "</script>", "script-src")]
+        {
+            let text = page.split_once(begin).unwrap().1.split_once(end).unwrap().0;
+            let allowed = format!("{directive} 'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
+            assert!(config.contains(&allowed), "compose/haproxy/haproxy.cfg has to say {allowed}");
+        }
     }
 }
