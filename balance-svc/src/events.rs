@@ -3,18 +3,21 @@
 //! * A recorded cancel asks for the hold as well: after a resnapshot or a repair it may be the only event of its payment.
 //! * An unknown result moves no money.
 //! * All other events of the two topics are ignored by name.
+//! * A parked event that an operator retries takes the same way.
 
 use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
 use saga::contract::{ChargeResult, Envelope, EventType, Payment, Terms};
 use saga::parked::Parked;
-use saga::postgres::Pool;
+use saga::parked::acts::{Reapplication, Reapplied, Reapply};
+use saga::postgres::{Pool, Transaction};
 
 use crate::command::Command;
 use crate::metrics::Metrics;
 use crate::saga::{Event, ReleaseCause};
-use crate::store;
+use crate::store::{self, Outcome};
 
 /// Applies events to the ledger and the accounts.
+#[derive(Clone)]
 pub struct Ledger {
     pool: Pool,
     metrics: Metrics,
@@ -40,10 +43,41 @@ impl EventHandler for Ledger {
         park: impl Fn(usize, &str) -> Parked,
     ) -> Result<BatchCounts, ApplyError> {
         let outcome = store::apply(&self.pool, commands, unreadable, park).await?;
-        for (kind, count) in outcome.entries {
-            self.metrics.entries.with_label_values(&[kind.as_str()]).inc_by(count);
-        }
+        self.count(&outcome);
         Ok(outcome.applied)
+    }
+}
+
+impl Ledger {
+    fn count(&self, outcome: &Outcome) {
+        for (kind, count) in &outcome.entries {
+            self.metrics.entries.with_label_values(&[kind.as_str()]).inc_by(*count);
+        }
+    }
+}
+
+impl Reapply for Ledger {
+    type Effect = Outcome;
+
+    async fn reapply(
+        &self,
+        transaction: &Transaction<'_>,
+        message: &Parked,
+    ) -> anyhow::Result<(Reapplied, Option<Outcome>)> {
+        let reapplication = Reapplication::new(message);
+        let command = match reapplication.event(decode) {
+            Ok(command) => command,
+            Err(impossible) => return Ok((impossible, None)),
+        };
+        let park = |_, reason: &str| reapplication.park(reason);
+        match store::apply_in(transaction, &[&command], &[], park).await {
+            Ok(outcome) => Ok((reapplication.result(Ok(outcome.applied))?, Some(outcome))),
+            Err(error) => Ok((reapplication.result(Err(error))?, None)),
+        }
+    }
+
+    fn committed(&self, outcome: Outcome) {
+        self.count(&outcome);
     }
 }
 

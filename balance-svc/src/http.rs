@@ -1,6 +1,7 @@
 //! The HTTP interface of balance-svc.
 //!
-//! * Users read their balance and its movements on the public listener. Operators make deposits on the admin listener.
+//! * Users read their balance and its movements on the public listener. Operators make deposits and act on parked
+//!   messages on the admin listener.
 //! * A deposit is credited once per user and idempotency key.
 //! * A failure of the database is 503 for the client and its cause is logged.
 //!
@@ -11,6 +12,7 @@ use saga::CancellationToken;
 use saga::fields::Fields;
 use saga::http;
 use saga::identity::{Caller, Identity, Scope};
+use saga::parked;
 use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use saga::query::Query;
@@ -23,6 +25,7 @@ use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::{Reply, Response};
 
+use crate::events::Ledger;
 use crate::metrics::Metrics;
 use crate::render;
 use crate::store::{self, BALANCE_MAX, Deposit};
@@ -48,14 +51,21 @@ pub fn public(pool: Pool, identity: &Identity, rate: &RateLimit) -> BoxedFilter<
     balance.or(movements).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
-/// The admin listener: `POST /deposits`, `/health`, `/ready`, `/metrics`.
-pub fn admin(pool: Pool, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
+/// The admin listener: `POST /deposits`, `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.
+pub fn admin(
+    pool: Pool,
+    ledger: &Ledger,
+    metrics: &Metrics,
+    leaving: CancellationToken,
+) -> BoxedFilter<(Response,)> {
     let ready = http::ready_with(pool.clone());
+    let parked = parked::routes::routes(&pool, ledger);
     let deposits = warp::path!("deposits").and(http::post()).and(http::json_body()).then(move |body| {
         let pool = pool.clone();
         async move { answer(deposit(&pool, body).await) }
     });
-    deposits.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
+    let acts = deposits.or(parked).unify();
+    acts.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
 fn answer(result: Result<Response, Problem>) -> Response {

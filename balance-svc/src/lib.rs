@@ -56,12 +56,12 @@ pub async fn run(
             .to_vec(),
     };
     let ledger = Ledger::new(pool.clone(), &metrics);
-    let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
+    let consumer = consumer::run(subscription, ledger.clone(), metrics.consumer.clone(), shutdown.clone());
 
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
     let public = edge::serve(public, http::public(pool.clone(), &identity, &rate), pages, shutdown.clone());
-    let admin = edge::serve(admin, http::admin(pool, &metrics, stop), operators, shutdown.clone());
+    let admin = edge::serve(admin, http::admin(pool, &ledger, &metrics, stop), operators, shutdown.clone());
 
     tracing::info!("ready to serve");
     process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await

@@ -59,13 +59,27 @@ pub async fn apply(
 ) -> Result<Outcome, ApplyError> {
     let mut client = pool.get().await.context("no connection to the balance database")?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
-    let states = lock_and_read(&transaction, commands).await?;
+    let outcome = apply_in(&transaction, commands, unreadable, park).await?;
+    transaction.commit().await.context("cannot commit")?;
+    Ok(outcome)
+}
+
+/// As [`apply`], in a transaction of the caller, who commits it.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn apply_in(
+    transaction: &Transaction<'_>,
+    commands: &[&Command],
+    unreadable: &[Parked],
+    park: impl Fn(usize, &str) -> Parked,
+) -> Result<Outcome, ApplyError> {
+    let states = lock_and_read(transaction, commands).await?;
     let plan = plan(commands, states)?;
-    let entries = insert_entries(&transaction, &plan.entries).await?;
+    let entries = insert_entries(transaction, &plan.entries).await?;
     let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, &reason));
     let parked: Vec<Parked> = unreadable.iter().cloned().chain(to_park).collect();
-    parked::insert(&transaction, &parked).await?;
-    transaction.commit().await.context("cannot commit")?;
+    parked::insert(transaction, &parked).await?;
 
     let inserted: u64 = entries.values().sum();
     let to_park = parked.len() - unreadable.len();

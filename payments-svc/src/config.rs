@@ -17,7 +17,7 @@ pub struct Config {
     /// Address of the public listener (behind the edge).
     #[arg(long, env = "LISTEN_ADDR")]
     pub listen_addr: SocketAddr,
-    /// Address of the admin listener: /ready, /metrics. Never exposed at the edge.
+    /// Address of the admin listener: /ready, /metrics, parked messages. Never exposed at the edge.
     #[arg(long, env = "ADMIN_ADDR")]
     pub admin_addr: SocketAddr,
     #[command(flatten)]

@@ -3,18 +3,21 @@
 //! * The ledger decides a payment: a captured hold completes it, a released hold ends it.
 //! * An unknown outcome is recorded. It never fails a payment.
 //! * All other events of the two topics are ignored by name.
+//! * A parked event that an operator retries takes the same way.
 
 use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
 use saga::contract::{ChargeResult, Envelope, EventType, LedgerEntry, ReleaseCause, ReleaseReason};
 use saga::parked::Parked;
-use saga::postgres::Pool;
+use saga::parked::acts::{Reapplication, Reapplied, Reapply};
+use saga::postgres::{Pool, Transaction};
 
 use crate::command::Command;
 use crate::metrics::Metrics;
 use crate::saga::Event;
-use crate::store;
+use crate::store::{self, Outcome};
 
 /// Applies events to payments.
+#[derive(Clone)]
 pub struct Payments {
     pool: Pool,
     metrics: Metrics,
@@ -40,13 +43,44 @@ impl EventHandler for Payments {
         park: impl Fn(usize, &str) -> Parked,
     ) -> Result<BatchCounts, ApplyError> {
         let outcome = store::apply(&self.pool, commands, unreadable, park).await?;
-        for (event, count) in outcome.transitions {
-            self.metrics.transitions.with_label_values(&[event]).inc_by(count);
+        self.count(&outcome);
+        Ok(outcome.applied)
+    }
+}
+
+impl Payments {
+    fn count(&self, outcome: &Outcome) {
+        for (event, count) in &outcome.transitions {
+            self.metrics.transitions.with_label_values(&[event]).inc_by(*count);
         }
-        for settle_time in outcome.settle_times {
+        for settle_time in &outcome.settle_times {
             self.metrics.settling.settle_seconds.observe(settle_time.as_secs_f64());
         }
-        Ok(outcome.applied)
+    }
+}
+
+impl Reapply for Payments {
+    type Effect = Outcome;
+
+    async fn reapply(
+        &self,
+        transaction: &Transaction<'_>,
+        message: &Parked,
+    ) -> anyhow::Result<(Reapplied, Option<Outcome>)> {
+        let reapplication = Reapplication::new(message);
+        let command = match reapplication.event(decode) {
+            Ok(command) => command,
+            Err(impossible) => return Ok((impossible, None)),
+        };
+        let park = |_, reason: &str| reapplication.park(reason);
+        match store::apply_in(transaction, &[&command], &[], park).await {
+            Ok(outcome) => Ok((reapplication.result(Ok(outcome.applied))?, Some(outcome))),
+            Err(error) => Ok((reapplication.result(Err(error))?, None)),
+        }
+    }
+
+    fn committed(&self, outcome: Outcome) {
+        self.count(&outcome);
     }
 }
 

@@ -13,6 +13,7 @@ use saga::CancellationToken;
 use saga::fields::parse_uuid;
 use saga::http;
 use saga::identity::{Caller, Identity, Scope};
+use saga::parked;
 use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use saga::rate_limit::RateLimit;
@@ -27,6 +28,7 @@ use warp::reply::{Reply, Response};
 use self::pay::PayRequest;
 use crate::SERVICE;
 use crate::accept::Acceptor;
+use crate::events::Payments;
 use crate::metrics::Metrics;
 use crate::reader::Reader;
 use crate::render;
@@ -116,10 +118,17 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
     payments.or(services).unify().or(openapi).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
-/// The admin listener: `/health`, `/ready`, `/metrics`.
-pub fn admin(pool: &Pool, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
+/// The admin listener: `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.
+pub fn admin(
+    pool: &Pool,
+    payments: &Payments,
+    metrics: &Metrics,
+    leaving: CancellationToken,
+) -> BoxedFilter<(Response,)> {
     // Its own database only: accepting a payment needs nothing else.
-    http::admin(SERVICE, metrics.registry.clone(), http::ready_with(pool.clone()), leaving)
+    let ready = http::ready_with(pool.clone());
+    let parked = parked::routes::routes(pool, payments);
+    parked.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
 fn answer(result: Result<Response, Problem>) -> Response {

@@ -84,7 +84,9 @@ pub async fn run(
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
     let public = edge::serve(public, http::public(clients, &identity, &rate), pages, shutdown.clone());
-    let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());
+    let payments = Payments::new(pool.clone(), &metrics);
+    let admin =
+        edge::serve(admin, http::admin(&pool, &payments, &metrics, stop), operators, shutdown.clone());
 
     let subscription = Subscription {
         brokers: config.kafka,
@@ -94,7 +96,6 @@ pub async fn run(
             .map(|topic| format!("{}{topic}", config.topic_prefix))
             .to_vec(),
     };
-    let payments = Payments::new(pool.clone(), &metrics);
     let consumer = consumer::run(subscription, payments, metrics.consumer.clone(), shutdown.clone());
     let unsettled = Unsettled::new(pool, metrics.settling).watch(shutdown.clone());
     let watch = async {

@@ -19,6 +19,7 @@ use crate::store::cancel::CancelOutcome;
 use crate::work::Job;
 
 /// Cancels charges that were never called.
+#[derive(Clone)]
 pub struct Cancels {
     pub store: Store,
     pub ended_cache: EndedCache,
@@ -42,7 +43,14 @@ impl EventHandler for Cancels {
     ) -> Result<BatchCounts, ApplyError> {
         let answers = self.store.cancel(requests, unreadable, park).await?;
         hit(Failpoint::AfterCancel);
-        let mut applied = BatchCounts::default();
+        self.follow(requests, &answers);
+        Ok(counts(&answers))
+    }
+}
+
+impl Cancels {
+    /// What follows the commit of these outcomes.
+    pub fn follow(&self, requests: &[&Job], answers: &[CancelOutcome]) {
         let mut ended = Vec::new();
         for (job, answer) in requests.iter().zip(answers) {
             match answer {
@@ -50,28 +58,34 @@ impl EventHandler for Cancels {
                     Metrics::count(&self.metrics.transitions, "cancelled");
                     self.due_queue.remove(job.charge.payment_id);
                     ended.push(&job.charge);
-                    applied.applied += 1;
                 }
-                CancelOutcome::Already => {
-                    Metrics::count(&self.metrics.ignored, step_label(&Step::Already));
-                    applied.already += 1;
-                }
-                CancelOutcome::TooLate => {
-                    Metrics::count(&self.metrics.ignored, step_label(&Step::TooLate));
-                    applied.already += 1;
-                }
-                CancelOutcome::Parked => {
-                    applied.parked += 1;
-                    applied.contradictions += 1;
-                }
+                CancelOutcome::Already => Metrics::count(&self.metrics.ignored, step_label(&Step::Already)),
+                CancelOutcome::TooLate => Metrics::count(&self.metrics.ignored, step_label(&Step::TooLate)),
+                CancelOutcome::Parked => {}
             }
         }
         self.ended_cache.save(&ended);
-        Ok(applied)
     }
 }
 
-fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Job> {
+/// The outcomes, counted.
+pub fn counts(answers: &[CancelOutcome]) -> BatchCounts {
+    let mut counts = BatchCounts::default();
+    for answer in answers {
+        match answer {
+            CancelOutcome::Cancelled => counts.applied += 1,
+            CancelOutcome::Already | CancelOutcome::TooLate => counts.already += 1,
+            CancelOutcome::Parked => {
+                counts.parked += 1;
+                counts.contradictions += 1;
+            }
+        }
+    }
+    counts
+}
+
+/// The charge of a request to cancel.
+pub fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Job> {
     match envelope.event_type {
         EventType::PaymentCancelRequested => envelope.read(body).map(job).into(),
         // A recorded cancel becomes a request once the payment is authorized. The others are for other subscribers.

@@ -1,8 +1,10 @@
-//! The HTTP interface of processor-svc: webhooks of the gateway, and the admin listener.
+//! The HTTP interface of processor-svc: webhooks of the gateway, and the admin listener with the acts of operators.
 //!
 //! * A webhook only makes an inquiry due. It never decides a charge, so a forged, repeated, late or lost webhook changes
 //!   nothing but the time of an inquiry.
 //! * A webhook must carry a valid signature. Without a secret there are no webhooks.
+
+mod operators;
 
 use std::sync::Arc;
 
@@ -12,6 +14,7 @@ use prometheus::Registry;
 use saga::CancellationToken;
 use saga::fields::parse_uuid;
 use saga::http as edge;
+use saga::parked;
 use saga::problem::{Kind, Problem};
 use saga::telemetry::log_text;
 use serde::Deserialize;
@@ -25,6 +28,7 @@ use warp::reply::{Reply, Response};
 use crate::due_queue::DueQueue;
 use crate::failpoints::{Failpoint, hit};
 use crate::metrics::Metrics;
+use crate::operators::Operators;
 use crate::store::Store;
 
 /// The handler of webhooks.
@@ -92,16 +96,19 @@ impl Hooks {
     }
 }
 
-/// The admin listener: `/health`, `/ready` (the database answers), `/metrics`.
+/// The admin listener: `POST /parked/retry`, `POST /parked/dismiss`, `POST /resolutions`,
+/// `POST /resolutions/{id}/confirm`, `/health`, `/ready` (the database answers), `/metrics`.
 pub fn admin(
     service: &'static str,
     store: Store,
+    operators: &Operators,
     registry: Registry,
     leaving: CancellationToken,
 ) -> BoxedFilter<(Response,)> {
+    let acts = parked::routes::routes(store.pool(), operators).or(operators::routes(operators)).unify();
     let ready = move || {
         let store = store.clone();
         async move { store.reachable().await }.boxed()
     };
-    edge::admin(service, registry, Arc::new(ready), leaving)
+    acts.or(edge::admin(service, registry, Arc::new(ready), leaving)).unify().boxed()
 }

@@ -7,6 +7,7 @@
 //! * No user and no service takes all permits ([`shares`]).
 //! * Charges that a crash or a silent gateway left open are found by age and inquired about ([`sweep`]).
 //! * A request to cancel ends a charge that was never called, and comes too late for others ([`events`]).
+//! * Operators apply parked messages again, and resolve charges that nobody else can ([`operators`]).
 //! * One table decides every transition ([`saga`]). The rows are the only state that counts.
 
 pub mod backoff;
@@ -23,6 +24,7 @@ pub mod gateway;
 pub mod http;
 pub mod jobs;
 pub mod metrics;
+pub mod operators;
 pub mod outcomes;
 pub mod retry;
 pub mod saga;
@@ -54,6 +56,7 @@ use crate::gateway::Gateway;
 use crate::http::Hooks;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
+use crate::operators::Operators;
 use crate::outcomes::Outcomes;
 use crate::shares::Shares;
 use crate::store::Store;
@@ -75,7 +78,7 @@ pub async fn run(
     admin: TcpListener,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let operators = edge::Audience::operators(config.operators.clone());
+    let audience = edge::Audience::operators(config.operators.clone());
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let metrics = Metrics::new()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
@@ -86,6 +89,7 @@ pub async fn run(
     let (drained, abandon) = (CancellationToken::new(), CancellationToken::new());
     let (jobs, sweep, outcomes) = wire(&config, &metrics, &store, reports, &shutdown, &abandon)?;
     let hooks = hooks(&config, &outcomes)?;
+    let operators = Operators { cancels: cancels(&outcomes), queue: config.queue.clone() };
     let cancels =
         consumer::run(subscription(config), cancels(&outcomes), metrics.consumer.clone(), shutdown.clone());
     let calls = jobs.calls.tasks.clone();
@@ -96,8 +100,8 @@ pub async fn run(
         edge::serve(public, http::public(SERVICE, hooks), edge::Audience::Anyone, shutdown.clone()),
         edge::serve(
             admin,
-            http::admin(SERVICE, store, metrics.registry.clone(), stop),
-            operators,
+            http::admin(SERVICE, store, &operators, metrics.registry.clone(), stop),
+            audience,
             shutdown.clone()
         ),
         cancels,

@@ -4,7 +4,10 @@
 //! * An outcome is definite only if the gateway stated it, in reply to the call or to an inquiry.
 //! * `waiting`, `expired` and `cancelled` mean that no call was made. A charge that was `unknown` once may have been made,
 //!   so it never reaches one of these, not even when a later attempt was not sent.
+//! * What the gateway says by other ways than its interface is a claim of two operators, see [`resolution`].
 //! * "Not found" permits sending again under the same key, and nothing else.
+
+pub mod resolution;
 
 use crate::cause::Cause;
 

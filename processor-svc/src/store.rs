@@ -3,10 +3,11 @@
 //! * A batch is one statement, or one transaction when messages are parked, whatever its size.
 //! * Rows change by compare-and-set on (payment, attempt, status): a transition is written only if the row is still in the
 //!   state from which it was decided. The caller decides the others again.
-//! * [`sweep`] has the SQL of the sweeper, [`cancel`] that of requests to cancel.
+//! * [`sweep`] has the SQL of the sweeper, [`cancel`] that of requests to cancel, [`resolutions`] that of operators.
 
 pub mod cancel;
 mod intents;
+pub mod resolutions;
 pub mod sweep;
 mod transitions;
 
@@ -50,6 +51,11 @@ impl Store {
 
     pub async fn reachable(&self) -> Result<(), String> {
         saga::postgres::reachable(&self.pool).await
+    }
+
+    /// The connections, for the acts that each service has alike.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     async fn client(&self) -> anyhow::Result<Client> {

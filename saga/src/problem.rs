@@ -38,6 +38,7 @@ pub enum Kind {
     Timeout,
     PaymentEnded,
     TooManyEndpoints,
+    ActRefused,
     TooLarge,
     UriTooLong,
     MediaType,
@@ -85,6 +86,7 @@ impl Kind {
             Self::TooManyEndpoints => {
                 ("too-many-endpoints", S::CONFLICT, "There are as many endpoints as there may be.")
             }
+            Self::ActRefused => ("act-refused", S::CONFLICT, "The act is refused."),
             Self::TooLarge => ("too-large", S::PAYLOAD_TOO_LARGE, "The body is too large."),
             Self::UriTooLong => ("uri-too-long", S::URI_TOO_LONG, "The path is too long."),
             Self::MediaType => {

@@ -27,17 +27,22 @@ macro_rules! migrations {
 const PAYMENTS: &[(&str, &str)] = migrations!(
     "payments" / "V1__payments",
     "payments" / "V2__payments_publication",
-    "payments" / "V3__services_published"
+    "payments" / "V3__services_published",
+    "payments" / "V4__operators"
 );
 const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V1__balance",
     "balance" / "V2__balance_publication",
     "balance" / "V3__balance_max",
     "balance" / "V4__ledger_amount_checked",
-    "balance" / "V5__movements"
+    "balance" / "V5__movements",
+    "balance" / "V6__operators"
 );
-const PROCESSOR: &[(&str, &str)] =
-    migrations!("processor" / "V1__processor", "processor" / "V2__processor_publication");
+const PROCESSOR: &[(&str, &str)] = migrations!(
+    "processor" / "V1__processor",
+    "processor" / "V2__processor_publication",
+    "processor" / "V3__operators"
+);
 const NOTIFIER: &[(&str, &str)] = migrations!("notifier" / "V1__notifier");
 const FRAUD: &[(&str, &str)] = migrations!("fraud" / "V1__fraud", "fraud" / "V2__fraud_publication");
 

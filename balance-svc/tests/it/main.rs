@@ -9,6 +9,7 @@ mod facts;
 mod identity;
 mod limits;
 mod movements;
+mod operators;
 mod order;
 mod service;
 

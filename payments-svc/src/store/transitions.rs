@@ -50,11 +50,26 @@ pub async fn apply(
 ) -> Result<Outcome, ApplyError> {
     let mut client = pool.get().await.context("no connection to the payments database")?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
-    let rows = read(&transaction, commands).await?;
+    let outcome = apply_in(&transaction, commands, unreadable, park).await?;
+    transaction.commit().await.context("cannot commit")?;
+    Ok(outcome)
+}
+
+/// As [`apply`], in a transaction of the caller, who commits it.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn apply_in(
+    transaction: &Transaction<'_>,
+    commands: &[&Command],
+    unreadable: &[Parked],
+    park: impl Fn(usize, &str) -> Parked,
+) -> Result<Outcome, ApplyError> {
+    let rows = read(transaction, commands).await?;
     let plan = plan(commands, rows)?;
     let mut outcome = Outcome::default();
     for round in &plan.rounds {
-        write(&transaction, round).await?;
+        write(transaction, round).await?;
         for transition in round {
             outcome.applied.applied += 1;
             *outcome.transitions.entry(transition.row_event.as_str()).or_default() += 1;
@@ -66,8 +81,7 @@ pub async fn apply(
     outcome.applied.already = commands.len() - outcome.applied.applied - outcome.applied.parked;
     let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, &reason));
     let parked: Vec<Parked> = unreadable.iter().cloned().chain(to_park).collect();
-    parked::insert(&transaction, &parked).await?;
-    transaction.commit().await.context("cannot commit")?;
+    parked::insert(transaction, &parked).await?;
     Ok(outcome)
 }
 

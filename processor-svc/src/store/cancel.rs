@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use deadpool_postgres::GenericClient;
 use saga::parked::{self, Parked};
+use saga::postgres::Transaction;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -69,6 +70,21 @@ impl Store {
         unreadable: &[Parked],
         park: impl Fn(usize, &str) -> Parked,
     ) -> anyhow::Result<Vec<CancelOutcome>> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.context("cannot begin a transaction")?;
+        let answers = self.cancel_in(&transaction, asked, unreadable, park).await?;
+        transaction.commit().await.context("cannot commit")?;
+        Ok(answers)
+    }
+
+    /// As [`Store::cancel`], in a transaction of the caller, who commits it.
+    pub async fn cancel_in(
+        &self,
+        transaction: &Transaction<'_>,
+        asked: &[&Job],
+        unreadable: &[Parked],
+        park: impl Fn(usize, &str) -> Parked,
+    ) -> anyhow::Result<Vec<CancelOutcome>> {
         let mut answers = vec![CancelOutcome::Already; asked.len()];
         // The first request of each payment, in one order everywhere, so that two batches with common rows seldom
         // deadlock.
@@ -81,13 +97,11 @@ impl Store {
                 parked.push(park(index, CONFLICT));
             }
         }
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await.context("cannot begin a transaction")?;
         for _ in 0..ROUNDS_MAX {
             if open.is_empty() {
                 break;
             }
-            for (index, answer) in self.round(&transaction, &open).await? {
+            for (index, answer) in self.round(transaction, &open).await? {
                 if answer == CancelOutcome::Parked {
                     parked.push(park(index, CONFLICT));
                 }
@@ -101,8 +115,7 @@ impl Store {
                 open.len()
             );
         }
-        parked::insert(&transaction, &parked).await?;
-        transaction.commit().await.context("cannot commit")?;
+        parked::insert(transaction, &parked).await?;
         Ok(answers)
     }
 

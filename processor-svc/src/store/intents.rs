@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use saga::parked::{self, Parked};
+use saga::postgres::Transaction;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -92,18 +93,36 @@ impl Store {
             transaction.commit().await.context("cannot commit")?;
             inserted
         };
-        // A later statement sees the rows that the insert conflicted with. Their immutable columns show whether the
-        // message is a duplicate.
-        let conflicting: Vec<Uuid> =
-            intents.iter().map(|i| i.job.charge.payment_id).filter(|id| !inserted.contains_key(id)).collect();
-        let mut existing = HashMap::new();
-        if !conflicting.is_empty() {
-            let read = client.prepare_cached(READ_CHARGES).await?;
-            let rows = client.query(&read, &[&conflicting]).await.context("cannot read charges")?;
-            existing.extend(rows.iter().map(|row| (row.get("payment_id"), charge(row))));
-        }
-        intents.iter().map(|intent| admitted(intent.job, &inserted, &existing)).collect()
+        answers(&client, intents, &inserted).await
     }
+
+    /// As [`Store::admit_intents`], in a transaction of the caller, who commits it.
+    pub async fn admit_in(
+        &self,
+        transaction: &Transaction<'_>,
+        intents: &[Intent<'_>],
+    ) -> anyhow::Result<Vec<Admission>> {
+        let inserted = insert(transaction, intents, self.lease).await?;
+        answers(transaction, intents, &inserted).await
+    }
+}
+
+/// The outcome of each intent, in order. A later statement sees the rows that the insert conflicted with. Their immutable
+/// columns show whether the message is a duplicate.
+async fn answers(
+    client: &impl deadpool_postgres::GenericClient,
+    intents: &[Intent<'_>],
+    inserted: &HashMap<Uuid, Admission>,
+) -> anyhow::Result<Vec<Admission>> {
+    let conflicting: Vec<Uuid> =
+        intents.iter().map(|i| i.job.charge.payment_id).filter(|id| !inserted.contains_key(id)).collect();
+    let mut existing = HashMap::new();
+    if !conflicting.is_empty() {
+        let read = client.prepare_cached(READ_CHARGES).await?;
+        let rows = client.query(&read, &[&conflicting]).await.context("cannot read charges")?;
+        existing.extend(rows.iter().map(|row| (row.get("payment_id"), charge(row))));
+    }
+    intents.iter().map(|intent| admitted(intent.job, inserted, &existing)).collect()
 }
 
 async fn insert(

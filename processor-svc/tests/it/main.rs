@@ -11,6 +11,7 @@ mod events;
 mod flow;
 mod harness;
 mod jobs;
+mod operators;
 mod queue;
 mod repairs;
 mod restores;

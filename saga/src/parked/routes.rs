@@ -1,0 +1,113 @@
+//! The calls of an admin listener by which operators act on parked messages.
+//!
+//! * `POST /parked/retry` and `POST /parked/dismiss`, with `parked_id`, `operator` and `reason`.
+//! * 200 with the act, also when it was done before (`Idempotent-Replayed: true`); 404 without such a message; 409
+//!   `act-refused` with the reason; nothing is changed then.
+
+use serde_json::{Value, json};
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::reply::{Reply, Response};
+
+use super::acts::{Act, ActAnswer, ActRecord, ActRequest, Reapply, act};
+use crate::fields::Fields;
+use crate::http;
+use crate::postgres::Pool;
+use crate::problem::{Kind, Problem};
+
+/// Length limit of an id: queue and message id of at most 255 bytes each, and a hash.
+const PARKED_ID_CHARS_MAX: usize = 1_000;
+/// Length limit of a reason, in characters.
+pub const REASON_CHARS_MAX: usize = 500;
+/// Length limit of an operator's name, in characters.
+const OPERATOR_CHARS_MAX: usize = 64;
+
+/// `POST /parked/retry`, `POST /parked/dismiss`.
+pub fn routes<R: Reapply>(pool: &Pool, service: &R) -> BoxedFilter<(Response,)> {
+    let (pool, service) = (pool.clone(), service.clone());
+    let with = warp::any().map(move || (pool.clone(), service.clone()));
+    let retry = warp::path!("parked" / "retry")
+        .and(http::post())
+        .and(with.clone())
+        .and(http::json_body())
+        .then(|(pool, service): (Pool, R), body| answer(pool, service, Act::Retried, body));
+    let dismiss = warp::path!("parked" / "dismiss")
+        .and(http::post())
+        .and(with)
+        .and(http::json_body())
+        .then(|(pool, service): (Pool, R), body| answer(pool, service, Act::Dismissed, body));
+    retry.or(dismiss).unify().boxed()
+}
+
+async fn answer<R: Reapply>(pool: Pool, service: R, act: Act, body: Value) -> Response {
+    done(&pool, &service, act, body).await.unwrap_or_else(Reply::into_response)
+}
+
+async fn done<R: Reapply>(pool: &Pool, service: &R, what: Act, body: Value) -> Result<Response, Problem> {
+    let mut fields = Fields::of(body)?;
+    let parked_id = fields.text("parked_id", PARKED_ID_CHARS_MAX);
+    let operator = operator(&mut fields);
+    let reason = fields.text("reason", REASON_CHARS_MAX);
+    fields.finish()?;
+    let request = ActRequest { act: what, parked_id, operator, reason };
+    let answer = act(pool, service, &request).await.map_err(|error| {
+        http::log_unavailable("database", &error);
+        Problem::unavailable()
+    })?;
+    match answer {
+        ActAnswer::Done(record) => Ok(warp::reply::json(&rendered(&request, &record)).into_response()),
+        ActAnswer::Repeated(record) => {
+            let reply = warp::reply::json(&rendered(&request, &record));
+            Ok(warp::reply::with_header(reply, "idempotent-replayed", "true").into_response())
+        }
+        ActAnswer::Unknown => Err(Problem::not_found("No message with this parked_id is parked here.")),
+        ActAnswer::Refused(why) => Err(Problem::new(Kind::ActRefused, why)),
+    }
+}
+
+fn rendered(request: &ActRequest, record: &ActRecord) -> Value {
+    json!({
+        "parked_id": request.parked_id,
+        "act": request.act.as_str(),
+        "operator": record.operator,
+        "reason": record.reason,
+        "outcome": record.outcome,
+        "acted_at": record.acted_at,
+    })
+}
+
+/// The name of an operator: two names that differ only in case would not be two people.
+pub fn operator(fields: &mut Fields) -> String {
+    let name = fields.text("operator", OPERATOR_CHARS_MAX);
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let mut bytes = name.bytes();
+    let is_name = bytes.next().is_some_and(is_alphanumeric)
+        && bytes.all(|byte| is_alphanumeric(byte) || b"._@-".contains(&byte));
+    if !is_name && !name.is_empty() {
+        fields.refuse(
+            "operator",
+            "must be lower-case letters, digits and ._@-, and begin with a letter or digit",
+        );
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_has_one_spelling() {
+        let is_accepted = |name: &str| {
+            let mut fields = Fields::of(json!({"operator": name})).unwrap();
+            operator(&mut fields);
+            fields.finish().is_ok()
+        };
+        for good in ["alice", "a", "bob.smith@example.org", "0-1_2"] {
+            assert!(is_accepted(good), "{good}");
+        }
+        for bad in ["", "Alice", "al ice", "-a", "álice", "a\u{200b}", &"a".repeat(65)] {
+            assert!(!is_accepted(bad), "{bad}");
+        }
+    }
+}
