@@ -48,12 +48,8 @@ impl Sampler {
     /// By the lower 56 bits of the id, which W3C Trace Context Level 2 wants to be random.
     pub fn takes(self, context: Context) -> bool {
         const RANGE: u128 = 1 << 56;
-        #[allow(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share is from 0 to 1, and 2^56 times that is a number of 56 bits"
-        )]
+        // A share is from 0 to 1, and 2^56 times that is a number of 56 bits.
+        #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let taken = (self.0 * RANGE as f64) as u128;
         context.trace % RANGE < taken
     }
