@@ -42,12 +42,12 @@ fn the_example_is_valid_and_finds_its_templates() {
 }
 
 #[test]
-fn pages_tickets_and_the_watchdog_go_their_ways() {
+fn each_severity_and_the_watchdog_go_their_way() {
     for (labels, receiver) in [
         ("alertname=CoroBreakerOpen severity=page", "on-duty"),
-        ("alertname=CoroParked severity=ticket", "tickets"),
+        ("alertname=CoroParked severity=ticket", "working-hours"),
         ("alertname=CoroWatchdog severity=ticket", "dead-man"),
-        ("alertname=SomethingElse", "tickets"),
+        ("alertname=SomethingElse", "working-hours"),
     ] {
         let mut arguments = vec!["config", "routes", "test", "--config.file=alertmanager.yml"];
         let verify = format!("--verify.receivers={receiver}");
