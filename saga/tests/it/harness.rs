@@ -176,10 +176,11 @@ impl Topics {
             instance_id: None,
             topics: self.names.iter().map(|name| self.full_name(name)).collect(),
         };
-        let metrics = ConsumerMetrics::register(&prometheus::Registry::new()).unwrap();
+        let registry = prometheus::Registry::new();
+        let metrics = ConsumerMetrics::register(&registry).unwrap();
         let stop = CancellationToken::new();
         let running = consumer::run_within(limits, subscription, reader.clone(), metrics, stop.clone());
-        Member { stop, running: tokio::spawn(running) }
+        Member { stop, running: tokio::spawn(running), registry }
     }
 
     /// How far the group has come in a partition; none: nowhere.
@@ -201,6 +202,8 @@ impl Topics {
 pub struct Member {
     stop: CancellationToken,
     running: tokio::task::JoinHandle<anyhow::Result<()>>,
+    /// Its metrics.
+    pub registry: prometheus::Registry,
 }
 
 impl Member {

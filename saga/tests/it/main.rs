@@ -11,6 +11,7 @@ mod harness;
 mod identity;
 mod issuer;
 mod issuer_keys;
+mod lag;
 mod missing;
 mod poison;
 
