@@ -89,6 +89,7 @@ const WITH_BALANCE: &[Target] = &[Target::Payments, Target::Balance];
 const PAYMENTS_GATEWAY: &[Target] = &[Target::Payments, Target::Gateway];
 const PROCESSOR_GATEWAY: &[Target] = &[Target::Processor, Target::Gateway];
 const PAYMENTS_KAFKA: &[Target] = &[Target::Payments, Target::Kafka];
+const PROCESSOR_KAFKA: &[Target] = &[Target::Payments, Target::Processor, Target::Kafka];
 const PAYMENTS_SEARCH: &[Target] = &[Target::Payments, Target::Search];
 const PAYMENTS_NOTIFIER: &[Target] = &[Target::Payments, Target::Notifier];
 const KAFKA: &[Target] = &[Target::Kafka];
@@ -110,7 +111,7 @@ pub const CHECKS: &[Check] = &[
     always("G4", "unpaid only on a definite answer", DATABASES, gateway::definite),
     when_quiescent("R", "payments, ledger and gateway ledger agree", WITH_GATEWAY, reconcile::agree),
     when_quiescent("S1", "every accepted payment has ended", PAYMENTS, saga::has_ended),
-    always("S2", "only legal transitions, versions without gaps", PAYMENTS_KAFKA, saga::legal_transitions),
+    always("S2", "only legal transitions, versions without gaps", PROCESSOR_KAFKA, saga::legal_transitions),
     always("S3", "one payment per user and key", PAYMENTS, saga::unique_key),
     always("S4", "every accepted payment has a row", PAYMENTS_KAFKA, saga::has_row),
     when_quiescent("T1", "every committed change is on Kafka", WITH_KAFKA, transport::emitted),

@@ -1,10 +1,38 @@
 //! Connects to the three databases, as the role that may only read.
 
 use anyhow::{Context, Result};
+use clap::Args;
 use postgres_tls::Connection;
 use tokio_postgres::Client;
 
 use crate::stack::Stack;
+
+/// A report that takes longer asks for too much: it is to name a shorter time.
+const READER_SESSION: &str = "set statement_timeout = '60s'; set default_transaction_read_only = on";
+
+/// The connection strings of the three databases, of a role that may read them.
+#[derive(Args, Clone)]
+pub struct DatabaseUrls {
+    /// The payments database.
+    #[arg(long, env = "PAYMENTS_DATABASE_URL", hide_env_values = true)]
+    pub payments_database_url: String,
+    /// The balance database.
+    #[arg(long, env = "BALANCE_DATABASE_URL", hide_env_values = true)]
+    pub balance_database_url: String,
+    /// The processor database.
+    #[arg(long, env = "PROCESSOR_DATABASE_URL", hide_env_values = true)]
+    pub processor_database_url: String,
+}
+
+impl From<&Stack> for DatabaseUrls {
+    fn from(stack: &Stack) -> Self {
+        Self {
+            payments_database_url: stack.payments_database_url.clone(),
+            balance_database_url: stack.balance_database_url.clone(),
+            processor_database_url: stack.processor_database_url.clone(),
+        }
+    }
+}
 
 /// One connection to each database.
 pub struct Databases {
@@ -15,16 +43,18 @@ pub struct Databases {
 
 impl Databases {
     pub async fn connect(stack: &Stack) -> Result<Self> {
+        Self::open(&DatabaseUrls::from(stack)).await
+    }
+
+    /// Connections whose statements read only, and end after a minute.
+    ///
+    /// # Errors
+    /// When a database does not answer; the text says which.
+    pub async fn open(urls: &DatabaseUrls) -> Result<Self> {
         Ok(Self {
-            payments: connect(&stack.payments_database_url)
-                .await
-                .context("cannot connect to the payments database")?,
-            balance: connect(&stack.balance_database_url)
-                .await
-                .context("cannot connect to the balance database")?,
-            processor: connect(&stack.processor_database_url)
-                .await
-                .context("cannot connect to the processor database")?,
+            payments: reader("payments", &urls.payments_database_url).await?,
+            balance: reader("balance", &urls.balance_database_url).await?,
+            processor: reader("processor", &urls.processor_database_url).await?,
         })
     }
 
@@ -32,6 +62,16 @@ impl Databases {
     pub fn named(&self) -> [(&'static str, &Client); 3] {
         [("payments", &self.payments), ("balance", &self.balance), ("processor", &self.processor)]
     }
+}
+
+/// A connection to one database that reads only.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn reader(name: &str, url: &str) -> Result<Client> {
+    let client = connect(url).await.with_context(|| format!("cannot connect to the {name} database"))?;
+    client.batch_execute(READER_SESSION).await.with_context(|| format!("the {name} database"))?;
+    Ok(client)
 }
 
 /// A connection that lives as long as its client.

@@ -12,6 +12,9 @@ use uuid::Uuid;
 
 use crate::client::Client;
 use crate::databases::Databases;
+use crate::find;
+use crate::parked::OPEN_BY_PAYMENT;
+use crate::progress::{self, Facts};
 use crate::stack::Stack;
 use crate::topics::{self, Event, SAGA_TOPICS};
 
@@ -60,34 +63,41 @@ struct PaymentRows {
     ledger: Vec<Row>,
     charge: Option<Row>,
     attempts: Vec<Row>,
+    /// Proposals of operators, with their confirmations.
+    resolutions: Vec<Row>,
+    /// Messages that nobody has dealt with, each with its database.
     parked: Vec<(&'static str, Row)>,
 }
 
 async fn rows(databases: &Databases, payment_id: Uuid) -> Result<PaymentRows> {
-    let payment =
-        databases.payments.query_opt("select * from payments where payment_id = $1", &[&payment_id]).await?;
-    let ledger = databases
-        .balance
-        .query("select * from ledger where payment_id = $1 order by phase", &[&payment_id])
-        .await?;
+    // The id says when the payment was accepted, and the index of that time leads to its blocks.
+    let (begin, end) = find::accepted_between(payment_id)?;
+    let payment = "select * from payments where payment_id = $1 and initiated_at >= $2 and initiated_at < $3";
+    let payment = databases.payments.query_opt(payment, &[&payment_id, &begin, &end]).await?;
     let charge =
         databases.processor.query_opt("select * from charges where payment_id = $1", &[&payment_id]).await?;
+    // The charge may name another user, who may have entries under the same id.
+    let users: Vec<Uuid> = payment.iter().chain(&charge).map(|row| row.get("user_id")).collect();
+    let ledger = "select * from ledger where user_id = any($1) and payment_id = $2 order by phase";
+    let ledger = databases.balance.query(ledger, &[&users, &payment_id]).await?;
     let attempts = "select * from charge_attempts where payment_id = $1 order by attempt, seq";
     let attempts = databases.processor.query(attempts, &[&payment_id]).await?;
+    let resolutions = databases.processor.query(RESOLUTIONS, &[&payment_id]).await.context("resolutions")?;
     let mut parked = Vec::new();
-    let databases = [
-        ("payments", &databases.payments),
-        ("balance", &databases.balance),
-        ("processor", &databases.processor),
-    ];
-    for (name, client) in databases {
-        let about = "select * from parked where position($1::text::bytea in body) > 0 or headers ->> 'ce_subject' = $1";
-        for row in client.query(about, &[&payment_id.to_string()]).await.context("parked")? {
+    for (name, client) in databases.named() {
+        let ids = vec![payment_id.to_string()];
+        for row in client.query(OPEN_BY_PAYMENT, &[&ids]).await.context("parked")? {
             parked.push((name, row));
         }
     }
-    Ok(PaymentRows { payment, ledger, charge, attempts, parked })
+    Ok(PaymentRows { payment, ledger, charge, attempts, resolutions, parked })
 }
+
+const RESOLUTIONS: &str = "
+    select r.evidence, r.operator, r.reason, r.proposed_at, c.operator as confirmed_by, c.reason as confirmed_for,
+           c.confirmed_at
+      from resolutions r left join resolution_confirmations c using (resolution_id)
+     where r.payment_id = $1 order by r.proposed_at";
 
 impl PaymentRows {
     fn moments(&self) -> Vec<Moment> {
@@ -128,6 +138,16 @@ impl PaymentRows {
             let step =
                 format!("{} {}", attempt.get::<_, String>("kind"), attempt.get::<_, String>("outcome"));
             moments.push(row_moment(attempt.get("at"), "charge_attempts", &step, attempt.get("detail")));
+        }
+        for row in &self.resolutions {
+            let (evidence, by): (String, String) = (row.get("evidence"), row.get("operator"));
+            let detail = format!("{evidence}, by {by}: {}", row.get::<_, String>("reason"));
+            moments.push(row_moment(row.get("proposed_at"), "resolutions", "proposed", Some(detail)));
+            if let Some(at) = row.get("confirmed_at") {
+                let (by, reason): (String, String) = (row.get("confirmed_by"), row.get("confirmed_for"));
+                let detail = format!("{evidence}, by {by}: {reason}");
+                moments.push(row_moment(at, "resolutions", "confirmed", Some(detail)));
+            }
         }
         for (database, row) in &self.parked {
             let table = format!("{database}.parked");
@@ -220,37 +240,24 @@ fn timeline(moments: &[Moment]) -> String {
 
 /// The step that the payment waits for, by the last committed row of its saga.
 fn diagnosis(rows: &PaymentRows, events: &[Event]) -> String {
-    let status: String = rows.payment.as_ref().map(|row| row.get("status")).unwrap_or_default();
-    let emitted = |name: &str| events.iter().any(|event| event.event_type() == name);
     if let Some((database, row)) = rows.parked.first() {
-        let reason: String = row.get("reason");
-        return format!("It is stuck: a message about it is parked in the {database} database ({reason}).");
+        let (parked_id, reason): (String, String) = (row.get("parked_id"), row.get("reason"));
+        return format!(
+            "It is stuck: a message about it is parked in the {database} database as {parked_id} ({reason}). Retry or \
+             dismiss it: coroctl parked."
+        );
     }
-    if matches!(status.as_str(), "completed" | "rejected" | "failed" | "cancelled") {
-        return format!("It has ended: {status}.");
-    }
-    let last_entry: Option<String> = rows.ledger.last().map(|row| row.get("kind"));
-    let charge: Option<String> = rows.charge.as_ref().map(|row| row.get("status"));
-    match (status.as_str(), last_entry.as_deref(), charge.as_deref()) {
-        ("initiated", None, _) if !emitted("payment.initiated.v1") => {
-            "It waits for cdc-relay to emit version 1 of its `payments` row.".to_owned()
-        }
-        ("initiated", None, _) => "It waits for balance-svc to apply payment.initiated.".to_owned(),
-        ("initiated", Some(kind), _) if !emitted("balance.held.v1") && !emitted("balance.rejected.v1") => {
-            format!("It waits for cdc-relay to emit the {kind} of `ledger`.")
-        }
-        ("initiated", Some(kind), _) => format!("It waits for payments-svc to apply the {kind}."),
-        (_, Some("hold"), None) => {
-            "It waits for processor-svc to take the work message from the queue (or for cdc-relay to emit it).".to_owned()
-        }
-        (_, Some("hold"), Some(status @ ("waiting" | "calling" | "unknown"))) => {
-            format!("It waits for the gateway: the charge is {status}.")
-        }
-        (_, Some("hold"), Some(status)) if !emitted(&format!("payment.result.{status}.v1")) => {
-            format!("It waits for cdc-relay to emit its `charges` row ({status}).")
-        }
-        (_, Some("hold"), Some(status)) => format!("It waits for balance-svc to apply the result ({status})."),
-        (_, Some(kind), _) => format!("It waits for payments-svc to apply the {kind}."),
-        (_, None, _) => "It is authorized without a hold, which must not be: run `coroctl audit`.".to_owned(),
+    let status: String = rows.payment.as_ref().map(|row| row.get("status")).unwrap_or_default();
+    let facts = Facts {
+        status: &status,
+        last_entry: rows.ledger.last().map(|row| row.get("kind")),
+        charge: rows.charge.as_ref().map(|row| row.get("status")),
+        charge_agrees: rows.difference().is_none(),
+        parked_in: None,
+    };
+    let emitted = |name: &str| Some(events.iter().any(|event| event.event_type() == name));
+    match progress::wait(&facts, &emitted) {
+        None => format!("It has ended: {status}."),
+        Some(wait) => format!("It waits for {}.", wait.step),
     }
 }

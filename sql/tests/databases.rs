@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sql::{Database, Passwords};
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -116,6 +116,48 @@ async fn a_service_cannot_remove_what_it_wrote() {
         drop(service);
         harness.drop().await;
     }
+}
+
+#[tokio::test]
+async fn what_operators_did_is_append_only_and_a_resolution_takes_two_of_them() {
+    for (kind, tables) in [
+        (Database::Payments, &["parked_acts"][..]),
+        (Database::Balance, &["parked_acts"]),
+        (Database::Processor, &["parked_acts", "resolutions", "resolution_confirmations"]),
+    ] {
+        let harness = Harness::new(kind).await;
+        let service = harness.login(kind.service_role()).await;
+        for table in tables {
+            service.batch_execute(&format!("select from {table}")).await.unwrap();
+            refused(&service, &format!("update {table} set reason = 'another'")).await;
+            refused(&service, &format!("delete from {table}")).await;
+            harness.login("coro_checker").await.batch_execute(&format!("select from {table}")).await.unwrap();
+        }
+        harness.drop().await;
+    }
+    let harness = Harness::new(Database::Processor).await;
+    let service = harness.login("processor_svc").await;
+    let id = "00000000-0000-0000-0000-000000000001";
+    let propose = format!(
+        "insert into resolutions (resolution_id, payment_id, user_id, client_number, service_id, amount, evidence, operator,
+                                  reason)
+         values ('{id}', '{id}', '{id}', '1', 'power', 1, 'never_made', 'alice', 'seen')"
+    );
+    service.batch_execute(&propose).await.unwrap();
+    for (proposed_by, operator, constraint) in [
+        ("alice", "alice", "resolution_confirmations_by_another"),
+        ("bob", "alice", "resolution_confirmations_of_proposal"),
+        ("alice", "Alice", "resolution_confirmations_operator_name"),
+    ] {
+        let confirm = format!(
+            "insert into resolution_confirmations (resolution_id, proposed_by, operator, reason, outcome, after)
+             values ('{id}', '{proposed_by}', '{operator}', 'seen too', 'applied', '{{}}')"
+        );
+        let error = service.batch_execute(&confirm).await.expect_err(constraint);
+        assert_eq!(error.as_db_error().and_then(DbError::constraint), Some(constraint), "{error}");
+    }
+    drop(service);
+    harness.drop().await;
 }
 
 #[tokio::test]

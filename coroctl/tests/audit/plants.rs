@@ -3,6 +3,7 @@
 mod gateway;
 mod money;
 mod notifications;
+mod resolutions;
 mod saga;
 mod search;
 mod transport;
@@ -110,6 +111,7 @@ pub fn all() -> impl Iterator<Item = &'static Plant> {
         transport::TRANSPORT,
         search::SEARCH,
         notifications::NOTIFICATIONS,
+        resolutions::RESOLUTIONS,
     ];
     std::iter::once(&NOTHING).chain(planted.into_iter().flatten())
 }

@@ -18,23 +18,28 @@ pub fn follow(chains: &Chains) -> Tally {
         positions.dedup();
         let mut before: Option<ChainPosition> = None;
         for position in positions {
-            let fits = match before {
-                Some(last) if last.commit == position.commit => {
-                    position.ordinal == last.ordinal + 1 && position.previous == last.previous
-                }
-                last => {
-                    let follows = last.map_or(0, |last| last.commit);
-                    position.ordinal == 0 && (position.previous == follows || position.previous == 0)
-                }
-            };
-            tally.check(fits, None, || broken(source, before, position));
+            tally.check(follows(before, position), None, || broken(source, before, position));
             before = Some(position);
         }
     }
     tally
 }
 
-fn broken(source: &str, before: Option<ChainPosition>, found: ChainPosition) -> String {
+/// Whether `position` comes next after `before`, the last one before it in the order of commits; `None`: the first of all.
+pub fn follows(before: Option<ChainPosition>, position: ChainPosition) -> bool {
+    match before {
+        Some(last) if last.commit == position.commit => {
+            position.ordinal == last.ordinal + 1 && position.previous == last.previous
+        }
+        last => {
+            let follows = last.map_or(0, |last| last.commit);
+            position.ordinal == 0 && (position.previous == follows || position.previous == 0)
+        }
+    }
+}
+
+/// For people: what is wrong with `found` after `before`.
+pub fn broken(source: &str, before: Option<ChainPosition>, found: ChainPosition) -> String {
     let ChainPosition { commit, ordinal, previous } = found;
     let commit = format_lsn(commit);
     match before {

@@ -41,7 +41,8 @@ pub fn unpaid(observed: &Observed) -> Tally {
     tally
 }
 
-/// G3: each charge has a committed intent of its amount, and its row does not say that no call was made.
+/// G3: each charge has a committed intent of its amount, and its row does not say that no call was made. An amount that
+/// operators have replaced was that of the intent.
 pub fn intended(observed: &Observed) -> Tally {
     let mut tally = Tally { examined: observed.gateway.lines, ..Tally::default() };
     for id in observed.charges_without_intent() {
@@ -55,7 +56,8 @@ pub fn intended(observed: &Observed) -> Tally {
     }
     for (id, net) in &observed.gateway.net {
         let intent = observed.charges.rows.get(id).filter(|row| !row.status.was_never_called());
-        if let Some(row) = intent.filter(|row| !net.has_amount(row.amount)) {
+        let amounts = |amount| observed.charges.amounts(*id, amount);
+        if let Some(row) = intent.filter(|row| !net.has_amounts(&amounts(row.amount))) {
             tally.violate(*id, || format!("{}, though its charge is of {}", net.describe(), row.amount));
         }
     }

@@ -1,7 +1,9 @@
 //! R: reconciles three ledgers: each payment's status, the ledger's entries, and the gateway's charges.
 //!
 //! * The charge row must agree with all three.
-//! * No entry, charge row or charge is without a payment; a deposit names none.
+//! * No entry, charge row or charge is without a payment; a deposit names none. A hold without a payment that operators have
+//!   ended is known: it was released, and nothing was charged.
+//! * The rows of payments that have ended agree in every moment, since an effect is read before its cause ([`rows_agree`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -100,6 +102,24 @@ pub fn agree(observed: &Observed) -> Tally {
     tally
 }
 
+/// R as far as rows show it without the gateway: the payments that have ended, and whatever rows name no payment. The
+/// latter need not be a violation while payments are made, since the payment is read first: ask again.
+pub fn rows_agree(observed: &Observed) -> Tally {
+    let mut tally = Tally::default();
+    for (id, payment) in observed.payments.rows.iter().filter(|(_, payment)| payment.status.has_ended()) {
+        let sides = sides(observed, *id);
+        let mismatch = judge_rows(payment, &sides);
+        tally.check(mismatch.is_none(), *id, || {
+            let mismatch = mismatch.map(|mismatch| mismatch.to_string()).unwrap_or_default();
+            format!("{}, {mismatch} ({})", payment.status.as_str(), sides.describe())
+        });
+    }
+    for id in without_payment(observed) {
+        tally.check(false, id, || format!("not in payments ({})", sides(observed, id).describe()));
+    }
+    tally
+}
+
 fn sides(observed: &Observed, id: Uuid) -> Sides<'_> {
     Sides {
         entries: observed.ledger.rows.get(&id),
@@ -117,9 +137,18 @@ fn without_payment(observed: &Observed) -> BTreeSet<Uuid> {
     entries
         .chain(charges)
         .chain(net)
-        .filter(|id| !observed.payments.rows.contains_key(*id))
+        .filter(|id| !observed.payments.rows.contains_key(*id) && !is_resolved(observed, **id))
         .copied()
         .collect()
+}
+
+/// Two operators have ended this hold, and nothing is left of it.
+fn is_resolved(observed: &Observed, id: Uuid) -> bool {
+    let sides = sides(observed, id);
+    observed.charges.resolved.contains_key(&id)
+        && sides.kinds() == (Some(EntryKind::Hold), Some(EntryKind::Release))
+        && matches!(sides.charge_status(), Some(ChargeStatus::Expired | ChargeStatus::Declined))
+        && sides.net.is_nothing()
 }
 
 /// The sides of a payment as they should be.
@@ -163,8 +192,9 @@ fn expected(status: PaymentStatus) -> Expected {
     Expected { entries, charge, charged }
 }
 
-fn judge(payment: &Payment, sides: &Sides<'_>) -> Option<Mismatch> {
-    let Expected { entries, charge, charged } = expected(payment.status);
+/// The first disagreement of the payment with its entries and its charge row.
+fn judge_rows(payment: &Payment, sides: &Sides<'_>) -> Option<Mismatch> {
+    let Expected { entries, charge, charged: _ } = expected(payment.status);
     let amounts = sides.entries.into_iter().flat_map(|entries| [entries.first, entries.second]);
     let amounts = amounts.flatten().map(|entry| entry.amount);
     let mut amounts = amounts.chain(sides.charge.map(|charge| charge.amount));
@@ -174,9 +204,14 @@ fn judge(payment: &Payment, sides: &Sides<'_>) -> Option<Mismatch> {
     if !charge.contains(&sides.charge_status()) {
         return Some(Mismatch::Charge);
     }
-    if amounts.any(|amount| amount != payment.amount) {
-        return Some(Mismatch::Amount);
+    amounts.any(|amount| amount != payment.amount).then_some(Mismatch::Amount)
+}
+
+fn judge(payment: &Payment, sides: &Sides<'_>) -> Option<Mismatch> {
+    if let Some(mismatch) = judge_rows(payment, sides) {
+        return Some(mismatch);
     }
+    let charged = expected(payment.status).charged;
     let NetCharge { amount, .. } = sides.net;
     match (charged, sides.net.standing()) {
         (ExpectedCharge::Once | ExpectedCharge::AtMostOnce, 1) if amount == i128::from(payment.amount) => {

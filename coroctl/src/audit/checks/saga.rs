@@ -16,9 +16,15 @@ pub fn has_ended(observed: &Observed) -> Tally {
     tally
 }
 
-/// S2: only legal transitions, versions without gaps: as emitted, and at least as many as the columns show.
+/// S2: only legal transitions, versions without gaps: as emitted, and at least as many as the columns show. Only operators
+/// replace a definite outcome, by a resolution each.
 pub fn legal_transitions(observed: &Observed) -> Tally {
     let mut tally = observed.events.transitions.clone();
+    for (id, (count, what)) in &observed.events.replaced {
+        if *count > observed.charges.resolved.get(id).map_or(0, Vec::len) {
+            tally.violate(*id, || what.clone());
+        }
+    }
     for (id, events) in &observed.events.payments {
         if let Some(version) = events.versions.gap(events.re_emitted) {
             let last = events.versions.last;

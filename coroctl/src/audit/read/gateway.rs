@@ -27,9 +27,9 @@ impl NetCharge {
         (self.standing(), self.amount) == (0, 0)
     }
 
-    /// Every charge and every void was of this amount.
-    pub fn has_amount(self, amount: i64) -> bool {
-        self.lines.is_none_or(|lines| lines == (amount, amount))
+    /// The smallest and the largest charge or void are of these amounts.
+    pub fn has_amounts(self, amounts: &[i64]) -> bool {
+        self.lines.is_none_or(|(least, most)| amounts.contains(&least) && amounts.contains(&most))
     }
 
     pub fn is_charged_once(self, amount: i64) -> bool {

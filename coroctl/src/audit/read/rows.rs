@@ -1,6 +1,7 @@
-//! Reads the rows of the three databases.
+//! Reads the rows of the three databases: all of them, or those of some payments.
 //!
 //! * Each database is read in the snapshot of the caller's transaction.
+//! * The rows of some payments are reached by primary key, whatever else is there.
 //! * Some hundred bytes a payment stay in memory: of the published columns only a fingerprint, which is enough to see
 //!   whether an event equals its row.
 
@@ -12,7 +13,7 @@ use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
 use saga::contract;
 use serde::Serialize;
-use tokio_postgres::{GenericClient, Row};
+use tokio_postgres::{GenericClient, Row, RowStream};
 use uuid::Uuid;
 
 use super::money;
@@ -53,6 +54,7 @@ pub struct Payment {
     pub terms: Terms,
     pub status: PaymentStatus,
     pub version: u32,
+    pub initiated_at: jiff::Timestamp,
     pub ended_at: Option<jiff::Timestamp>,
     /// The version that the columns account for; an outcome that was unknown once may have added one.
     pub shown: u32,
@@ -91,6 +93,16 @@ pub struct ParkedMessage {
     pub reason: String,
     /// The row that the message is about, as its headers say.
     pub subject: Option<String>,
+    /// An operator has retried or dismissed it.
+    pub is_dealt_with: bool,
+}
+
+impl Charges {
+    /// The amounts that a line of the gateway may have: the charge's, and those that operators have replaced.
+    pub fn amounts(&self, payment_id: Uuid, amount: i64) -> Vec<i64> {
+        let replaced = self.resolved.get(&payment_id).into_iter().flatten();
+        replaced.copied().chain([amount]).collect()
+    }
 }
 
 impl ParkedMessage {
@@ -123,6 +135,8 @@ pub struct Charges {
     pub rows: HashMap<Uuid, Charge>,
     pub duplicate_rows: Tally,
     pub parked: Vec<ParkedMessage>,
+    /// The charges that operators have resolved, each with the amounts that it had before.
+    pub resolved: HashMap<Uuid, Vec<i64>>,
 }
 
 /// A fingerprint of the published columns: equal for equal data, within one process.
@@ -152,13 +166,43 @@ const LEDGER: &str = "
 const CHARGES: &str = "
     select payment_id, user_id, client_number, service_id, amount, status, attempt, reason, version,
            provider_reference, traceparent, expires_at, created_at, decided_at
-      from charges where $1::uuid[] is null or payment_id = any($1)";
+      from charges";
+
+/// Appended to [`PAYMENTS`] and to [`LEDGER`].
+const OF_KEYS: &str =
+    " join unnest($1::uuid[], $2::uuid[]) as k (user_id, payment_id) using (user_id, payment_id)";
+
+/// The primary keys of some payments: a user and an id at each index.
+#[derive(Clone, Debug, Default)]
+pub struct PaymentKeys {
+    pub users: Vec<Uuid>,
+    pub ids: Vec<Uuid>,
+}
+
+const RESOLVED: &str = "
+    select r.payment_id, (c.before ->> 'amount')::bigint
+      from resolutions r join resolution_confirmations c using (resolution_id)
+     where c.outcome = 'applied'";
 
 pub async fn payments(client: &impl GenericClient) -> Result<Payments> {
     let keys = money::tally(client, KEYS).await.context("S3")?;
-    let (services, parked) = (services(client).await?, parked(client).await?);
+    let (services, parked) = (services(client).await?, parked_and_acts(client).await?);
     let mut read = Payments { keys, services, parked, ..Payments::default() };
     let rows = client.query_raw(PAYMENTS, std::iter::empty::<i32>()).await.context("payments")?;
+    collect_payments(rows, &mut read).await?;
+    Ok(read)
+}
+
+/// Reads these payments only, and neither services nor parked messages.
+pub async fn payments_of(client: &impl GenericClient, keys: &PaymentKeys) -> Result<Payments> {
+    let mut read = Payments::default();
+    let statement = format!("{PAYMENTS}{OF_KEYS}");
+    let rows = client.query_raw(statement.as_str(), [&keys.users, &keys.ids]).await.context("payments")?;
+    collect_payments(rows, &mut read).await?;
+    Ok(read)
+}
+
+async fn collect_payments(rows: RowStream, read: &mut Payments) -> Result<()> {
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("payments")? {
         let (payment_id, payment) = payment(&row)?;
@@ -167,7 +211,7 @@ pub async fn payments(client: &impl GenericClient) -> Result<Payments> {
             read.duplicate_rows.violate(payment_id, || "two rows in payments".to_owned());
         }
     }
-    Ok(read)
+    Ok(())
 }
 
 async fn services(client: &impl GenericClient) -> Result<HashMap<String, (u32, u64)>> {
@@ -222,6 +266,7 @@ fn payment(row: &Row) -> Result<(Uuid, Payment)> {
         terms,
         status,
         version: data.version.unsigned_abs(),
+        initiated_at: data.initiated_at,
         ended_at: data.ended_at(),
         shown: 1 + transitions.map(u32::from).iter().sum::<u32>(),
         fingerprint: fingerprint(&data)?,
@@ -230,8 +275,22 @@ fn payment(row: &Row) -> Result<(Uuid, Payment)> {
 }
 
 pub async fn ledger(client: &impl GenericClient) -> Result<Ledger> {
-    let mut read = Ledger { parked: parked(client).await?, ..Ledger::default() };
+    let mut read = Ledger { parked: parked_and_acts(client).await?, ..Ledger::default() };
     let rows = client.query_raw(LEDGER, std::iter::empty::<i32>()).await.context("ledger")?;
+    collect_ledger(rows, &mut read).await?;
+    Ok(read)
+}
+
+/// Reads the entries of these payments or deposits only, and no parked messages.
+pub async fn ledger_of(client: &impl GenericClient, keys: &PaymentKeys) -> Result<Ledger> {
+    let mut read = Ledger::default();
+    let statement = format!("{LEDGER}{OF_KEYS}");
+    let rows = client.query_raw(statement.as_str(), [&keys.users, &keys.ids]).await.context("ledger")?;
+    collect_ledger(rows, &mut read).await?;
+    Ok(read)
+}
+
+async fn collect_ledger(rows: RowStream, read: &mut Ledger) -> Result<()> {
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("ledger")? {
         let data = contract::LedgerEntry {
@@ -261,35 +320,49 @@ pub async fn ledger(client: &impl GenericClient) -> Result<Ledger> {
             read.duplicate_rows.violate(data.payment_id, what);
         }
     }
-    Ok(read)
+    Ok(())
 }
 
 pub async fn charges(client: &impl GenericClient) -> Result<Charges> {
-    let mut read = Charges { parked: parked(client).await?, ..Charges::default() };
-    charges_of(client, None, &mut read).await?;
-    Ok(read)
-}
-
-/// Reads these charges, or all, into `read`.
-async fn charges_of(client: &impl GenericClient, ids: Option<&[Uuid]>, read: &mut Charges) -> Result<()> {
-    let rows = client.query_raw(CHARGES, [ids]).await.context("charges")?;
+    let mut read = Charges { parked: parked_and_acts(client).await?, ..Charges::default() };
+    for row in client.query(RESOLVED, &[]).await.context("resolutions")? {
+        let before: Option<i64> = row.get(1);
+        read.resolved.entry(row.get(0)).or_default().extend(before);
+    }
+    let rows = client.query_raw(CHARGES, std::iter::empty::<i32>()).await.context("charges")?;
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("charges")? {
         let (payment_id, charge) = charge(&row)?;
         read.duplicate_rows.count();
-        if read.rows.insert(payment_id, charge).is_some() && ids.is_none() {
+        if read.rows.insert(payment_id, charge).is_some() {
             read.duplicate_rows.violate(payment_id, || "two rows in charges".to_owned());
         }
+    }
+    Ok(read)
+}
+
+/// Reads these charges into `read`, as they are by now.
+pub async fn charges_again(client: &impl GenericClient, ids: &[Uuid], read: &mut Charges) -> Result<()> {
+    let statement = format!("{CHARGES} where payment_id = any($1)");
+    let rows = client.query_raw(statement.as_str(), [ids]).await.context("charges")?;
+    let mut rows = pin!(rows);
+    while let Some(row) = rows.try_next().await.context("charges")? {
+        let (payment_id, charge) = charge(&row)?;
+        read.rows.insert(payment_id, charge);
     }
     Ok(())
 }
 
-/// Reads some charges once more, as they are by now.
-pub async fn charges_again(client: &impl GenericClient, ids: &[Uuid], read: &mut Charges) -> Result<()> {
-    let examined = read.duplicate_rows.examined;
-    charges_of(client, Some(ids), read).await?;
-    read.duplicate_rows.examined = examined;
-    Ok(())
+/// Reads these charges only, with what operators have resolved of them, and no parked messages.
+pub async fn charges_of(client: &impl GenericClient, ids: &[Uuid]) -> Result<Charges> {
+    let mut read = Charges::default();
+    charges_again(client, ids, &mut read).await?;
+    let statement = format!("{RESOLVED} and r.payment_id = any($1)");
+    for row in client.query(statement.as_str(), &[&ids]).await.context("resolutions")? {
+        let before: Option<i64> = row.get(1);
+        read.resolved.entry(row.get(0)).or_default().extend(before);
+    }
+    Ok(read)
 }
 
 fn charge(row: &Row) -> Result<(Uuid, Charge)> {
@@ -327,11 +400,31 @@ fn charge(row: &Row) -> Result<(Uuid, Charge)> {
     Ok((data.payment_id, charge))
 }
 
-/// The messages that the service of this database has parked.
+const PARKED: &str = "
+    select parked_id, reason, headers ->> 'ce_subject', false from parked order by parked_at, parked_id";
+
+const PARKED_AND_ACTS: &str = "
+    select parked_id, reason, headers ->> 'ce_subject',
+           exists (select from parked_acts a where a.parked_id = p.parked_id)
+      from parked p order by parked_at, parked_id";
+
+/// The messages that a subscriber has parked. Operators have no acts there.
 pub async fn parked(client: &impl GenericClient) -> Result<Vec<ParkedMessage>> {
-    let query =
-        "select parked_id, reason, headers ->> 'ce_subject' from parked order by parked_at, parked_id";
+    parked_by(client, PARKED).await
+}
+
+/// The messages that a service of the saga has parked.
+async fn parked_and_acts(client: &impl GenericClient) -> Result<Vec<ParkedMessage>> {
+    parked_by(client, PARKED_AND_ACTS).await
+}
+
+async fn parked_by(client: &impl GenericClient, query: &str) -> Result<Vec<ParkedMessage>> {
     let rows = client.query(query, &[]).await.context("parked")?;
-    let parked = |row: &Row| ParkedMessage { parked_id: row.get(0), reason: row.get(1), subject: row.get(2) };
+    let parked = |row: &Row| ParkedMessage {
+        parked_id: row.get(0),
+        reason: row.get(1),
+        subject: row.get(2),
+        is_dealt_with: row.get(3),
+    };
     Ok(rows.iter().map(parked).collect())
 }
