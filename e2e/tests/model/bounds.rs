@@ -43,6 +43,8 @@ pub struct Bounds {
     pub lost_slot: bool,
     /// The user asks to cancel, at any time and any number of times.
     pub cancels: bool,
+    /// Operators say what the gateway says, one at a time, and another confirms it later.
+    pub operators: bool,
     /// Faults in all; `None`: any number.
     pub faults: Option<u8>,
 }
@@ -63,6 +65,7 @@ pub const PLAIN: Bounds = Bounds {
     races: false,
     lost_slot: false,
     cancels: true,
+    operators: false,
     faults: None,
 };
 
@@ -115,4 +118,6 @@ pub enum Break {
     EarlyCancelForgotten,
     /// balance-svc gets no cancel that is only recorded, though it may be the only event of a payment.
     RecordedCancelIgnored,
+    /// What operators say of a charge is written whatever became of it since.
+    StaleConfirmation,
 }

@@ -132,6 +132,11 @@ fn early_cancel_forgotten() {
 }
 
 #[test]
+fn stale_confirmation() {
+    breaks(Break::StaleConfirmation, checks::OPERATORS, p::G2);
+}
+
+#[test]
 fn recorded_cancel_ignored() {
     breaks(Break::RecordedCancelIgnored, checks::LOST_SLOT, p::S1);
 }

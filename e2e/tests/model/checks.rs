@@ -29,6 +29,9 @@ pub const IGNORED: Bounds =
     Bounds { attempts: 3, late: true, foreign: true, timely: true, keys: Keys::Ignored, ..PLAIN };
 /// Somebody else writes to the work queue: another amount is charged than was held.
 pub const FORGED: Bounds = Bounds { attempts: 2, forged: true, ..PLAIN };
+/// Two operators beside everything that a processor does; and beside forged work, which they end.
+pub const OPERATORS: Bounds = Bounds { attempts: 2, late: true, operators: true, ..PLAIN };
+pub const FORGED_RESOLVED: Bounds = Bounds { attempts: 1, operators: true, ..FORGED };
 /// A user without funds, one without an account.
 pub const NO_FUNDS: Bounds =
     Bounds { deposit: Some(4), re_emitted: true, races: true, lost_slot: true, ..PLAIN };
@@ -146,6 +149,18 @@ fn keys_ignored() {
 #[test]
 fn forged_work() {
     exhaust("forged work", FORGED, &[p::COMPLETED, p::SET_ASIDE]);
+}
+
+#[test]
+fn operators() {
+    let reached = &[p::COMPLETED, p::RESOLVED_COMPLETED, p::RESOLVED_FAILED, p::RESOLVED_UNCALLED];
+    exhaust("operators", OPERATORS, reached);
+}
+
+#[test]
+fn forged_work_that_operators_end() {
+    let reached = &[p::COMPLETED, p::SET_ASIDE, p::RESOLVED_FAILED, p::RESOLVED_UNCALLED];
+    exhaust("forged work that operators end", FORGED_RESOLVED, reached);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use stateright::{Model, Property};
 
 use crate::bounds::{Bounds, Break};
 use crate::gateway::Verdict;
+use crate::operators::Said;
 use crate::properties;
 use crate::readers::{Batch, Reader, Topic};
 use crate::state::{Id, Queue, State, Task, Wrong};
@@ -54,6 +55,10 @@ pub enum Action {
     /// The gateway decides what was pending.
     Decides(Id, usize, Verdict),
     BecomesVisible(Id),
+    /// An operator says what became of a charge.
+    Propose(Id, Said),
+    /// Another operator confirms it.
+    Confirm(Id),
     /// Redis.
     CacheEnded(Id),
     EvictEnded(Id),
@@ -114,6 +119,8 @@ impl Coro {
                 state.lives[*id].books.decides(*key, *verdict, &self.bounds);
             }
             Action::BecomesVisible(id) => state.lives[*id].books.visible = true,
+            Action::Propose(id, said) => self.propose(state, *id, *said),
+            Action::Confirm(id) => self.confirm(state, *id),
             Action::CacheEnded(id) => state.lives[*id].cached_as_ended = true,
             Action::EvictEnded(id) => state.lives[*id].cached_as_ended = false,
             Action::SlotLost(source) => self.re_emit(state, *source),
@@ -161,6 +168,8 @@ fn is_fault(action: &Action) -> bool {
         | Action::StrayArrives(..)
         | Action::Decides(..)
         | Action::BecomesVisible(_)
+        | Action::Propose(..)
+        | Action::Confirm(_)
         | Action::CacheEnded(_) => false,
     }
 }
@@ -180,6 +189,7 @@ impl Model for Coro {
         for id in 0..state.lives.len() {
             self.working(state, id, actions);
             self.at_the_gateway(state, id, actions);
+            self.mending(&state.lives[id], id, actions);
         }
         if self.bounds.faults.is_some_and(|most| state.faults >= most) {
             let mut kept = actions.split_off(begun);

@@ -9,6 +9,7 @@
 //! * [`tasks`], [`working`]: queue, Redis and the processors, which may die between any two steps;
 //! * [`gateway`]: requests that are lost, late, answered or not; decisions that are late or cannot be seen yet;
 //! * [`foreign`]: answers that do not name our charge, to any request;
+//! * [`operators`]: what two of them say of a charge;
 //! * [`coro`]: all of it as one state machine; [`properties`]: what must hold; [`healing`]: that it becomes quiescent.
 //!
 //! Time is not modelled: a lease, a pause or a deadline is over whenever that does most harm.
@@ -27,6 +28,7 @@ mod coro;
 mod foreign;
 mod gateway;
 mod healing;
+mod operators;
 mod payments_db;
 mod processor_db;
 mod properties;

@@ -156,6 +156,27 @@ impl Coro {
         true
     }
 
+    /// The statements of resolutions, on a row that is locked: the outcome, with the terms of the payment. False if a
+    /// constraint refuses it.
+    pub fn write_resolution(&self, state: &mut State, id: Id, to: &To) -> bool {
+        let life = &mut state.lives[id];
+        let before = life.charge.unwrap_or(Charge {
+            status: Status::Waiting,
+            attempt: 1,
+            exposed: false,
+            forged: false,
+        });
+        let (status, attempt) = column(to, before.attempt);
+        let after = Charge { status, attempt, forged: false, ..before };
+        if !after.is_allowed() {
+            return false;
+        }
+        life.charge = Some(after);
+        life.past_deadline = false;
+        self.emit_charge(state, id);
+        true
+    }
+
     /// A request to cancel, with what was `seen`. False if another one changed the row: it is decided again.
     pub fn cancel_charge(&self, state: &mut State, id: Id, observed: &Observed) -> bool {
         if state.lives[id].charge.is_some_and(|charge| charge.forged) {

@@ -68,7 +68,8 @@ pub const ALWAYS: &[(&str, Condition)] = &[
     (G3, |_, state| state.lives.iter().all(|life| life.charge.is_some() || !life.called)),
     (G4, |_, state| {
         state.lives.iter().all(|life| match life.charge.map(|charge| charge.status) {
-            Some(Status::Succeeded) => life.books.standing > 0,
+            // What operators have had given back is a charge of another amount, until its resolution is confirmed.
+            Some(Status::Succeeded) => life.books.standing > 0 || (life.books.barred && is_forged(life)),
             Some(Status::Declined) => life.books.has_refused(),
             Some(Status::Expired | Status::Cancelled) => !life.called,
             None | Some(Status::Waiting | Status::Calling | Status::Unknown) => true,
@@ -86,6 +87,10 @@ pub const ALWAYS: &[(&str, Condition)] = &[
     // A forged message is parked, or the true one is; a person must look at it.
     (T6, |coro, state| state.wrong.is_none() || (coro.bounds.forged && state.wrong == Some(Wrong::Parked))),
 ];
+
+fn is_forged(life: &Life) -> bool {
+    life.charge.is_some_and(|charge| charge.forged)
+}
 
 /// The charged amount is not the held one: the hold stays, and so does the payment.
 fn is_parked(life: &Life) -> bool {
@@ -129,6 +134,9 @@ pub const DROPPED: &str = "work that Redis knows to have ended";
 pub const RACE_LOST: &str = "a read that is stale when it writes";
 pub const SET_ASIDE: &str = "charged with another amount, held for ever";
 pub const VOIDED: &str = "given back, then failed";
+pub const RESOLVED_COMPLETED: &str = "completed by operators";
+pub const RESOLVED_FAILED: &str = "failed by operators after a call";
+pub const RESOLVED_UNCALLED: &str = "failed by operators without a call";
 pub const BOTH_COMPLETED: &str = "both completed";
 pub const ONE_REJECTED: &str = "one completed, one rejected";
 pub const BOTH_REJECTED: &str = "both rejected";
@@ -184,6 +192,11 @@ pub const SOMETIMES: &[(&str, Condition)] = &[
         })
     }),
     (VOIDED, |_, state| any(state, |life| life.row.status == Payment::Failed && life.books.barred)),
+    (RESOLVED_COMPLETED, |_, state| any(state, |l| l.resolved && l.row.status == Payment::Completed)),
+    (RESOLVED_FAILED, |_, state| any(state, |l| l.resolved && l.row.status == Payment::Failed && l.called)),
+    (RESOLVED_UNCALLED, |_, state| {
+        any(state, |l| l.resolved && l.row.status == Payment::Failed && !l.called)
+    }),
     (BOTH_COMPLETED, |_, state| state.lives.iter().all(|life| life.row.status == Payment::Completed)),
     (ONE_REJECTED, |_, state| {
         let is = |status| move |life: &Life| life.row.status == status;

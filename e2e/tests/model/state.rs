@@ -8,6 +8,7 @@ use processor_svc::saga as processor;
 use crate::balance_db::{Entries, terms};
 use crate::bounds::Bounds;
 use crate::gateway::{Books, Lookup};
+use crate::operators::Proposal;
 use crate::payments_db::Row;
 use crate::processor_db::Charge;
 
@@ -49,6 +50,10 @@ pub struct Life {
     pub books: Books,
     /// The user asked to cancel before there was a hold.
     pub cancelled_early: bool,
+    /// What one operator has said of the charge, until another confirms it.
+    pub proposal: Option<Proposal>,
+    /// Operators have ended the charge.
+    pub resolved: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -234,6 +239,8 @@ impl Life {
             called: false,
             books: Books::default(),
             cancelled_early: false,
+            proposal: None,
+            resolved: false,
         }
     }
 
