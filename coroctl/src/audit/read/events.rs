@@ -94,6 +94,8 @@ pub struct ChargeEvents {
     fingerprints: Vec<(u32, u64)>,
     pub at: TopicOffset,
     definite: Option<ChargeStatus>,
+    /// The user that the last version names. A resolution may name another one than the version before.
+    user_id: Uuid,
 }
 
 impl PaymentEvents {
@@ -249,8 +251,11 @@ impl PublishedEvents {
             return record.repeats(known.is_none_or(|known| known == fingerprint));
         }
         events.fingerprints.push((version, fingerprint));
+        // Versions of two users are on two partitions, which have no order.
+        let is_of_another = events.versions.last > 0 && events.user_id != body.user_id;
         let in_order = version > events.versions.last;
         if in_order {
+            events.user_id = body.user_id;
             self.transitions.count();
             match events.definite {
                 Some(before) => {
@@ -263,7 +268,7 @@ impl PublishedEvents {
             events.at = record.offset();
         }
         events.versions.add(version);
-        self.first(record, body.user_id, id, in_order);
+        self.first(record, body.user_id, id, in_order || is_of_another);
         Ok(())
     }
 
