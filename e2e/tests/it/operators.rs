@@ -1,5 +1,9 @@
 //! Admin listeners are for operators: not for a web page that a browser shows, and not for whoever reaches the port.
 
+mod acts;
+mod attacks;
+mod command;
+
 use serde_json::json;
 use uuid::Uuid;
 
