@@ -24,7 +24,9 @@ pub use self::holds::{Hold, holds};
 pub use self::insert::{Acceptance, NewPayment, earlier_payments, insert_payments};
 pub use self::list::{Filter, Page, SCANNED_MAX, page, payment_by_key};
 pub use self::transitions::{Outcome, apply, apply_in};
-pub use self::unsettled::{UnsettledPayment, WalkStep, clock, still_unsettled, unsettled_by_age, unsettled_by_block};
+pub use self::unsettled::{
+    UnsettledPayment, WalkStep, clock, still_unsettled, unsettled_by_age, unsettled_by_block,
+};
 use crate::saga::{Cancel, State, Status, cancel};
 
 /// Tries to record a request to cancel. A payment has fewer transitions.

@@ -95,7 +95,8 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
         need(find_program("curl").is_some(), "curl", &["curl"]);
         need(find_program("npm").is_some(), "npm", &["npm"]);
         need(python_has_venv(), "Python with venv", &["python3-venv"]);
-        let alertmanager = ["amtool", "prometheus-alertmanager"].iter().all(|name| find_program(name).is_some());
+        let alertmanager =
+            ["amtool", "prometheus-alertmanager"].iter().all(|name| find_program(name).is_some());
         need(alertmanager, "Alertmanager, with amtool", &["prometheus-alertmanager"]);
         let browsers = ["chromium", "chromium-browser", "google-chrome"];
         need(browsers.iter().any(|name| find_program(name).is_some()), "Chromium", &["chromium"]);

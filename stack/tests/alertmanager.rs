@@ -146,7 +146,8 @@ impl Alertmanager {
     }
 
     fn send(&self, alerts: &[&[(&str, &str)]]) {
-        let labels = |alert: &&[(&str, &str)]| json!({"labels": alert.iter().copied().collect::<BTreeMap<_, _>>()});
+        let labels =
+            |alert: &&[(&str, &str)]| json!({"labels": alert.iter().copied().collect::<BTreeMap<_, _>>()});
         let body: Vec<Value> = alerts.iter().map(labels).collect();
         ureq::post(&self.url).send_json(&body).unwrap();
     }

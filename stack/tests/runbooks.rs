@@ -75,7 +75,8 @@ fn the_first_page_lists_every_other_and_those_without_an_alert_as_planned_change
 fn a_section_says_what_it_means_and_what_to_do() {
     for (name, text) in pages() {
         for (heading, section) in sections(&text).into_iter().filter(|(heading, _)| is_alert(heading)) {
-            let at = |part: &str| section.find(part).unwrap_or_else(|| panic!("{name}: {heading}: no {part}"));
+            let at =
+                |part: &str| section.find(part).unwrap_or_else(|| panic!("{name}: {heading}: no {part}"));
             let (means, act) = (at("**Means.**"), at("**Do.**"));
             let look = section.find("**Look.**").unwrap_or(means);
             assert!(means <= look && look < act, "{name}: {heading}: in another order");

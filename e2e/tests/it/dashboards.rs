@@ -41,7 +41,10 @@ fn queries(name: &str) -> Vec<(String, String)> {
             let query = target["expr"].as_str().unwrap();
             assert!(!query.contains("or vector"), "{name}: {title} hides that it has no data: {query}");
             let query = query.replace("$__rate_interval", "5m");
-            assert!(!query.contains('$'), "{name}: {title} has a variable that the dashboard has not: {query}");
+            assert!(
+                !query.contains('$'),
+                "{name}: {title} has a variable that the dashboard has not: {query}"
+            );
             found.push((format!("{name}: {title}"), query));
         }
     }

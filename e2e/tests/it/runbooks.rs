@@ -15,8 +15,13 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Scripts of these programs need the environment of another process, or what a stack may not have.
 const ELSEWHERE: [&str; 3] = ["cdc-relay ", "$NOTIFIER_", "dmesg"];
 
-/// Page and text of each script, those below "Do" apart.
-fn scripts() -> (Vec<(String, String)>, Vec<(String, String)>) {
+struct Script {
+    page: String,
+    text: String,
+}
+
+/// Those to look at something, and those to do something.
+fn scripts() -> (Vec<Script>, Vec<Script>) {
     let (mut looks, mut acts) = (Vec::new(), Vec::new());
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbooks");
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -28,9 +33,9 @@ fn scripts() -> (Vec<(String, String)>, Vec<(String, String)>) {
         }
         for section in text.split("\n## ") {
             let (look, act) = section.split_once("**Do.**").unwrap_or((section, ""));
-            let of = |part: &str| -> Vec<(String, String)> {
-                let blocks = part.split("```sh\n").skip(1);
-                blocks.map(|rest| (name.clone(), rest.split("```").next().unwrap().to_owned())).collect()
+            let of = |part: &str| -> Vec<Script> {
+                let blocks = part.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+                blocks.map(|text| Script { page: name.clone(), text: text.to_owned() }).collect()
             };
             looks.extend(of(look));
             acts.extend(of(act));
@@ -49,16 +54,16 @@ async fn what_is_to_be_looked_at_is_there() {
     let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
     let (looks, _) = scripts();
     let mut run = 0;
-    for (page, script) in looks {
-        if ELSEWHERE.iter().any(|program| script.contains(program)) {
+    for Script { page, text } in looks {
+        if ELSEWHERE.iter().any(|program| text.contains(program)) {
             continue;
         }
         let mut command = Command::new("sh");
-        command.args(["-euc", &script]).env("PATH", &path).env("USER_ID", user.to_string());
+        command.args(["-euc", &text]).env("PATH", &path).env("USER_ID", user.to_string());
         command.env("PAYMENT_ID", payment["payment_id"].as_str().unwrap()).kill_on_drop(true);
-        let output = tokio::time::timeout(LOOK_TIMEOUT, command.output()).await.expect(&script).unwrap();
+        let output = tokio::time::timeout(LOOK_TIMEOUT, command.output()).await.expect(&text).unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{page}: {script}{errors}");
+        assert!(output.status.success(), "{page}: {text}{errors}");
         run += 1;
     }
     assert!(run > 25, "{run}");
@@ -68,9 +73,9 @@ async fn what_is_to_be_looked_at_is_there() {
 async fn every_command_that_is_named_exists() {
     let (looks, acts) = scripts();
     let mut seen = BTreeMap::<&str, usize>::new();
-    for (page, script) in looks.iter().chain(&acts) {
+    for Script { page, text } in looks.iter().chain(&acts) {
         for program in ["cdc-relay", "coroctl"] {
-            for line in script.lines().filter_map(|line| line.trim_start().strip_prefix(program)) {
+            for line in text.lines().filter_map(|line| line.trim_start().strip_prefix(program)) {
                 let verb = line.split_whitespace().next().unwrap();
                 let mut help = Command::new(binary(program));
                 let help = help.args([verb, "--help"]).stdout(Stdio::null()).stderr(Stdio::null());

@@ -144,7 +144,8 @@ fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyE
     let mut missing = Vec::new();
     let mut moves: HashMap<Uuid, usize> = HashMap::new();
     for (index, command) in commands.iter().enumerate() {
-        let Some(PaymentRow { state, version, terms, age }) = rows.get_mut(&(command.user_id, command.payment_id))
+        let Some(PaymentRow { state, version, terms, age }) =
+            rows.get_mut(&(command.user_id, command.payment_id))
         else {
             missing.push(MissingRow {
                 index,

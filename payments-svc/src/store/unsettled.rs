@@ -89,8 +89,10 @@ pub async fn still_unsettled(
     let client = pool.get().await.context("no connection to the payments database")?;
     let statement = client.prepare_cached(BY_KEY).await.context("cannot prepare the look by key")?;
     let (users, ids): (Vec<Uuid>, Vec<Uuid>) = payments.iter().map(|p| (p.user_id, p.payment_id)).unzip();
-    let rows =
-        client.query(&statement, &[&users, &ids]).await.context("cannot look for unsettled payments by key")?;
+    let rows = client
+        .query(&statement, &[&users, &ids])
+        .await
+        .context("cannot look for unsettled payments by key")?;
     Ok(rows.iter().map(unsettled).collect())
 }
 
