@@ -89,7 +89,13 @@ enum Action {
         #[command(subcommand)]
         name: bench::Benchmark,
     },
-    /// Put a load of compose/k6 on the stack (smoke), then audit it. Arguments go to k6, e.g. `-e RATE=100`.
+    /// Put a load of compose/k6/profiles.json on the stack, then audit it (`--help`: the loads, and what can be changed).
+    #[command(disable_help_flag = true)]
+    Load {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// The same loads with k6, e.g. `k6 smoke`. Arguments go to k6, e.g. `-e RATE=100`.
     ///
     /// The k6 on the PATH is used; it is under the AGPL and never installed. Without one the exit code is 69.
     K6 {
@@ -185,6 +191,10 @@ fn run(action: Action) -> Result<()> {
             let all = std::iter::once("chaos").chain(arguments.iter().map(String::as_str));
             workspace::e2e(&layout, &all.collect::<Vec<_>>())
         }
+        Action::Load { arguments } => {
+            let all = std::iter::once("load").chain(arguments.iter().map(String::as_str));
+            workspace::e2e(&layout, &all.collect::<Vec<_>>())
+        }
         Action::Bench { name } => bench::run(&layout, &name),
         Action::K6 { name, arguments } => k6::run(&layout, &name, &arguments),
         Action::Clean { yes } => down::clean(&layout, yes),
@@ -233,9 +243,14 @@ mod tests {
 
     #[test]
     fn the_programs_behind_a_command_explain_their_own_options() {
-        for line in
-            ["bench saga --help", "bench relay -h", "bench waiters --help", "chaos --help", "audit --help"]
-        {
+        for line in [
+            "bench saga --help",
+            "bench relay -h",
+            "bench waiters --help",
+            "chaos --help",
+            "load --help",
+            "audit --help",
+        ] {
             let words = ["cargo stack"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}: answered here");
         }

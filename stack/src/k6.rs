@@ -1,8 +1,11 @@
-//! `cargo stack k6 NAME`: a load of `compose/k6` on the running stack, and then the audit.
+//! `cargo stack k6 NAME`: a load of `compose/k6/profiles.json` on the running stack, and then the audit.
+//!
+//! `cargo stack load NAME` puts the same load on the stack without k6.
 //!
 //! k6 is under the AGPL, and this project installs nothing under it: the k6 on the PATH is used. Where there is none,
 //! the command says so and ends with [`EXIT_UNAVAILABLE`].
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
@@ -27,10 +30,10 @@ const THRESHOLD_CROSSED: i32 = 99;
 /// # Errors
 /// When there is no such load, no k6 ([`Absent`]) or no stack, when a threshold is crossed or an invariant is broken.
 pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
-    let script = script(layout, name)?;
+    check(layout, name)?;
     let program = program(&env::var_os("PATH").unwrap_or_default()).ok_or(Absent)?;
     drop(Client::of_running(layout)?);
-    let load = load(layout, &program, &script, arguments);
+    let load = load(layout, &program, name, arguments);
     let audit = workspace::coroctl(layout, &["audit"]);
     match (load, audit) {
         (Ok(()), audit) => audit,
@@ -55,34 +58,32 @@ impl std::fmt::Display for Absent {
 
 impl std::error::Error for Absent {}
 
-fn load(layout: &Layout, program: &Path, script: &Path, arguments: &[String]) -> Result<()> {
+fn load(layout: &Layout, program: &Path, name: &str, arguments: &[String]) -> Result<()> {
+    let script = layout.root.join("compose/k6/load.js");
     let mut command = workspace::command(layout, &program.display().to_string());
     // No port of its own to be controlled by: several may run side by side.
     command.args(["run", "--no-usage-report", "--address", ""]);
     if !std::io::stdout().is_terminal() {
         command.arg("--quiet");
     }
-    command.args(arguments).arg(script).envs(environment::variables(layout)?);
+    command.args(arguments).arg(script).envs(environment::variables(layout)?).env("PROFILE", name);
     let status = command.status().context("k6")?;
     match status.code() {
         Some(0) => Ok(()),
-        Some(THRESHOLD_CROSSED) => bail!("a threshold of {} was crossed", script.display()),
+        Some(THRESHOLD_CROSSED) => bail!("a threshold of the load {name} was crossed"),
         Some(_) | None => bail!("k6 failed ({status})"),
     }
 }
 
-/// The file of a load; what there is when there is none of that name.
-fn script(layout: &Layout, name: &str) -> Result<PathBuf> {
-    let folder = layout.root.join("compose/k6");
-    let script = folder.join(format!("{name}.js"));
-    if script.is_file() {
-        return Ok(script);
+/// Fails unless there is a load of this name; says which there are.
+fn check(layout: &Layout, name: &str) -> Result<()> {
+    const PROFILES: &str = "k6/profiles.json";
+    let profiles: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(&layout.compose_file(PROFILES)?).context(PROFILES)?;
+    if profiles.contains_key(name) {
+        return Ok(());
     }
-    let entries = fs::read_dir(&folder).with_context(|| format!("no {}", folder.display()))?;
-    let files = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> =
-        files.filter_map(|file| Some(file.strip_suffix(".js")?.to_owned())).collect();
-    names.sort_unstable();
+    let names: Vec<String> = profiles.into_keys().collect();
     bail!("there is no load {name}; there is: {}", names.join(", "))
 }
 
@@ -101,8 +102,10 @@ mod tests {
     #[test]
     fn an_unknown_load_is_answered_with_those_there_are() {
         let layout = Layout::new(Some(env::temp_dir()), 22_000).unwrap();
-        assert!(script(&layout, "smoke").unwrap().is_file());
-        let unknown = script(&layout, "nothing").unwrap_err().to_string();
-        assert!(unknown.contains("smoke") && !unknown.contains(".js"), "{unknown}");
+        for name in ["smoke", "load", "stress", "spike", "soak", "hot-account"] {
+            check(&layout, name).unwrap();
+        }
+        let unknown = check(&layout, "nothing").unwrap_err().to_string();
+        assert!(unknown.contains("smoke") && unknown.contains("soak"), "{unknown}");
     }
 }

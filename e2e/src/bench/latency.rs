@@ -17,6 +17,7 @@ pub struct Latencies(Mutex<Histogram<u64>>);
 pub struct Summary {
     pub count: u64,
     pub p50_ms: f64,
+    pub p95_ms: f64,
     pub p99_ms: f64,
     pub max_ms: f64,
 }
@@ -37,6 +38,7 @@ impl Latencies {
         Summary {
             count: histogram.len(),
             p50_ms: ms(histogram.value_at_quantile(0.5)),
+            p95_ms: ms(histogram.value_at_quantile(0.95)),
             p99_ms: ms(histogram.value_at_quantile(0.99)),
             max_ms: ms(histogram.max()),
         }

@@ -74,7 +74,7 @@ pub async fn run(load: &Load, meter: &Meter, rate: u32, time: Duration) -> Resul
 
 /// The moments at which payments are meant to be asked for, each sent when it has come. A thread: the
 /// runtime's timers round to the next millisecond.
-fn pace(rate: u32, count: u32) -> Result<mpsc::UnboundedReceiver<Instant>> {
+pub fn pace(rate: u32, count: u32) -> Result<mpsc::UnboundedReceiver<Instant>> {
     let (sender, moments) = mpsc::unbounded_channel();
     let tick = move || {
         let start = Instant::now();

@@ -24,6 +24,7 @@ mod identity;
 mod instance;
 mod issuers;
 mod kills;
+mod loads;
 mod logins;
 
 mod asyncapi;
@@ -35,6 +36,7 @@ mod outages;
 mod outcomes;
 mod pages;
 mod pay;
+mod pay_page;
 mod payments;
 mod poison;
 mod rates;
