@@ -95,7 +95,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Action::Replay(replay) => replay::run(&replay).await?,
         Action::FirstPayment => println!("{}", first_payment::run(&Stack::from_env()?).await?),
         Action::Explain { payment_id } => {
-            println!("{}", explain::life(&Stack::from_env()?, payment_id).await?)
+            println!("{}", explain::life(&Stack::from_env()?, payment_id).await?);
         }
         // It needs no whole stack, and has exit codes of its own.
         Action::Audit(options) => return Ok(ExitCode::from(audit::run(&options).await)),

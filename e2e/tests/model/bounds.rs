@@ -11,6 +11,15 @@ pub enum Keys {
     Ignored,
 }
 
+/// Whoever acts besides users, processors and the gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct Others {
+    /// A work message that nobody emitted comes first, with another amount than was held.
+    pub forger: bool,
+    /// Operators say what the gateway says, one at a time, and another confirms it later.
+    pub operators: bool,
+}
+
 /// The bounds of an exhaustive exploration. A smaller number of one thing leaves room for more of another; together the
 /// configurations in `main.rs` go through everything.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +39,8 @@ pub struct Bounds {
     pub late: bool,
     /// Any request may get an answer that does not name our charge.
     pub foreign: bool,
-    /// A work message that nobody emitted comes first, with another amount than was held.
-    pub forged: bool,
+    /// Who acts besides.
+    pub others: Others,
     /// Calls leave in time, and when the visibility delay is over nothing is still to come. Not assumed where keys
     /// are honoured: then nothing rests on time.
     pub timely: bool,
@@ -43,8 +52,6 @@ pub struct Bounds {
     pub lost_slot: bool,
     /// The user asks to cancel, at any time and any number of times.
     pub cancels: bool,
-    /// Operators say what the gateway says, one at a time, and another confirms it later.
-    pub operators: bool,
     /// Faults in all; `None`: any number.
     pub faults: Option<u8>,
 }
@@ -59,13 +66,12 @@ pub const PLAIN: Bounds = Bounds {
     keys: Keys::Honoured,
     late: false,
     foreign: false,
-    forged: false,
+    others: Others { forger: false, operators: false },
     timely: false,
     re_emitted: false,
     races: false,
     lost_slot: false,
     cancels: true,
-    operators: false,
     faults: None,
 };
 

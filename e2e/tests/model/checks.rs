@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use stateright::{Checker, Model};
 
-use crate::bounds::{Bounds, Keys, PLAIN};
+use crate::bounds::{Bounds, Keys, Others, PLAIN};
 use crate::coro::Coro;
 use crate::properties as p;
 
@@ -28,10 +28,12 @@ pub const ONCE_VISIBLE: Bounds =
 pub const IGNORED: Bounds =
     Bounds { attempts: 3, late: true, foreign: true, timely: true, keys: Keys::Ignored, ..PLAIN };
 /// Somebody else writes to the work queue: another amount is charged than was held.
-pub const FORGED: Bounds = Bounds { attempts: 2, forged: true, ..PLAIN };
+pub const FORGED: Bounds = Bounds { attempts: 2, others: Others { forger: true, operators: false }, ..PLAIN };
 /// Two operators beside everything that a processor does; and beside forged work, which they end.
-pub const OPERATORS: Bounds = Bounds { attempts: 2, late: true, operators: true, ..PLAIN };
-pub const FORGED_RESOLVED: Bounds = Bounds { attempts: 1, operators: true, ..FORGED };
+pub const OPERATORS: Bounds =
+    Bounds { attempts: 2, late: true, others: Others { forger: false, operators: true }, ..PLAIN };
+pub const FORGED_RESOLVED: Bounds =
+    Bounds { attempts: 1, others: Others { forger: true, operators: true }, ..PLAIN };
 /// A user without funds, one without an account.
 pub const NO_FUNDS: Bounds =
     Bounds { deposit: Some(4), re_emitted: true, races: true, lost_slot: true, ..PLAIN };

@@ -33,7 +33,7 @@ pub struct Proposal {
 impl Coro {
     /// What operators may do about this payment now. They look at payments whose money is held.
     pub fn mending(&self, life: &Life, id: Id, actions: &mut Vec<Action>) {
-        if !self.bounds.operators {
+        if !self.bounds.others.operators {
             return;
         }
         if life.proposal.is_some() {

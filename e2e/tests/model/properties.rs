@@ -85,7 +85,9 @@ pub const ALWAYS: &[(&str, Condition)] = &[
     }),
     (C1, |_, state| state.lives.iter().all(|life| !(life.cancelled_early && life.called))),
     // A forged message is parked, or the true one is; a person must look at it.
-    (T6, |coro, state| state.wrong.is_none() || (coro.bounds.forged && state.wrong == Some(Wrong::Parked))),
+    (T6, |coro, state| {
+        state.wrong.is_none() || (coro.bounds.others.forger && state.wrong == Some(Wrong::Parked))
+    }),
 ];
 
 fn is_forged(life: &Life) -> bool {

@@ -30,7 +30,7 @@ impl Coro {
         let life = &state.lives[id];
         self.messages(life, id, actions);
         // Beside a true one: what nobody asked to charge has no hold that could be compared, or has ended.
-        if self.bounds.forged && life.charge.is_none() && life.queue != Queue::NotEmitted {
+        if self.bounds.others.forger && life.charge.is_none() && life.queue != Queue::NotEmitted {
             actions.push(Action::ForgedWork(id));
         }
         for task in &life.tasks {

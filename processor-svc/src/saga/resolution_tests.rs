@@ -40,9 +40,9 @@ fn resolved(state: State, charge: Charge, evidence: &Evidence) -> Resolution {
     resolve(Some(&found), &terms(), evidence, false)
 }
 
-/// One letter per kind of evidence: i insert, m move, a already, c calling, e ended, n never called.
-fn letters(state: State, charge: &Charge) -> String {
-    let letter = |evidence: &Evidence| match resolved(state, charge.clone(), evidence) {
+/// One sign per kind of evidence: i insert, m move, a already, c calling, e ended, n never called.
+fn outcomes(state: State, charge: &Charge) -> String {
+    let sign = |evidence: &Evidence| match resolved(state, charge.clone(), evidence) {
         Resolution::Insert(_) => 'i',
         Resolution::Move(_) => 'm',
         Resolution::Already => 'a',
@@ -52,14 +52,14 @@ fn letters(state: State, charge: &Charge) -> String {
         Resolution::Refused(Refusal::NeverCalled) => 'n',
         Resolution::Refused(Refusal::OtherAmount) => 'o',
     };
-    kinds().iter().map(letter).collect()
+    kinds().iter().map(sign).collect()
 }
 
 #[test]
 fn the_whole_table_for_a_charge_with_the_terms_of_the_payment() {
     // The columns: succeeded, declined, never made.
     let expected = ["iii", "nnm", "ccc", "mmm", "aee", "eaa", "eea", "eea"];
-    let found: Vec<String> = STATES.iter().map(|state| letters(*state, &terms())).collect();
+    let found: Vec<String> = STATES.iter().map(|state| outcomes(*state, &terms())).collect();
     assert_eq!(found, expected);
 }
 
@@ -72,7 +72,7 @@ fn the_whole_table_for_a_charge_that_balance_svc_refuses() {
     ];
     for other in others {
         let expected = ["iii", "nnm", "ccc", "mmm", "mmm", "mmm", "nnm", "nnm"];
-        let found: Vec<String> = STATES.iter().map(|state| letters(*state, &other)).collect();
+        let found: Vec<String> = STATES.iter().map(|state| outcomes(*state, &other)).collect();
         assert_eq!(found, expected, "{other:?}");
     }
 }
@@ -80,8 +80,8 @@ fn the_whole_table_for_a_charge_that_balance_svc_refuses() {
 #[test]
 fn a_charge_that_differs_in_its_client_number_alone_has_its_effect() {
     let other = Charge { client_number: "99".into(), ..terms() };
-    assert_eq!(letters(State::Succeeded, &other), "aee");
-    assert_eq!(letters(State::Unknown { attempt: 1 }, &other), "mmm");
+    assert_eq!(outcomes(State::Succeeded, &other), "aee");
+    assert_eq!(outcomes(State::Unknown { attempt: 1 }, &other), "mmm");
 }
 
 #[test]

@@ -61,12 +61,10 @@ pub const RESOLUTIONS: &[Plant] = &[
     Plant {
         what: "a parked message that an operator has dismissed",
         complain: &[],
-        payments: concat!(
-            "insert into parked (parked_id, source, headers, body, reason)
-             values ('BalanceTopic/0/99', 'BalanceTopic', '{}', '', 'no ce_type header');
-             insert into parked_acts (parked_id, act, operator, reason, outcome)
-             values ('BalanceTopic/0/99', 'dismissed', 'alice', 'a test', 'no ce_type header')"
-        ),
+        payments: "insert into parked (parked_id, source, headers, body, reason)
+                   values ('BalanceTopic/0/99', 'BalanceTopic', '{}', '', 'no ce_type header');
+                   insert into parked_acts (parked_id, act, operator, reason, outcome)
+                   values ('BalanceTopic/0/99', 'dismissed', 'alice', 'a test', 'no ce_type header')",
         ..NOTHING
     },
     Plant {
