@@ -59,7 +59,10 @@ fn given(name: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> Option<OsSt
     variable(name).filter(|text| !text.is_empty())
 }
 
-fn parse<C: Parser>(arguments: Vec<OsString>, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<C, Error> {
+fn parse<C: Parser>(
+    arguments: Vec<OsString>,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<C, Error> {
     let mut command = with_files(C::command(), variable)
         .map_err(|why| Error::raw(ErrorKind::ValueValidation, format!("{why:#}\n")))?;
     let matches = command.try_get_matches_from_mut(arguments)?;

@@ -66,15 +66,8 @@ enum Step {
     Containers,
 }
 
-const STEPS: [Step; 7] = [
-    Step::Format,
-    Step::Lint,
-    Step::Deny,
-    Step::Unit,
-    Step::Stack,
-    Step::Encrypted,
-    Step::Containers,
-];
+const STEPS: [Step; 7] =
+    [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack, Step::Encrypted, Step::Containers];
 /// Those that `--all` adds.
 const LONG_STEPS: [Step; 2] = [Step::Encrypted, Step::Containers];
 const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];

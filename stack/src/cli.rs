@@ -198,7 +198,11 @@ fn run(action: Action) -> Result<()> {
         Action::Bench { name } => bench::run(&layout, &name),
         Action::K6 { name, arguments } => k6::run(&layout, &name, &arguments),
         Action::Clean { yes } => down::clean(&layout, yes),
-        Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) | Action::Audit { .. } | Action::Compose { .. } => Ok(()),
+        Action::Launch(_)
+        | Action::Supervise { .. }
+        | Action::Test(_)
+        | Action::Audit { .. }
+        | Action::Compose { .. } => Ok(()),
     }
 }
 

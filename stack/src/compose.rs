@@ -170,31 +170,30 @@ fn placed(layout: &Layout, text: &str) -> String {
 enum Given {
     /// As it is.
     Text(String),
-    /// By the name of a file: itself, or where it holds a secret, its NAME_FILE.
-    File(String),
+    /// By a file with this text: the variable names it, or where it holds a secret, NAME_FILE does.
+    File { name: String, text: String },
 }
 
-/// The variables of an instance, as its container has them, and the files that they name.
-fn variables(layout: &Layout, instance: Instance) -> Result<BTreeMap<String, (Given, String)>> {
+/// The variables of an instance, as its container has them.
+fn variables(layout: &Layout, instance: Instance) -> Result<BTreeMap<String, Given>> {
     let passwords = passwords(layout)?;
     let listens = |port: Port| format!("127.0.0.1:{}", layout.port(port));
     let own = [listens(instance.public), listens(instance.admin)];
     let mut all = BTreeMap::new();
     for (name, value) in instance.spec(layout)?.env {
         let given = if name == "KAFKA_CONFIG" {
-            let file = format!("kafka-{}", file_stem(&value));
             let text = fs::read_to_string(&value).with_context(|| format!("cannot read {value}"))?;
-            (Given::File(file), placed(layout, &text))
+            Given::File { name: format!("kafka-{}", file_stem(&value)), text: placed(layout, &text) }
         } else if name == "RELAY_ROUTES" {
-            (Given::Text(format!("/etc/coro/{}.toml", instance.name)), String::new())
+            Given::Text(format!("/etc/coro/{}.toml", instance.name))
         } else if name == "LEDGER_PATH" {
-            (Given::Text("/var/lib/coro/ledger.ndjson".to_owned()), String::new())
+            Given::Text("/var/lib/coro/ledger.ndjson".to_owned())
         } else if own.contains(&value) {
-            (Given::Text(value.replace("127.0.0.1", "0.0.0.0")), String::new())
+            Given::Text(value.replace("127.0.0.1", "0.0.0.0"))
         } else if passwords.iter().any(|password| value.contains(password)) {
-            (Given::File(secret_file(instance, &name)), placed(layout, &value))
+            Given::File { name: secret_file(instance, &name), text: placed(layout, &value) }
         } else {
-            (Given::Text(placed(layout, &value)), String::new())
+            Given::Text(placed(layout, &value))
         };
         all.insert(name, given);
     }
@@ -239,8 +238,8 @@ fn files(layout: &Layout) -> Result<BTreeMap<String, String>> {
     kafka::write_client_files(layout)?;
     let mut files = BTreeMap::new();
     for instance in INSTANCES {
-        for (given, text) in variables(layout, instance)?.into_values() {
-            if let Given::File(name) = given {
+        for given in variables(layout, instance)?.into_values() {
+            if let Given::File { name, text } = given {
                 files.insert(name, text);
             }
         }
@@ -273,16 +272,15 @@ fn servers(layout: &Layout, files: &mut BTreeMap<String, String>) -> Result<()> 
     add("kafka-server.properties", placed(layout, &kafka::settings(layout, Path::new(KAFKA_DATA))?));
     add("kafka-log4j2.properties", kafka::LOGGING.to_owned());
     let definitions = Path::new(MOUNTED).join("rabbitmq-definitions.json");
-    add(
-        "rabbitmq.conf",
-        format!("listeners.tcp.default = 5672\n{}", rabbitmq::limits(&definitions)),
-    );
+    add("rabbitmq.conf", format!("listeners.tcp.default = 5672\n{}", rabbitmq::limits(&definitions)));
     add("rabbitmq-definitions.json", serde_json::to_string_pretty(&rabbitmq::definitions(layout)?)?);
     let port = layout.port(Port::Redis);
     let valkey = redis::settings(layout, &format!("port {port}"))?;
     add(
         "valkey.conf",
-        valkey.replace("bind 127.0.0.1\n", "bind 0.0.0.0\n").replace(&format!("port {port}\n"), "port 6379\n"),
+        valkey
+            .replace("bind 127.0.0.1\n", "bind 0.0.0.0\n")
+            .replace(&format!("port {port}\n"), "port 6379\n"),
     );
     add("collector.yaml", placed(layout, &collector::settings(layout, "")));
     let targets = serde_json::to_string_pretty(&prometheus::targets(layout))?;

@@ -79,7 +79,9 @@ fn a_secret_that_is_not_usable_is_not_shown_when_a_file_holds_it() {
     let file = std::env::temp_dir().join(format!("e2e-secret-bad-{}", std::process::id()));
     std::fs::write(&file, "swordfish and chips").unwrap();
     let path = file.display().to_string();
-    for (program, secret) in [("processor-svc", "REDIS_URL"), ("processor-svc", "AMQP_URL"), ("fraud", "ADMIN_TOKEN")] {
+    for (program, secret) in
+        [("processor-svc", "REDIS_URL"), ("processor-svc", "AMQP_URL"), ("fraud", "ADMIN_TOKEN")]
+    {
         let output = run(program, &[], secret, &[(&format!("{secret}_FILE"), &path)]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(64), "{program}: {said}");

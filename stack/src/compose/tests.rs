@@ -84,11 +84,11 @@ fn each_service_has_the_variables_that_a_stack_gives_it() {
     for instance in INSTANCES {
         let mut expected = BTreeMap::from([("ADMIN_HOSTS".to_owned(), instance.name.to_owned())]);
         let mut secrets = BTreeSet::new();
-        for (name, (given, _)) in variables(&harness.layout, instance).unwrap() {
+        for (name, given) in variables(&harness.layout, instance).unwrap() {
             match given {
                 Given::Text(_) if GIVEN.contains(&name.as_str()) || name.starts_with("AUTH") => {}
                 Given::Text(value) => drop(expected.insert(name, value)),
-                Given::File(file) => {
+                Given::File { name: file, .. } => {
                     let variable = if name == "KAFKA_CONFIG" { name } else { format!("{name}_FILE") };
                     expected.insert(variable, format!("{MOUNTED}/{file}"));
                     secrets.insert(file);
@@ -118,7 +118,8 @@ fn the_profiles_are_the_parts_of_a_stack() {
         let expected: Vec<String> = instance.service.extra().map(named).into_iter().collect();
         assert_eq!(words(&harness.service(instance.name)["profiles"]), expected, "{}", instance.name);
     }
-    let all: BTreeSet<&str> = harness.services().flat_map(|(_, service)| words(&service["profiles"])).collect();
+    let all: BTreeSet<&str> =
+        harness.services().flat_map(|(_, service)| words(&service["profiles"])).collect();
     let parts = Extra::value_variants().iter().map(|extra| named(*extra));
     let expected: BTreeSet<String> = parts.chain(["observe", "tools"].map(str::to_owned)).collect();
     assert_eq!(all.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), expected);
@@ -131,7 +132,7 @@ fn a_service_reaches_the_servers_that_it_has_to_and_no_others() {
         ["postgres", "kafka", "rabbitmq", "valkey", "opensearch", "mailpit", "collector", "gateway-sim"];
     for instance in INSTANCES {
         let given: Vec<String> =
-            variables(&harness.layout, instance).unwrap().into_values().map(texts).collect();
+            variables(&harness.layout, instance).unwrap().into_values().map(text).collect();
         for server in servers.into_iter().filter(|server| *server != instance.name) {
             let needs = given.iter().any(|text| text.contains(&format!("{server}:")));
             let shared = !harness.networks(instance.name).is_disjoint(&harness.networks(server));
@@ -151,11 +152,9 @@ fn a_service_reaches_the_servers_that_it_has_to_and_no_others() {
     assert_eq!(out, ["notifier"]);
 }
 
-/// All that a variable gives.
-fn texts((given, text): (Given, String)) -> String {
+fn text(given: Given) -> String {
     match given {
-        Given::Text(value) => value,
-        Given::File(_) => text,
+        Given::Text(text) | Given::File { text, .. } => text,
     }
 }
 
@@ -205,9 +204,10 @@ fn every_file_is_mounted_and_every_secret_is_made() {
     let used: BTreeSet<String> =
         harness.services().flat_map(|(_, service)| harness.secrets(service)).collect();
     assert_eq!(used.iter().collect::<BTreeSet<_>>(), made);
-    for (service, name) in harness.services().flat_map(|(service, value)| {
-        harness.secrets(value).into_iter().map(move |name| (service, name))
-    }) {
+    for (service, name) in harness
+        .services()
+        .flat_map(|(service, value)| harness.secrets(value).into_iter().map(move |name| (service, name)))
+    {
         assert!(made.contains(&name), "{service}: {name}");
     }
     for (name, text) in &harness.files {
