@@ -19,6 +19,7 @@ mod handler;
 mod lag;
 mod lag_watch;
 mod metrics;
+mod reader;
 mod waiting;
 
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub use self::follower::Follower;
 pub use self::handler::EventHandler;
 pub use self::lag::{Ends, GroupOffsets, PartitionProgress, partitions};
 pub use self::metrics::ConsumerMetrics;
+pub use self::reader::{Offsets, Reader};
 use crate::contract::{
     Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,
 };
@@ -78,6 +80,16 @@ impl Record<'_> {
 
     pub fn event_type(&self) -> Option<&str> {
         self.header(HEADER_TYPE)
+    }
+
+    /// The topic with its prefix, if the system has one.
+    pub fn topic(&self) -> &str {
+        self.0.topic()
+    }
+
+    /// When its transaction committed, as the relay says, in milliseconds since 1970.
+    pub fn committed_at_ms(&self) -> Option<i64> {
+        self.0.timestamp().to_millis()
     }
 
     /// Where it was read: topic/partition/offset.

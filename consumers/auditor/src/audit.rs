@@ -200,7 +200,10 @@ impl<'a> Audit<'a> {
         let newest = self.sources.newest();
         let ends = self.reader.ends()?;
         let (began, max) = (Instant::now(), self.setup.config.pace.pending_max());
-        while self.reader.next().behind(&ends) > 0 && self.pending.len() < max && began.elapsed() < CATCH_UP_TIMEOUT {
+        while self.reader.next().behind(&ends) > 0
+            && self.pending.len() < max
+            && began.elapsed() < CATCH_UP_TIMEOUT
+        {
             self.read(POLL_INTERVAL)?;
         }
         self.setup.metrics.behind.set(self.reader.next().behind(&ends));
@@ -248,7 +251,8 @@ impl<'a> Audit<'a> {
         let (now, clock) = (Instant::now(), Timestamp::now());
         for key in keys {
             let entries = rows.ledger.rows.get(&key.1);
-            let entries = [entries.and_then(|both| both.first.as_ref()), entries.and_then(|both| both.second.as_ref())];
+            let entries =
+                [entries.and_then(|both| both.first.as_ref()), entries.and_then(|both| both.second.as_ref())];
             let rows = RowsOf { payment: rows.payment(*key), entries, charge: rows.charge(*key) };
             let mut found = self.pending.examined(*key, rows, now, clock);
             found.extend(of_id.get(&key.1).into_iter().flatten().cloned());
@@ -305,7 +309,8 @@ impl<'a> Audit<'a> {
         if self.pending.len() >= self.setup.config.pace.pending_max() {
             let (let_go, accepted_at) = self.pending.let_go();
             self.setup.metrics.let_go.inc_by(let_go as u64);
-            self.progress.looked_until = self.progress.looked_until.max(accepted_at.unwrap_or(Timestamp::MIN));
+            self.progress.looked_until =
+                self.progress.looked_until.max(accepted_at.unwrap_or(Timestamp::MIN));
         }
     }
 
@@ -315,10 +320,8 @@ impl<'a> Audit<'a> {
         if self.checkpoint_at.elapsed() >= pace.pass() {
             self.checkpoint_at = Instant::now();
             let until = self.sources.newest().into_values().max().unwrap_or(Timestamp::MIN);
-            let known = Known {
-                until: until.max(self.progress.looked_until),
-                positions: self.sources.last(),
-            };
+            let known =
+                Known { until: until.max(self.progress.looked_until), positions: self.sources.last() };
             let (interval, offsets) = (self.pending.begin_interval(), self.reader.next().clone());
             self.checkpoints.add(Checkpoint { interval, offsets, known });
         }
@@ -353,7 +356,12 @@ impl<'a> Audit<'a> {
         self.logged += 1;
         if self.logged <= LOGGED_MAX {
             let about = about.unwrap_or_else(|| "a topic".to_owned());
-            tracing::error!(check = found.check.name(), about, what = found.what, "the audit found a contradiction");
+            tracing::error!(
+                check = found.check.name(),
+                about,
+                what = found.what,
+                "the audit found a contradiction"
+            );
         }
     }
 }

@@ -35,7 +35,8 @@ impl Known {
             let (commit, previous) = (format_lsn(position.commit), format_lsn(position.previous));
             format!("{commit};{};{previous}", position.ordinal)
         };
-        let positions = self.positions.iter().map(|(name, position)| (name.clone(), text(position))).collect();
+        let positions =
+            self.positions.iter().map(|(name, position)| (name.clone(), text(position))).collect();
         Ok(serde_json::to_string(&Text { until: self.until, positions })?)
     }
 
@@ -99,10 +100,12 @@ mod tests {
     #[test]
     fn what_is_known_survives_as_a_text_of_at_most_a_kilobyte() {
         let position = |text| ChainPosition::parse(text).unwrap();
-        let positions = ["payments", "balance", "processor"].map(|name| {
-            (name.to_owned(), position("FFFFFFFF/FFFFFFF0;4294967295;FFFFFFFF/FFFFFF00"))
-        });
-        let known = Known { until: Timestamp::from_millisecond(1_790_000_000_001).unwrap(), positions: positions.into() };
+        let positions = ["payments", "balance", "processor"]
+            .map(|name| (name.to_owned(), position("FFFFFFFF/FFFFFFF0;4294967295;FFFFFFFF/FFFFFF00")));
+        let known = Known {
+            until: Timestamp::from_millisecond(1_790_000_000_001).unwrap(),
+            positions: positions.into(),
+        };
         let text = known.text().unwrap();
         assert!(text.len() < 1_000, "Kafka keeps 4 kB beside an offset: {text}");
         assert_eq!(Known::parse(&text).unwrap(), known);

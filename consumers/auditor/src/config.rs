@@ -11,7 +11,10 @@ use saga::telemetry::LogFormat;
 
 // No Debug: it would print passwords.
 #[derive(Clone, Parser)]
-#[command(version, about = "Audits payments, movements and events when they change, and says by metrics what contradicts")]
+#[command(
+    version,
+    about = "Audits payments, movements and events when they change, and says by metrics what contradicts"
+)]
 pub struct Config {
     /// Address of the admin listener: /ready, /metrics.
     #[arg(long, env)]

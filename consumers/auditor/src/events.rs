@@ -91,7 +91,10 @@ fn read(
             let (body, print) = body::<Payment>(&envelope, record)?;
             let key = (body.user_id, body.payment_id);
             let version = body.version.unsigned_abs();
-            (key, pending.touch(key, looked_until, now).add_payment(version, &body.status, &body.event, print))
+            (
+                key,
+                pending.touch(key, looked_until, now).add_payment(version, &body.status, &body.event, print),
+            )
         }
         BALANCE_TOPIC => {
             let (body, print) = body::<LedgerEntry>(&envelope, record)?;

@@ -82,7 +82,11 @@ fn again_and_again(setup: &Setup, runtime: &Handle) {
         });
         let Err(error) = outcome else { return };
         let pause = pauses.next().unwrap_or(PAUSE_MAX);
-        tracing::warn!(error = log_text(&error), ?pause, "the audit cannot read Kafka; it begins again where it was");
+        tracing::warn!(
+            error = log_text(&error),
+            ?pause,
+            "the audit cannot read Kafka; it begins again where it was"
+        );
         runtime.block_on(async {
             tokio::select! {
                 () = setup.shutdown.cancelled() => {}

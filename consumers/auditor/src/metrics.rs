@@ -1,7 +1,9 @@
 //! The metrics of the auditor, all in one registry. Every label value is there from the start, so that a first increase is seen.
 
 use anyhow::Result;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use strum::VariantArray;
 
 use crate::checks::{Check, WaitsFor};
@@ -68,7 +70,10 @@ impl Metrics {
                 ),
                 &["waits_for"],
             )?,
-            behind: IntGauge::new("auditor_behind_records", "Records on the topics that are not read. Worry when it grows.")?,
+            behind: IntGauge::new(
+                "auditor_behind_records",
+                "Records on the topics that are not read. Worry when it grows.",
+            )?,
             let_go: IntCounter::new(
                 "auditor_let_go_total",
                 "Payments whose rows were examined and whose events were not awaited, since PENDING_MAX was reached.",

@@ -171,7 +171,8 @@ impl Pending {
         let before = self.tracked.len();
         let mut last = None;
         self.tracked.retain(|_, tracked| {
-            let ended = tracked.due.filter(|due| due.ended_at.is_some() && tracked.next_examination.is_none());
+            let ended =
+                tracked.due.filter(|due| due.ended_at.is_some() && tracked.next_examination.is_none());
             last = last.max(ended.map(|due| due.initiated_at));
             ended.is_none()
         });

@@ -121,7 +121,10 @@ fn a_payment_that_has_not_ended_is_examined_again_and_late_after_a_while() {
     pending.examined(KEY, RowsOf { charge: None, ..rows }, later, at(161));
     assert_eq!((pending.late(WaitsFor::Gateway), pending.late(WaitsFor::Saga)), (0, 1));
     // The pause grows with its age.
-    assert_eq!((pending.due(later + LATE - Duration::from_secs(1)), pending.due(later + LATE)), (vec![], vec![KEY]));
+    assert_eq!(
+        (pending.due(later + LATE - Duration::from_secs(1)), pending.due(later + LATE)),
+        (vec![], vec![KEY])
+    );
     let (ancient, hour) = (later + 60 * LATE, 60 * LATE);
     pending.examined(KEY, rows, ancient, at(161));
     assert_eq!((pending.due(ancient + LATE), pending.due(ancient + hour)), (vec![], vec![KEY]));

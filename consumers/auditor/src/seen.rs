@@ -22,9 +22,18 @@ pub struct SeenEvents {
 
 impl SeenEvents {
     /// Takes an event of PaymentTopic.
-    pub fn add_payment(&mut self, version: u32, status: &str, event: &str, fingerprint: u64) -> Option<Found> {
+    pub fn add_payment(
+        &mut self,
+        version: u32,
+        status: &str,
+        event: &str,
+        fingerprint: u64,
+    ) -> Option<Found> {
         let (Some(status), Some(event)) = (PaymentStatus::parse(status), PaymentEvent::parse(event)) else {
-            return Some(Found::new(Check::T3, format!("version {version} has a status or an event that is unknown")));
+            return Some(Found::new(
+                Check::T3,
+                format!("version {version} has a status or an event that is unknown"),
+            ));
         };
         if self.payment_versions.has(version) {
             return repeats(self.payment, (version, fingerprint), "version");
@@ -39,7 +48,8 @@ impl SeenEvents {
         let transition = PaymentState::transition(before, version, status, event);
         (self.state, self.payment) = (Some(transition.state), Some((version, fingerprint)));
         (!transition.legal).then(|| {
-            let what = format!("version {version} is {event:?} to {status:?}{}", PaymentState::describe(before));
+            let what =
+                format!("version {version} is {event:?} to {status:?}{}", PaymentState::describe(before));
             Found::new(Check::S2, what)
         })
     }
@@ -90,7 +100,9 @@ impl SeenEvents {
         let t3 = |what: &str| Some(Found::new(Check::T3, what));
         let payment = match (self.payment, rows.payment) {
             (Some(_), None) => Some(Found::new(Check::S4, "emitted on PaymentTopic, and has no row")),
-            (Some((version, _)), Some(row)) if version > row.version => t3("its event on PaymentTopic is ahead of its row"),
+            (Some((version, _)), Some(row)) if version > row.version => {
+                t3("its event on PaymentTopic is ahead of its row")
+            }
             (Some((version, body)), Some(row)) if version == row.version && body != row.fingerprint => {
                 t3("its row differs from its last event on PaymentTopic")
             }
@@ -98,7 +110,9 @@ impl SeenEvents {
         };
         let entries = [0, 1].map(|index| match (self.entries[index], rows.entries[index]) {
             (Some(_), None) => t3("emitted on BalanceTopic, and has no entry"),
-            (Some(body), Some(row)) if body != row.fingerprint => t3("an entry differs from its event on BalanceTopic"),
+            (Some(body), Some(row)) if body != row.fingerprint => {
+                t3("an entry differs from its event on BalanceTopic")
+            }
             (Some(_) | None, _) => None,
         });
         let result = match (self.result, rows.charge) {

@@ -53,8 +53,11 @@ fn a_repetition_has_the_same_body() {
 
 #[test]
 fn each_row_has_had_its_event() {
-    let (mut whole, _) =
-        seen(&[(1, "initiated", "initiated"), (2, "authorized", "authorized"), (3, "completed", "completed")]);
+    let (mut whole, _) = seen(&[
+        (1, "initiated", "initiated"),
+        (2, "authorized", "authorized"),
+        (3, "completed", "completed"),
+    ]);
     assert!(whole.missing(3, [true, true], Some(2)).unwrap().contains("phase 1"));
     whole.add_entry(1, 0);
     assert!(whole.missing(3, [true, true], Some(2)).unwrap().contains("phase 2"));

@@ -96,7 +96,8 @@ impl Store {
         if !keys.ids.is_empty() {
             let mut client = client(&self.payments, "payments").await?;
             let snapshot = snapshot(&mut client).await?;
-            examined.rows.payments = rows::payments_of(&*snapshot, &keys).await.context("payments database")?;
+            examined.rows.payments =
+                rows::payments_of(&*snapshot, &keys).await.context("payments database")?;
             snapshot.commit().await?;
         }
         let mut client = client(&self.balance, "balance").await?;
@@ -166,5 +167,10 @@ fn movement(row: &Row) -> Result<Movement> {
 
 fn account(row: &Row) -> Account {
     let number: Option<i64> = row.get(3);
-    Account { user_id: row.get(0), account: balances(row, 1).zip(number), last: balances(row, 4), beyond: row.get(6) }
+    Account {
+        user_id: row.get(0),
+        account: balances(row, 1).zip(number),
+        last: balances(row, 4),
+        beyond: row.get(6),
+    }
 }

@@ -35,7 +35,8 @@ impl Suspicions {
         if found.is_empty() && self.open.is_empty() {
             return found;
         }
-        self.open.retain(|(about, check), _| *about != subject || found.iter().any(|new| new.check == *check));
+        self.open
+            .retain(|(about, check), _| *about != subject || found.iter().any(|new| new.check == *check));
         found.into_iter().filter(|new| self.is_confirmed((subject, new.check))).collect()
     }
 

@@ -57,7 +57,10 @@ impl Sources {
     /// Goes on after these positions; another source is followed from `since` on.
     pub fn after(positions: BTreeMap<String, ChainPosition>, since: Timestamp) -> Self {
         let source = |position| Source { judged: Some(position), ..Source::default() };
-        Self { by_name: positions.into_iter().map(|(name, position)| (name, source(position))).collect(), since }
+        Self {
+            by_name: positions.into_iter().map(|(name, position)| (name, source(position))).collect(),
+            since,
+        }
     }
 
     /// Takes the next record of a partition.

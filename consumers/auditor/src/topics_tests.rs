@@ -116,5 +116,9 @@ fn a_restored_database_is_followed_on_its_new_chain() {
     assert_eq!(judge(&mut sources, 10), 0);
     add_alone(&mut sources, ("0/18;0;0/0", 50));
     add_alone(&mut sources, ("0/28;0;0/20", 51));
-    assert_eq!((judge(&mut sources, 60), judge(&mut sources, 60)), (0, 1), "0/20 is missing on the new chain");
+    assert_eq!(
+        (judge(&mut sources, 60), judge(&mut sources, 60)),
+        (0, 1),
+        "0/20 is missing on the new chain"
+    );
 }

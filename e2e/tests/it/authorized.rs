@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::harness::Harness;
 
-const SERVICES: [&str; 6] =
-    ["payments-svc", "balance-svc", "processor-svc", "search-indexer", "notifier", "fraud"];
+const SERVICES: [&str; 7] =
+    ["payments-svc", "balance-svc", "processor-svc", "search-indexer", "notifier", "fraud", "auditor"];
 const SUBSCRIBER: &str = "subscriber";
 const REFUSED: RDKafkaErrorCode = RDKafkaErrorCode::TopicAuthorizationFailed;
 const ANSWER: Duration = Duration::from_secs(30);

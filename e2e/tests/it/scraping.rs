@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::harness::{Harness, WAIT_TIMEOUT};
 
-const TARGETS: [&str; 14] = [
+const TARGETS: [&str; 15] = [
+    "auditor",
     "balance-svc",
     "cdc-relay",
     "fraud",

@@ -42,7 +42,7 @@ pub struct PartitionProgress {
 
 /// The first and the next offset of each partition, at one moment.
 #[derive(Debug)]
-pub struct Ends(BTreeMap<(String, i32), (i64, i64)>);
+pub struct Ends(pub(super) BTreeMap<(String, i32), (i64, i64)>);
 
 impl Ends {
     /// Whether Kafka has a topic of this name.

@@ -16,9 +16,9 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::Record;
 use super::client::{ClientErrors, Health, settings};
-use super::lag::partitions;
+use super::lag::{Ends, GroupOffsets};
+use super::{Record, Subscription};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_AHEAD_KBYTES: &str = "1024";
@@ -38,6 +38,8 @@ impl Offsets {
 /// A client that reads. Every method blocks.
 pub struct Reader {
     consumer: BaseConsumer,
+    /// Asks by a connection of its own: on the reader's an answer comes after that of the fetch before it.
+    asker: GroupOffsets,
     topics: Vec<String>,
     next: Offsets,
     /// The time of the last record of each partition, in milliseconds since 1970.
@@ -63,23 +65,31 @@ impl Reader {
             .set("queued.max.messages.kbytes", READ_AHEAD_KBYTES)
             .set("fetch.min.bytes", "1000000")
             .set("fetch.wait.max.ms", "1000")
-            .set("fetch.queue.backoff.ms", "1000");
+            .set("fetch.queue.backoff.ms", "100");
         let consumer: BaseConsumer = config.create().context("cannot create the Kafka client")?;
         let health = Health::new(Instant::now());
+        let asker = GroupOffsets::new(&Subscription {
+            brokers: brokers.clone(),
+            group_id: group_id.to_owned(),
+            instance_id: None,
+            topics: topics.clone(),
+        });
         let (next, read_at, errors) = (Offsets::default(), BTreeMap::new(), ClientErrors::default());
-        let mut reader = Self { consumer, topics, next, read_at, errors, health };
+        let mut reader = Self { consumer, asker, topics, next, read_at, errors, health };
         let text = reader.begin()?;
         Ok((reader, text))
     }
 
     fn begin(&mut self) -> anyhow::Result<Option<String>> {
-        let present = self.ends_and_beginnings()?;
+        let Ends(present) = self.asker.ends()?;
         let mut asked = TopicPartitionList::new();
         for (topic, partition) in present.keys() {
             asked.add_partition(topic, *partition);
         }
-        let committed =
-            self.consumer.committed_offsets(asked, ANSWER_TIMEOUT).context("the group's offsets cannot be read")?;
+        let committed = self
+            .consumer
+            .committed_offsets(asked, ANSWER_TIMEOUT)
+            .context("the group's offsets cannot be read")?;
         let mut offsets = BTreeMap::new();
         let mut text = None;
         for element in committed.elements() {
@@ -116,30 +126,12 @@ impl Reader {
         Ok(list)
     }
 
-    /// The first and the next offset of each partition that there is.
-    fn ends_and_beginnings(&self) -> anyhow::Result<BTreeMap<(String, i32), (i64, i64)>> {
-        let mut found = BTreeMap::new();
-        for name in &self.topics {
-            let metadata =
-                self.consumer.fetch_metadata(Some(name), ANSWER_TIMEOUT).context("Kafka does not answer")?;
-            let topic = metadata.topics().first().context("Kafka answers for no topic")?;
-            for id in partitions(topic)? {
-                let marks = self
-                    .consumer
-                    .fetch_watermarks(name, id, ANSWER_TIMEOUT)
-                    .with_context(|| format!("partition {id} of {name} does not answer"))?;
-                found.insert((name.clone(), id), marks);
-            }
-        }
-        Ok(found)
-    }
-
     /// The present ends. Partitions that were made since are read from now on, from their beginning.
     ///
     /// # Errors
     /// When Kafka does not answer.
     pub fn ends(&mut self) -> anyhow::Result<Offsets> {
-        let present = self.ends_and_beginnings()?;
+        let Ends(present) = self.asker.ends()?;
         let known = self.next.0.len();
         for (place, (low, _)) in &present {
             self.next.0.entry(place.clone()).or_insert(*low);

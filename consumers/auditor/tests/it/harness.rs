@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use auditor::audit::Setup;
 use auditor::checks::Check;
 use auditor::config::{Config, Databases};
-use auditor::metrics::Metrics;
+use auditor::metrics::{KINDS, Metrics};
 use auditor::store::Store;
 use clap::Parser;
 use jiff::{Timestamp, ToSpan};
@@ -90,7 +90,8 @@ impl Harness {
             traceparent: None,
             created_at: now(),
         };
-        let account = "insert into accounts (user_id, available, held, last_entry_no) values ($1, 1000000, 0, 1)";
+        let account =
+            "insert into accounts (user_id, available, held, last_entry_no) values ($1, 1000000, 0, 1)";
         self.balance().execute(account, &[&user]).await.unwrap();
         self.accounts.insert(user, (1, 1_000_000));
         self.insert_entry(&deposit, (1, 1_000_000, 0)).await;
@@ -103,11 +104,15 @@ impl Harness {
             insert into ledger (user_id, payment_id, phase, kind, amount, service_id, reason, created_at, entry_no,
                                 available_after, held_after)
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-        let LedgerEntry { user_id, payment_id, phase, kind, amount, service_id, reason, created_at, .. } = entry;
+        let LedgerEntry { user_id, payment_id, phase, kind, amount, service_id, reason, created_at, .. } =
+            entry;
         self.balance()
             .execute(
                 statement,
-                &[user_id, payment_id, phase, kind, amount, service_id, reason, created_at, &number, &available, &held],
+                &[
+                    user_id, payment_id, phase, kind, amount, service_id, reason, created_at, &number,
+                    &available, &held,
+                ],
             )
             .await
             .unwrap();
@@ -131,8 +136,18 @@ impl Harness {
         self.clients[2]
             .execute(
                 statement,
-                &[&c.payment_id, &c.user_id, &c.client_number, &c.service_id, &c.amount, &c.status, &c.version,
-                  provider, &c.created_at, &c.decided_at],
+                &[
+                    &c.payment_id,
+                    &c.user_id,
+                    &c.client_number,
+                    &c.service_id,
+                    &c.amount,
+                    &c.status,
+                    &c.version,
+                    provider,
+                    &c.created_at,
+                    &c.decided_at,
+                ],
             )
             .await
             .unwrap();
@@ -143,8 +158,20 @@ impl Harness {
         self.payments()
             .execute(
                 statement,
-                &[&p.user_id, &p.payment_id, &p.payment_id.to_string(), &p.client_number, &p.service_id, &p.amount,
-                  &p.status, &p.version, &p.initiated_at, &p.expires_at, &p.authorized_at, &p.completed_at],
+                &[
+                    &p.user_id,
+                    &p.payment_id,
+                    &p.payment_id.to_string(),
+                    &p.client_number,
+                    &p.service_id,
+                    &p.amount,
+                    &p.status,
+                    &p.version,
+                    &p.initiated_at,
+                    &p.expires_at,
+                    &p.authorized_at,
+                    &p.completed_at,
+                ],
             )
             .await
             .unwrap();
@@ -170,7 +197,8 @@ impl Harness {
     }
 
     fn config(&self) -> Config {
-        let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is not set: run `cargo stack test`");
+        let brokers =
+            std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is not set: run `cargo stack test`");
         let urls = self.databases.each_ref().map(|database| database.url("coro_checker").unwrap());
         let [payments, balance, processor] = &urls;
         let arguments = [
@@ -192,6 +220,8 @@ impl Harness {
 
     /// Starts an auditor, and waits until it follows what is written from now on.
     pub async fn start(&self) -> Running {
+        // Failed passes are logged.
+        saga::telemetry::init(saga::telemetry::LogFormat::Text);
         let config = self.config();
         let databases: Databases = config.databases.clone();
         let (metrics, shutdown) = (Metrics::register().unwrap(), CancellationToken::new());
@@ -212,7 +242,7 @@ impl Harness {
     pub async fn until_violated(&mut self, running: &Running, user: Uuid, check: Check, count: u64) {
         let began = Instant::now();
         while running.violations(check) < count {
-            assert!(began.elapsed() < WAIT_TIMEOUT, "{} is not violated: {:?}", check.name(), running.all());
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{} is not violated: {running:?}", check.name());
             self.pay(user).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -222,7 +252,7 @@ impl Harness {
     pub async fn until_done(&mut self, running: &Running, user: Uuid) {
         let (began, from) = (Instant::now(), Timestamp::now());
         while running.metrics.looked_until.get() < from.as_millisecond() as f64 / 1_000.0 {
-            assert!(began.elapsed() < WAIT_TIMEOUT, "the look does not go on: {:?}", running.all());
+            assert!(began.elapsed() < WAIT_TIMEOUT, "the look does not go on: {running:?}");
             self.pay(user).await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -233,6 +263,20 @@ impl Harness {
         for database in self.databases {
             database.finish().await.unwrap();
         }
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kinds = KINDS.map(|kind| (kind, self.examined(kind)));
+        let (behind, pending) = (self.metrics.behind.get(), self.metrics.pending.get());
+        let passes = ["examined", "empty", "failed"]
+            .map(|result| self.metrics.passes.with_label_values(&[result]).get());
+        write!(
+            f,
+            "violated {:?}, examined {kinds:?}, passes {passes:?}, {behind} behind, {pending} pending",
+            self.all()
+        )
     }
 }
 
@@ -254,7 +298,7 @@ impl Running {
     pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !holds(self) {
-            assert!(began.elapsed() < WAIT_TIMEOUT, "{what}: not within {WAIT_TIMEOUT:?}; {:?}", self.all());
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{what}: not within {WAIT_TIMEOUT:?}; {self:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

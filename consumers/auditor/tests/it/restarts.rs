@@ -30,7 +30,11 @@ async fn a_restart_examines_what_came_meanwhile_and_not_what_was_examined() {
     }
     let running = harness.start().await;
     // One pass was made since.
-    assert!(running.examined("payment") < 150, "{} payments were examined again", running.examined("payment"));
+    assert!(
+        running.examined("payment") < 150,
+        "{} payments were examined again",
+        running.examined("payment")
+    );
     harness.until_violated(&running, user, Check::T1, 3).await;
     harness.until_violated(&running, user, Check::T1Chain, 1).await;
     assert_eq!(running.all(), [("T1", 3), ("T1 chain", 1)]);
