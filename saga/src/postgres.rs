@@ -22,10 +22,12 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Session settings. No statement of ours takes seconds; one that does holds locks that others wait for.
 ///
 /// The plans are pinned: every statement of a service reaches its rows by key, so the generic plan is
-/// the right one, and a fresh table without statistics must not tempt the planner into scanning it.
+/// the right one, and a fresh table without statistics must not tempt the planner into scanning it. Nor may it start parallel
+/// workers: where it guesses many rows, they cost more than the few that there are.
 const SESSION: &str = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s \
      -c timezone=UTC -c plan_cache_mode=force_generic_plan -c jit=off \
-     -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+     -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off \
+     -c max_parallel_workers_per_gather=0";
 
 /// A pool of at most `size_max` connections, which connects lazily.
 ///

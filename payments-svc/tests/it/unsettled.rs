@@ -111,6 +111,8 @@ async fn a_look_by_age_reads_the_range_index_and_a_walk_its_blocks() {
             client.query(&explain, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
         assert!(plan.join("\n").contains(node), "{plan:#?}");
     }
+    let workers = client.query_one("show max_parallel_workers_per_gather", &[]).await.unwrap();
+    assert_eq!(workers.get::<_, &str>(0), "0", "a look starts no workers");
     drop(client);
     payments.finish().await;
 }
