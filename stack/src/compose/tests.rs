@@ -271,6 +271,7 @@ fn images_have_exact_tags_and_the_versions_of_a_stack() {
     }
     let toolchain = fs::read_to_string(root().join("rust-toolchain.toml")).unwrap();
     let rust = toolchain.split('"').nth(1).unwrap();
-    assert!(dockerfile.contains(&format!("FROM rust:{rust}-slim-bookworm AS built")), "{rust}");
+    assert!(dockerfile.contains(&format!("FROM rust:{rust}-slim-bookworm AS built\n")), "{rust}");
+    assert!(dockerfile.contains(&format!("ENV RUSTUP_TOOLCHAIN={rust}\n")), "{rust}");
     assert!(dockerfile.contains(&format!("image.version=\"{version}\"")), "{version}");
 }
