@@ -69,13 +69,13 @@ impl<'a> Audit<'a> {
     /// # Errors
     /// When Kafka does not answer, or the offsets are another program's.
     pub fn start(setup: &'a Setup, runtime: &'a Handle) -> Result<Self> {
-        let Config { kafka, group_id, topic_prefix, queue, pace, .. } = &setup.config;
+        let Config { kafka, group_id, topic_prefix, queue, schedule, .. } = &setup.config;
         let (reader, text) = Reader::start(kafka, group_id, events::topics(topic_prefix, queue))?;
         let known = match text {
             Some(text) => Known::parse(&text)?,
             None => {
                 // What was committed before the ends were read is not followed. The clocks may differ.
-                let until = Timestamp::now() + pace.settle().min(CLOCKS_DIFFER_MAX);
+                let until = Timestamp::now() + schedule.settle().min(CLOCKS_DIFFER_MAX);
                 let known = Known { until, positions: BTreeMap::new() };
                 reader.commit(reader.next(), &known.text()?)?;
                 known
@@ -87,7 +87,7 @@ impl<'a> Audit<'a> {
             runtime,
             reader,
             sources: Sources::after(known.positions, known.until),
-            pending: Pending::new(pace.late()),
+            pending: Pending::new(schedule.late()),
             suspicions: Suspicions::default(),
             progress,
             checkpoints: Checkpoints::default(),
@@ -102,11 +102,11 @@ impl<'a> Audit<'a> {
     /// # Errors
     /// When the Kafka client is of no use any more.
     pub fn run(mut self) -> Result<()> {
-        let (pace, shutdown) = (self.setup.config.pace, &self.setup.shutdown);
-        let mut next_pass = Instant::now() + pace.recheck();
+        let (schedule, shutdown) = (self.setup.config.schedule, &self.setup.shutdown);
+        let mut next_pass = Instant::now() + schedule.recheck();
         while !shutdown.is_cancelled() {
             let wait = POLL_INTERVAL.min(next_pass.saturating_duration_since(Instant::now()));
-            match self.pending.len() < pace.pending_max() {
+            match self.pending.len() < schedule.pending_max() {
                 true => {
                     self.read(wait)?;
                 }
@@ -114,8 +114,9 @@ impl<'a> Audit<'a> {
             }
             if Instant::now() >= next_pass {
                 let failed = self.pass();
-                let soon = failed || !self.suspicions.is_empty() || self.pending.len() >= pace.pending_max();
-                next_pass = Instant::now() + if soon { pace.recheck() } else { pace.pass() };
+                let soon =
+                    failed || !self.suspicions.is_empty() || self.pending.len() >= schedule.pending_max();
+                next_pass = Instant::now() + if soon { schedule.recheck() } else { schedule.pass() };
             }
         }
         Ok(())
@@ -199,7 +200,7 @@ impl<'a> Audit<'a> {
     fn read_to_the_end(&mut self) -> Result<()> {
         let newest = self.sources.newest();
         let ends = self.reader.ends()?;
-        let (began, max) = (Instant::now(), self.setup.config.pace.pending_max());
+        let (began, max) = (Instant::now(), self.setup.config.schedule.pending_max());
         while self.reader.next().behind(&ends) > 0
             && self.pending.len() < max
             && began.elapsed() < CATCH_UP_TIMEOUT
@@ -209,7 +210,7 @@ impl<'a> Audit<'a> {
         self.setup.metrics.behind.set(self.reader.next().behind(&ends));
         let limit = self.reader.read_until(&ends).map(Timestamp::from_millisecond).transpose();
         let limit = limit.context("a record's time")?.unwrap_or(Timestamp::MAX);
-        let settle = self.setup.config.pace.settle();
+        let settle = self.setup.config.schedule.settle();
         for (source, newest) in newest {
             let settled = newest.min(limit).saturating_sub(settle).context("a record's time")?;
             let known = self.progress.settled.entry(source).or_insert(settled);
@@ -220,7 +221,7 @@ impl<'a> Audit<'a> {
 
     /// The accounts whose turn it is; after the last one the first.
     fn next_accounts(&mut self) -> Result<Vec<Uuid>> {
-        let limit = self.setup.config.pace.accounts_per_pass;
+        let limit = self.setup.config.schedule.accounts_per_pass;
         let accounts = self.runtime.block_on(self.setup.store.accounts_after(self.account, limit))?;
         let is_full = u32::try_from(accounts.len()) == Ok(limit);
         self.account = accounts.last().copied().filter(|_| is_full).unwrap_or_default();
@@ -276,7 +277,7 @@ impl<'a> Audit<'a> {
         let from = self.progress.looked_until;
         let Some(settled) = self.progress.settled.get("payments").copied() else { return Ok(()) };
         let to = settled.min(from.saturating_add(LOOK_MAX).context("the time of the look")?);
-        if to <= from || self.pending.len() >= self.setup.config.pace.pending_max() {
+        if to <= from || self.pending.len() >= self.setup.config.schedule.pending_max() {
             return Ok(());
         }
         for key in self.runtime.block_on(self.setup.store.payments_of_time(from, to))? {
@@ -306,7 +307,7 @@ impl<'a> Audit<'a> {
         for found in self.sources.judge(&self.progress.settled) {
             self.report(None, &found);
         }
-        if self.pending.len() >= self.setup.config.pace.pending_max() {
+        if self.pending.len() >= self.setup.config.schedule.pending_max() {
             let (let_go, accepted_at) = self.pending.let_go();
             self.setup.metrics.let_go.inc_by(let_go as u64);
             self.progress.looked_until =
@@ -316,8 +317,8 @@ impl<'a> Audit<'a> {
 
     /// Makes a checkpoint, and commits the newest one before which everything is done with.
     fn commit(&mut self) -> Result<()> {
-        let pace = self.setup.config.pace;
-        if self.checkpoint_at.elapsed() >= pace.pass() {
+        let schedule = self.setup.config.schedule;
+        if self.checkpoint_at.elapsed() >= schedule.pass() {
             self.checkpoint_at = Instant::now();
             let until = self.sources.newest().into_values().max().unwrap_or(Timestamp::MIN);
             let known =
@@ -330,7 +331,7 @@ impl<'a> Audit<'a> {
         let done = checkpoints.take(|Checkpoint { interval, known, .. }| {
             known.until <= progress.looked_until
                 && sources.judged_up_to(&known.positions)
-                && !pending.holds_back(*interval, pace.hold_back(), now)
+                && !pending.holds_back(*interval, schedule.hold_back(), now)
         });
         match done {
             Some(Checkpoint { offsets, known, .. }) => self.reader.commit(&offsets, &known.text()?),

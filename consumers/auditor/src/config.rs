@@ -37,7 +37,7 @@ pub struct Config {
     #[arg(long, env, default_value = PAYMENT_QUEUE)]
     pub queue: String,
     #[command(flatten)]
-    pub pace: Pace,
+    pub schedule: Schedule,
     #[arg(long, env, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
@@ -55,7 +55,7 @@ pub struct Databases {
 
 /// How often it looks, and how long it waits before it judges.
 #[derive(Args, Clone, Copy, Debug)]
-pub struct Pace {
+pub struct Schedule {
     /// Milliseconds from one pass to the next.
     #[arg(long, env, default_value_t = 60_000)]
     pub pass_ms: u64,
@@ -79,7 +79,7 @@ pub struct Pace {
     pub accounts_per_pass: u32,
 }
 
-impl Pace {
+impl Schedule {
     pub fn pass(&self) -> Duration {
         Duration::from_millis(self.pass_ms)
     }

@@ -14,7 +14,7 @@ use coroctl::audit::read::rows::{Charge, Entry, Payment};
 use jiff::Timestamp;
 
 use crate::checks::{Check, Found, Key, WaitsFor};
-use crate::seen::SeenEvents;
+use crate::payment_events::SeenEvents;
 
 /// The longest pause between two examinations of a payment that has not ended.
 const PAUSE_MAX: Duration = Duration::from_secs(600);

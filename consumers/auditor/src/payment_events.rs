@@ -136,5 +136,5 @@ fn repeats(known: Option<Body>, (version, body): Body, what: &str) -> Option<Fou
 }
 
 #[cfg(test)]
-#[path = "seen_tests.rs"]
+#[path = "payment_events_tests.rs"]
 mod tests;
