@@ -1,7 +1,7 @@
 //! Puts the steps of a profile on a running stack, through the edge, and counts what becomes of each payment.
 //!
 //! * Payments are asked for at given moments, however the last ones fare (`bench/open.rs` says why).
-//! * A payment beside which too many are under way is not asked for: it is dropped, and counted.
+//! * A payment beside which too many of its step are under way is not asked for: it is dropped, and counted.
 //! * A request whose connection broke is sent once more with its key, as a client does.
 //! * Ends are read from PaymentTopic, which costs the services nothing. (k6 asks them every 100 ms.)
 
@@ -38,13 +38,14 @@ pub struct Generator {
     /// Begins every idempotency key.
     run: Uuid,
     idle: Mutex<Vec<Caller>>,
-    under_way: AtomicU64,
     accepted: Mutex<Vec<Uuid>>,
 }
 
 /// What is counted of a step while it lasts.
 struct Tally {
     step: Step,
+    /// Of this step alone: what a step before it left behind is no reason to drop.
+    under_way: AtomicU64,
     counts: Mutex<Counts>,
     accept: Latencies,
     settle: Latencies,
@@ -67,8 +68,8 @@ struct Intended {
 
 impl Tally {
     fn new(step: Step) -> Result<Self> {
-        let counts = Mutex::default();
-        Ok(Self { step, counts, accept: Latencies::new()?, settle: Latencies::new()? })
+        let (under_way, counts) = (AtomicU64::new(0), Mutex::default());
+        Ok(Self { step, under_way, counts, accept: Latencies::new()?, settle: Latencies::new()? })
     }
 
     fn count(&self, count: impl FnOnce(&mut Counts)) {
@@ -100,16 +101,7 @@ impl Tally {
 impl Generator {
     pub fn new(profile: Profile, address: Address, users: Users, endings: Endings) -> Self {
         let (idle, accepted) = (Mutex::default(), Mutex::default());
-        Self {
-            profile,
-            address,
-            users,
-            endings,
-            run: Uuid::new_v4(),
-            idle,
-            under_way: AtomicU64::new(0),
-            accepted,
-        }
+        Self { profile, address, users, endings, run: Uuid::new_v4(), idle, accepted }
     }
 
     /// Runs the steps, and waits until all payments have ended. A step that is not held is the last one where the profile
@@ -162,15 +154,15 @@ impl Generator {
         while let Some(at) = moments.recv().await {
             let intended = Intended { nth, user_id: self.users.pick(&mut random), at };
             nth += 1;
-            if self.under_way.load(Ordering::Relaxed) >= step.under_way_max() {
+            if tally.under_way.load(Ordering::Relaxed) >= step.under_way_max() {
                 tally.count(|counts| counts.dropped += 1);
                 continue;
             }
-            self.under_way.fetch_add(1, Ordering::Relaxed);
+            tally.under_way.fetch_add(1, Ordering::Relaxed);
             let (generator, tally) = (self.clone(), tally.clone());
             tasks.spawn(async move {
                 generator.payment(index, &tally, intended).await;
-                generator.under_way.fetch_sub(1, Ordering::Relaxed);
+                tally.under_way.fetch_sub(1, Ordering::Relaxed);
             });
             while let Some(ended) = tasks.try_join_next() {
                 ended.context("payment")?;
