@@ -42,7 +42,7 @@ pub fn build(layout: &Layout, step: &Step) -> Result<String> {
     let mut lock = fd_lock::RwLock::new(fs::File::create(target.with_extension("lock"))?);
     let _one_at_a_time = lock.write()?;
     if !target.is_file() {
-        step.now(&format!("the OpenTelemetry Collector {VERSION} from Go modules: two to four minutes"));
+        step.now(format!("the OpenTelemetry Collector {VERSION} from Go modules: two to four minutes"));
         let fresh = target.with_extension("new");
         let mut command = Command::new(go().context("Go is not installed")?);
         command.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&fresh).arg(".");
