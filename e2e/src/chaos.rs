@@ -161,12 +161,17 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
         .with_duplicates(re_emitted, watch.duplicate_counters.sums()))
 }
 
+/// What an operator has acted on needs no other explanation. It may be an event like any other, and one that is explained
+/// counts as forged.
+const PARKED: &str =
+    "select parked_id from parked where parked_id not in (select parked_id from parked_acts)";
+
 /// The messages that are parked now.
 async fn parked(stack: &Stack) -> Result<BTreeSet<String>> {
     let databases = Databases::connect(stack).await?;
     let mut parked = BTreeSet::new();
     for (name, client) in databases.named() {
-        let rows = client.query("select parked_id from parked", &[]).await;
+        let rows = client.query(PARKED, &[]).await;
         let rows = rows.with_context(|| format!("cannot read what {name} has parked"))?;
         parked.extend(rows.iter().map(|row| row.get::<_, String>(0)));
     }
