@@ -268,6 +268,7 @@ impl Processor {
     pub async fn alarms(&self) -> Vec<String> {
         let (_, text) = self.get("/metrics").await;
         let alarms = text.lines().filter(|line| line.starts_with("processor_alarms_total{"));
+        let alarms = alarms.filter(|line| !line.ends_with(" 0"));
         alarms.map(str::to_owned).collect()
     }
 
