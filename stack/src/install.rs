@@ -11,10 +11,9 @@ use anyhow::{Result, bail};
 
 use crate::layout::Layout;
 use crate::output::{Progress, Step};
+use crate::program::find_program;
 use crate::servers::java::java;
-use crate::servers::{
-    Server, collector, find_program, kafka, opensearch, postgres, rabbitmq, redis, smtp, zipkin,
-};
+use crate::servers::{Server, collector, kafka, opensearch, postgres, rabbitmq, redis, smtp, zipkin};
 
 /// Something that must be there, and the packages that bring it: the first one the distribution knows is taken.
 struct Need {

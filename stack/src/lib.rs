@@ -13,6 +13,7 @@ pub mod keycloak;
 pub mod layout;
 pub mod login;
 pub mod process;
+pub mod program;
 pub mod servers;
 pub mod services;
 pub mod spec;

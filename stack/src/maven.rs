@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::layout::Layout;
 use crate::logs;
 use crate::output::Step;
-use crate::servers::find_program;
+use crate::program::find_program;
 
 /// The plugin whose goals put artifacts into a folder.
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1";

@@ -189,12 +189,6 @@ fn spec(layout: &Layout, name: &str, cwd: PathBuf, argv: Vec<String>, port: Port
     }
 }
 
-/// The first of these folders that holds the program.
-pub fn find_program(name: &str) -> Option<PathBuf> {
-    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-    folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
-}
-
 fn text(path: &Path) -> String {
     path.display().to_string()
 }

@@ -1,14 +1,22 @@
 //! Pure: the events of one payment that were seen, compared with each other and with its rows.
 
 use coroctl::audit::read::events::Versions;
+use coroctl::audit::read::rows::{Charge, Entry, Payment};
 use coroctl::audit::statuses::{PaymentEvent, PaymentStatus};
 use coroctl::audit::transitions::PaymentState;
 
 use crate::checks::{Check, Found};
-use crate::pending::RowsOf;
 
 /// A version or a phase, and the fingerprint of its body.
 type Body = (u32, u64);
+
+/// The rows of one payment, as they were when it was examined.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RowsOf<'a> {
+    pub payment: Option<&'a Payment>,
+    pub entries: [Option<&'a Entry>; 2],
+    pub charge: Option<&'a Charge>,
+}
 
 #[derive(Clone, Debug, Default)]
 pub struct SeenEvents {

@@ -10,22 +10,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use coroctl::audit::read::rows::{Charge, Entry, Payment};
+use coroctl::audit::read::rows::Payment;
 use jiff::Timestamp;
 
 use crate::checks::{Check, Found, Key, WaitsFor};
-use crate::payment_events::SeenEvents;
+use crate::payment_events::{RowsOf, SeenEvents};
 
 /// The longest pause between two examinations of a payment that has not ended.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
-
-/// The rows of one payment, as they were when it was examined.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RowsOf<'a> {
-    pub payment: Option<&'a Payment>,
-    pub entries: [Option<&'a Entry>; 2],
-    pub charge: Option<&'a Charge>,
-}
 
 /// The events that the rows must have had.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,6 +1,6 @@
 //! How long a payment stays, and which events it is missed by.
 
-use coroctl::audit::read::rows::Terms;
+use coroctl::audit::read::rows::{Charge, Entry, Terms};
 use coroctl::audit::statuses::{ChargeStatus, EntryKind, PaymentStatus};
 use uuid::Uuid;
 

@@ -3,7 +3,7 @@
 //! * T1 chain: each commit names the one before it. Records of a source come from several partitions, so a position is judged
 //!   only once every record up to its time has been read, and a gap is reported when it is still there at the next judgement.
 //! * T2: the first emissions of a user come in the order of their commits, by topic.
-//! * A repetition of a position is no finding: the relay emits at least once. [`WINDOW_MAX`] positions are remembered; what is
+//! * A repetition of a position is no finding: the relay emits at least once. [`WINDOW_MAX`] positions are kept; what is
 //!   older than they are is taken for a repetition.
 //! * A chain that begins anew below the last position is that of a restored database: the source is followed from there.
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::checks::{Check, Found};
 
-/// Positions that are remembered of each source, beyond those that are not judged yet.
+/// Positions that are kept of each source, beyond those that are not judged yet.
 const WINDOW_MAX: usize = 20_000;
 const UNJUDGED_MAX: usize = 1_000_000;
 

@@ -8,11 +8,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{find_program, text};
+use super::text;
 use crate::certificates;
 use crate::layout::{Layout, Port};
 use crate::maven::run;
 use crate::output::Step;
+use crate::program::find_program;
 use crate::spec::Spec;
 
 /// That of stack/collector/go.mod.
@@ -52,11 +53,6 @@ pub fn build(layout: &Layout, step: &Step) -> Result<String> {
         fs::rename(&fresh, &target)?;
     }
     Ok(format!("{VERSION} in {}", target.display()))
-}
-
-/// What takes traces, without the path of the protocol.
-pub fn url(layout: &Layout) -> String {
-    layout.http(Port::Otlp, "")
 }
 
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {

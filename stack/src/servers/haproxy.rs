@@ -7,9 +7,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit};
 
-use super::{find_program, text};
+use super::text;
 use crate::certificates;
 use crate::layout::{Layout, Port};
+use crate::program::find_program;
 use crate::spec::{EDGE_TIER, Spec};
 
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {

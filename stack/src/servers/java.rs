@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs};
 
-use super::find_program;
+use crate::program::find_program;
 
 /// A Java of one of these versions: `JAVA_HOME`, the one on the path, any under /usr/lib/jvm.
 pub fn java(versions: &RangeInclusive<u32>) -> Option<PathBuf> {

@@ -3,9 +3,10 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{find_program, text};
+use super::text;
 use crate::certificates;
 use crate::layout::{Layout, Port};
+use crate::program::find_program;
 use crate::services::Instance;
 use crate::spec::Spec;
 

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{find_program, text};
+use super::text;
 use crate::certificates;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
+use crate::program::find_program;
 use crate::spec::{HELPER_TIER, Restart, Spec};
 
 /// The work queue, as the relay's routes file and processor-svc name it.

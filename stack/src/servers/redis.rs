@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::{find_program, text};
+use super::text;
 use crate::certificates;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
+use crate::program::find_program;
 use crate::spec::Spec;
 
 /// Whichever is installed.
