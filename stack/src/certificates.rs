@@ -44,7 +44,7 @@ authorityKeyIdentifier = keyid
 /// # Errors
 /// When `openssl` is missing or fails, or the folder cannot be written.
 pub fn make(layout: &Layout) -> Result<()> {
-    let target = folder(layout);
+    let target = layout.tls();
     let fresh = target.with_extension("new");
     if fresh.exists() {
         fs::remove_dir_all(&fresh)?;
@@ -71,18 +71,9 @@ pub fn make(layout: &Layout) -> Result<()> {
     fs::rename(&fresh, &target).with_context(|| format!("cannot make {}", target.display()))
 }
 
-fn folder(layout: &Layout) -> PathBuf {
-    layout.dir.join("tls")
-}
-
-/// The certificate of the authority, which clients trust.
-pub fn authority(layout: &Layout) -> PathBuf {
-    folder(layout).join("ca.pem")
-}
-
 /// The files of one program.
 pub fn of(layout: &Layout, name: &str) -> Certificate {
-    let file = |extension: &str| folder(layout).join(format!("{name}.{extension}"));
+    let file = |extension: &str| layout.tls().join(format!("{name}.{extension}"));
     Certificate { certificate: file("pem"), key: file("key") }
 }
 
@@ -105,7 +96,7 @@ pub fn give(layout: &Layout, name: &str, home: &Path) -> Result<()> {
 /// # Errors
 /// When it cannot be read or written.
 pub fn give_authority(layout: &Layout, home: &Path) -> Result<()> {
-    layout.write_for_server(&home.join("ca.pem"), &read(&authority(layout))?)
+    layout.write_for_server(&home.join("ca.pem"), &read(&layout.authority())?)
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -136,9 +127,9 @@ mod tests {
         for name in NAMES {
             let file = of(&layout, name).certificate.display().to_string();
             let verify = format!("verify -CAfile ca.pem -verify_ip 127.0.0.1 -purpose sslserver {file}");
-            openssl(&folder(&layout), &verify, &[]).unwrap();
+            openssl(&layout.tls(), &verify, &[]).unwrap();
             let other = format!("verify -CAfile ca.pem -verify_hostname elsewhere {file}");
-            assert!(openssl(&folder(&layout), &other, &[]).is_err(), "{name} has every name");
+            assert!(openssl(&layout.tls(), &other, &[]).is_err(), "{name} has every name");
         }
         fs::remove_dir_all(&layout.dir).unwrap();
     }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::certificates;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
@@ -124,7 +123,7 @@ pub fn trust(layout: &Layout) -> Option<(&'static str, String)> {
 }
 
 fn authority(layout: &Layout) -> String {
-    certificates::authority(layout).display().to_string()
+    layout.authority().display().to_string()
 }
 
 /// What a path as the value of a URL's parameter has to spell out: everything but the unreserved characters of RFC 3986,

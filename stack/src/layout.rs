@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::certificates;
-
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
 const DEFAULT_PORT: u16 = 21_000;
@@ -120,7 +118,17 @@ impl Layout {
 
     /// Whether each listener speaks TLS and nothing else, but for `PLAIN`.
     pub fn is_encrypted(&self) -> bool {
-        certificates::authority(self).is_file()
+        self.authority().is_file()
+    }
+
+    /// The folder of an encrypted stack's certificates.
+    pub fn tls(&self) -> PathBuf {
+        self.dir.join("tls")
+    }
+
+    /// The certificate of the authority of an encrypted stack, which clients trust.
+    pub fn authority(&self) -> PathBuf {
+        self.tls().join("ca.pem")
     }
 
     /// The URL of something that listens on one of its ports.

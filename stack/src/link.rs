@@ -9,7 +9,6 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use crate::certificates;
 use crate::layout::Layout;
 
 /// A connection, encrypted or not.
@@ -52,7 +51,7 @@ impl Encrypted {
             "-no_ign_eof",
         ]);
         command.args(["-verify_return_error", "-verify_ip", "127.0.0.1", "-CAfile"]);
-        command.arg(certificates::authority(layout)).args(["-connect", &format!("127.0.0.1:{port}")]);
+        command.arg(layout.authority()).args(["-connect", &format!("127.0.0.1:{port}")]);
         if let Some(protocol) = starttls {
             command.args(["-starttls", protocol]);
         }

@@ -283,6 +283,16 @@ impl Instance {
     }
 }
 
+/// The programs that `up` starts or runs, and all that it builds. Loads, benchmarks and tests are built by whoever
+/// asks for them.
+pub fn programs(layout: &Layout) -> Vec<&'static str> {
+    let services = Instance::of(layout).into_iter().map(|instance| instance.service.program());
+    let mut programs: Vec<&str> = services.chain(["migrate", "coroctl"]).collect();
+    programs.sort_unstable();
+    programs.dedup();
+    programs
+}
+
 fn address(layout: &Layout, port: Port) -> String {
     format!("127.0.0.1:{}", layout.port(port))
 }
@@ -307,7 +317,7 @@ fn tls(layout: &Layout) -> [(&'static str, String); 3] {
     [
         ("TLS_CERT_FILE", text(certificate)),
         ("TLS_KEY_FILE", text(key)),
-        ("SSL_CERT_FILE", text(certificates::authority(layout))),
+        ("SSL_CERT_FILE", text(layout.authority())),
     ]
 }
 

@@ -12,7 +12,7 @@ use crate::login::Login;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
 use crate::servers::{Server, collector, haproxy, kafka, opensearch, prometheus, zipkin};
-use crate::services::{Instance, token_issuer};
+use crate::services::{self, Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{certificates, down, environment, install, logs, probe, process, state, supervisor, workspace};
 
@@ -226,7 +226,7 @@ fn build(layout: &Layout, extent: Extent, progress: &Progress) -> Result<()> {
             step.now("the first build takes some minutes");
             progress.line("    The first build takes some minutes (librdkafka is compiled once).");
         }
-        let programs = if extent == Extent::Servers { vec!["migrate"] } else { workspace::programs(layout) };
+        let programs = if extent == Extent::Servers { vec!["migrate"] } else { services::programs(layout) };
         let targets: Vec<&str> = programs.into_iter().flat_map(|program| ["--bin", program]).collect();
         workspace::build(layout, &targets, step)?;
         Ok(String::new())

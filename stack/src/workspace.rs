@@ -10,17 +10,6 @@ use crate::environment;
 use crate::layout::Layout;
 use crate::logs;
 use crate::output::{Progress, Step};
-use crate::services::Instance;
-
-/// The programs that `up` starts or runs, and all that it builds. Loads, benchmarks and tests are built by whoever
-/// asks for them.
-pub fn programs(layout: &Layout) -> Vec<&'static str> {
-    let services = Instance::of(layout).into_iter().map(|instance| instance.service.program());
-    let mut programs: Vec<&str> = services.chain(["migrate", "coroctl"]).collect();
-    programs.sort_unstable();
-    programs.dedup();
-    programs
-}
 
 /// Where cargo puts a release binary.
 pub fn binary(layout: &Layout, name: &str) -> PathBuf {

@@ -157,14 +157,14 @@ fn other_authority() -> (Layout, PathBuf) {
     let folder = std::env::temp_dir().join(format!("encrypted-{}", uuid::Uuid::now_v7()));
     let other = Layout::new(Some(folder), 30_000).unwrap();
     certificates::make(&other).unwrap();
-    let authority = certificates::authority(&other);
+    let authority = other.authority();
     (other, authority)
 }
 
 #[tokio::test]
 #[ignore = "needs an encrypted stack: cargo stack test --all"]
 async fn a_client_that_trusts_another_authority_connects_to_nobody() {
-    let own = certificates::authority(&layout()).display().to_string();
+    let own = layout().authority().display().to_string();
     let harness = Harness::shared().await;
     let (other, authority) = other_authority();
     let text = authority.display().to_string();

@@ -96,7 +96,7 @@ pub fn write_client_files(layout: &Layout) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (mut tls, mut protocol) = (String::new(), "SASL_PLAINTEXT");
     if layout.is_encrypted() {
-        tls = format!("ssl.ca.location={}\n", certificates::authority(layout).display());
+        tls = format!("ssl.ca.location={}\n", layout.authority().display());
         protocol = "SASL_SSL";
         let port = layout.port(Port::Kafka);
         let text = format!("bootstrap.servers=127.0.0.1:{port}\nsecurity.protocol=SSL\n{tls}");
