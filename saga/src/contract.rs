@@ -22,6 +22,8 @@ pub const BALANCE_TOPIC: &str = "BalanceTopic";
 pub const PAYMENT_RESULT_TOPIC: &str = "PaymentResultTopic";
 /// The entities that can be paid, by service id: a compacted topic.
 pub const SERVICE_TOPIC: &str = "ServiceTopic";
+/// What operators have done. No service consumes it; the audit counts its records as links of each source's chain.
+pub const OPERATOR_TOPIC: &str = "OperatorTopic";
 /// The queue of work messages, on RabbitMQ.
 pub const PAYMENT_QUEUE: &str = "PaymentInitiated";
 

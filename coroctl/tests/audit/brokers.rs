@@ -18,7 +18,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use saga::contract::{BALANCE_TOPIC, PAYMENT_TOPIC};
+use saga::contract::{BALANCE_TOPIC, OPERATOR_TOPIC, PAYMENT_TOPIC};
 use uuid::Uuid;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -89,8 +89,15 @@ fn golden(name: &str) -> String {
 async fn events_chains_dead_letters_and_checkpoints_are_read_from_kafka() {
     const STATE: &str = "cdc-relay.state";
     const DEAD_LETTERS: &str = "cdc-relay.dead-letter";
-    let topics =
-        Topics::new(&[PAYMENT_TOPIC, BALANCE_TOPIC, "BalanceTopic.parked", STATE, DEAD_LETTERS]).await;
+    let topics = Topics::new(&[
+        PAYMENT_TOPIC,
+        BALANCE_TOPIC,
+        "BalanceTopic.parked",
+        OPERATOR_TOPIC,
+        STATE,
+        DEAD_LETTERS,
+    ])
+    .await;
     let (user, payment) = ("0198c0de-0000-7000-8000-000000000001", "0198c0de-0000-7000-8000-000000000002");
     let body = golden("payment.initiated.v1");
     let id = format!("payments/payments/{payment}/1");
@@ -100,11 +107,13 @@ async fn events_chains_dead_letters_and_checkpoints_are_read_from_kafka() {
     };
     topics.put(PAYMENT_TOPIC, user, &headers("0/10;0;0/0"), Some(&body)).await;
     topics.put(PAYMENT_TOPIC, user, &[("whatever", "x")], Some("poison")).await;
-    // Members of the same chain: a parked message, and a dead letter, which has no source but in its body.
+    // Members of the same chain: a parked message, an operator's act, and a dead letter, which has no source but in its body.
     let parked = [("ce_source", "/coro/payments"), ("pg_position", "0/20;0;0/10")];
     topics.put("BalanceTopic.parked", "k", &parked, Some("{}")).await;
     let dead_letter = r#"{"source":"payments","destination":"PaymentTopic","key":"k","reason":"too large"}"#;
     topics.put(DEAD_LETTERS, "k", &[("pg_position", "0/30;0;0/20")], Some(dead_letter)).await;
+    let act = [("ce_source", "/coro/payments"), ("pg_position", "0/40;0;0/30")];
+    topics.put(OPERATOR_TOPIC, "k", &act, Some("{}")).await;
     let release = r#"{"source":"payments","destination":"PaymentTopic","key":"k","release":true}"#;
     topics.put(DEAD_LETTERS, "k", &[], Some(release)).await;
     for acknowledged in ["0/1", "1/A"] {
@@ -124,7 +133,7 @@ async fn events_chains_dead_letters_and_checkpoints_are_read_from_kafka() {
     let foreign = &contents.events.foreign;
     assert_eq!((foreign.len(), foreign[0].at.as_str()), (1, "PaymentTopic/1/1"));
     let chain = follow(&contents.events.chains);
-    assert_eq!((chain.examined, chain.violations), (3, 0), "{chain:?}");
+    assert_eq!((chain.examined, chain.violations), (4, 0), "{chain:?}");
     let dead_letters: Vec<&str> =
         contents.dead_letters.iter().map(|dead_letter| dead_letter.at.as_str()).collect();
     assert_eq!(dead_letters, ["cdc-relay.dead-letter/1/0"]);

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use coroctl::topics::Event;
-use saga::contract::{BALANCE_TOPIC, EventType, PAYMENT_TOPIC, SERVICE_TOPIC};
+use saga::contract::{BALANCE_TOPIC, EventType, OPERATOR_TOPIC, PAYMENT_TOPIC, SERVICE_TOPIC};
 use serde_json::{Value, json};
 
 use crate::asyncapi::{AsyncApi, Message, docs, event_schemas, text};
 
 const PARKED: &str = "message.parked.v1";
-/// No service consumes it, so the code of the saga does not know it.
+/// Acts of operators. No service consumes them, so the code of the saga does not know them.
+const OPERATORS: [&str; 4] =
+    ["message.retried.v1", "message.dismissed.v1", "resolution.proposed.v1", "resolution.confirmed.v1"];
+/// No service consumes it either.
 const FRAUD_ALERT: &str = "fraud.alert.v1";
 /// Schemas that are no event's: rows, headers, and records that have no type.
 const OTHER_SCHEMAS: [&str; 7] = [
@@ -145,8 +148,12 @@ fn key_and_headers_are_held_too() {
 #[test]
 fn every_type_of_the_code_has_a_schema_and_a_message_and_no_other_has() {
     let asyncapi = AsyncApi::read();
-    let types: BTreeSet<&str> =
-        EventType::ALL.iter().map(|event| event.as_str()).chain([PARKED, FRAUD_ALERT]).collect();
+    let types: BTreeSet<&str> = EventType::ALL
+        .iter()
+        .map(|event| event.as_str())
+        .chain([PARKED, FRAUD_ALERT])
+        .chain(OPERATORS)
+        .collect();
     let schemas = event_schemas();
     let expected: BTreeSet<&str> = types.iter().copied().chain(OTHER_SCHEMAS).collect();
     assert_eq!(schemas.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected);
@@ -169,6 +176,8 @@ fn every_type_of_the_code_has_a_schema_and_a_message_and_no_other_has() {
         let mut expected: BTreeSet<String> = of_topic.map(|event| event.as_str().to_owned()).collect();
         if topic.ends_with(".parked") {
             expected.insert(PARKED.to_owned());
+        } else if topic == OPERATOR_TOPIC {
+            expected.extend(OPERATORS.map(str::to_owned));
         } else if topic == "FraudAlertTopic" {
             expected.insert(FRAUD_ALERT.to_owned());
         } else if expected.is_empty() {

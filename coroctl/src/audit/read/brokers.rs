@@ -1,7 +1,8 @@
 //! Reads from the brokers: the topics of the saga, the relay's checkpoints and dead letters, lags, and the work queue.
 //!
 //! * Kafka is read without committing anything; those functions block.
-//! * Parked records and dead letters belong to no saga topic, and still count as members of their source's chain.
+//! * Parked records, acts of operators and dead letters belong to no saga topic, and still count as members of their source's
+//!   chain.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, SERVICE_TOPIC};
+use saga::contract::{BALANCE_TOPIC, OPERATOR_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, SERVICE_TOPIC};
 use serde::Deserialize;
 
 use super::events::{FlaggedRecord, PublishedEvents, Record};
@@ -75,6 +76,10 @@ pub fn read_kafka(
     }
     topics::visit(brokers, &format!("{}.parked", targets.queue), |message| {
         with_record(&targets.queue, message, |record| contents.events.add_to_chain(record));
+        Ok(())
+    })?;
+    topics::visit(brokers, &targets.topic(OPERATOR_TOPIC), |message| {
+        with_record(OPERATOR_TOPIC, message, |record| contents.events.add_to_chain(record));
         Ok(())
     })?;
     topics::visit(brokers, &targets.topic(DEAD_LETTER_TOPIC), |message| {

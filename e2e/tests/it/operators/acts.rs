@@ -1,12 +1,13 @@
 //! What operators read and do by `coroctl`: found, listed, retried and dismissed, by an operator with a name and the token.
 
+use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 use saga::contract::{BALANCE_TOPIC, HEADER_TYPE};
 use serde_json::{Value, json as object};
 use uuid::Uuid;
 
-use super::command::{act, coroctl, json, refusal};
+use super::command::{act, coroctl, emitted, json, refusal};
 use super::{JSON, address, bearer};
 use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, producer};
 use crate::raw_http::request;
@@ -78,6 +79,7 @@ async fn payments_are_found_by_what_is_known_of_them_a_page_at_a_time() {
 #[tokio::test]
 async fn a_parked_message_is_retried_or_dismissed_once_and_never_dismissed_while_it_can_be_applied() {
     let harness = Harness::shared().await;
+    let since = Timestamp::now();
     let user = harness.client.user_with(1_000).await.unwrap();
     let unreadable = park(&harness, user, "balance.held.v1", "not json").await;
     assert!(
@@ -103,6 +105,8 @@ async fn a_parked_message_is_retried_or_dismissed_once_and_never_dismissed_while
     assert!(!ids(&open, "parked", "parked_id").contains(&unreadable));
     let shown = json(&["parked", "show", "payments", &unreadable]).await;
     assert_eq!(shown["acts"][0]["reason"], "after an attack", "{shown}");
+    let event = emitted(&harness, since, "message.dismissed.v1", &unreadable).await;
+    assert_eq!((&event["operator"], &event["reason"]), (&"alice".into(), &"after an attack".into()));
     let unknown =
         refusal(&[&["parked", "dismiss", "payments", "BalanceTopic/0/999999999"][..], &named].concat()).await;
     assert!(unknown.contains("parked_id"), "{unknown}");

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use balance_svc::command::Command;
 use balance_svc::saga::Event;
 use coroctl::audit;
+use jiff::Timestamp;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use saga::contract::{PAYMENT_QUEUE, Terms};
@@ -13,7 +14,7 @@ use saga::parked::Parked;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::command::{act, json, parked_about, refusal, resolve};
+use super::command::{act, emitted, json, parked_about, refusal, resolve};
 use crate::harness::{Harness, WAIT_TIMEOUT};
 
 /// A work message that nobody emitted.
@@ -185,6 +186,7 @@ async fn a_hold_without_a_payment_is_released() {
 #[tokio::test]
 async fn an_unknown_charge_is_ended_by_two_operators_and_never_by_one() {
     let harness = Harness::shared().await;
+    let since = Timestamp::now();
     let user = harness.client.user_with(1_000).await.unwrap();
     // The gateway charges, and answers neither the call nor an inquiry.
     let payment_id = harness.client.pay(user, "0812-thenhttp500-askhttp500x1000000", 400).await.unwrap();
@@ -213,6 +215,10 @@ async fn an_unknown_charge_is_ended_by_two_operators_and_never_by_one() {
     assert_eq!(json(&[&confirm[..], &["bob"]].concat()).await, confirmed, "nor is it confirmed twice");
     let refused = refusal(&[&confirm[..], &["carol"]].concat()).await;
     assert!(refused.contains("bob has confirmed"), "{refused}");
+    let proposed = emitted(&harness, since, "resolution.proposed.v1", resolution_id).await;
+    assert_eq!((&proposed["payment_id"], &proposed["operator"]), (&id.as_str().into(), &"alice".into()));
+    let confirmed = emitted(&harness, since, "resolution.confirmed.v1", resolution_id).await;
+    assert_eq!((&confirmed["operator"], &confirmed["outcome"]), (&"bob".into(), &"applied".into()));
 
     let payment = harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!(payment["status"], "completed");

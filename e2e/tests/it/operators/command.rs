@@ -1,11 +1,15 @@
 //! Runs `coroctl` as operators do.
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use coroctl::topics;
+use jiff::Timestamp;
+use saga::contract::OPERATOR_TOPIC;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::harness::binary;
+use crate::harness::{Harness, WAIT_TIMEOUT, binary};
 
 /// Runs the command to its end.
 pub async fn coroctl(arguments: &[&str]) -> Output {
@@ -49,4 +53,25 @@ pub async fn parked_about(database: &str, payment_id: Uuid) -> Vec<String> {
     let id = payment_id.to_string();
     let ours = list["parked"].as_array().unwrap().iter().filter(|message| message["subject"] == id);
     ours.map(|message| message["parked_id"].as_str().unwrap().to_owned()).collect()
+}
+
+/// The event of this type about this subject, once it is on OperatorTopic.
+pub async fn emitted(harness: &Harness, since: Timestamp, event_type: &str, subject: &str) -> Value {
+    let look = || async {
+        let (brokers, subject) = (harness.stack.kafka_brokers.clone(), subject.to_owned());
+        let read = move || topics::about(&brokers, &[OPERATOR_TOPIC], since, &subject).unwrap();
+        let events = tokio::task::spawn_blocking(read).await.unwrap();
+        events.into_iter().find(|event| event.event_type() == event_type)
+    };
+    let appears = async {
+        loop {
+            if let Some(event) = look().await {
+                return event.json().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(WAIT_TIMEOUT, appears)
+        .await
+        .unwrap_or_else(|_| panic!("no {event_type} of {subject}"))
 }
