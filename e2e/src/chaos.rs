@@ -167,7 +167,10 @@ const PARKED: &str =
     "select parked_id from parked where parked_id not in (select parked_id from parked_acts)";
 
 /// The messages that are parked now.
-async fn parked(stack: &Stack) -> Result<BTreeSet<String>> {
+///
+/// # Errors
+/// When a database, or the search index, does not answer.
+pub async fn parked(stack: &Stack) -> Result<BTreeSet<String>> {
     let databases = Databases::connect(stack).await?;
     let mut parked = BTreeSet::new();
     for (name, client) in databases.named() {

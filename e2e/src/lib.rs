@@ -2,14 +2,18 @@
 //!
 //! * [`retrying_client`]: a client that repeats a request until it is answered.
 //! * [`chaos`]: a load under faults, compared with its plan; [`demo`] is one to watch.
+//! * [`drill`]: one thing is broken, an alert fires, and the runbook ends it.
 //! * [`load`]: a load of a profile, which k6 could put on the stack too.
+//! * [`steady_load`]: payments at even intervals, until it is stopped.
 //! * [`bench`]: payments and events per second, and what they cost.
 
 pub mod bench;
 pub mod chaos;
 pub mod demo;
+pub mod drill;
 pub mod load;
 pub mod retrying_client;
+pub mod steady_load;
 
 #[cfg(test)]
 mod tidy;

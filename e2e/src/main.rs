@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use coroctl::stack::Stack;
 use e2e::bench::{self, Bench};
-use e2e::{chaos, demo, load};
+use e2e::{chaos, demo, drill, load};
 use saga::telemetry::{self, LogFormat};
 
 #[derive(Parser)]
@@ -20,6 +20,8 @@ enum Action {
     Chaos(chaos::Options),
     /// Some payments to watch while Postgres, the relay and the processor are killed.
     Demo,
+    /// Break one thing, wait for its alert, and mend it by the runbook's own scripts.
+    Drill(drill::Options),
     /// A load of compose/k6/profiles.json, then the audit.
     Load(load::Options),
     /// Measure.
@@ -37,6 +39,7 @@ async fn main() -> Result<()> {
         Action::Bench(bench) => bench::run(&stack, &bench).await,
         Action::Chaos(options) => chaos::run(&stack, &options).await,
         Action::Demo => demo::run(&stack).await,
+        Action::Drill(options) => drill::run(&stack, &options).await,
         Action::Load(options) => load::run(&stack, &options).await,
     }
 }

@@ -84,6 +84,12 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Break one thing, wait for its alert, and mend it by the scripts of its runbook (`--help`: the drills).
+    #[command(disable_help_flag = true)]
+    Drill {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure the saga, the relay or clients that follow their payments (`bench NAME --help`: the options of that benchmark).
     Bench {
         #[command(subcommand)]
@@ -191,6 +197,10 @@ fn run(action: Action) -> Result<()> {
             let all = std::iter::once("chaos").chain(arguments.iter().map(String::as_str));
             workspace::e2e(&layout, &all.collect::<Vec<_>>())
         }
+        Action::Drill { arguments } => {
+            let all = std::iter::once("drill").chain(arguments.iter().map(String::as_str));
+            workspace::e2e(&layout, &all.collect::<Vec<_>>())
+        }
         Action::Load { arguments } => {
             let all = std::iter::once("load").chain(arguments.iter().map(String::as_str));
             workspace::e2e(&layout, &all.collect::<Vec<_>>())
@@ -252,6 +262,7 @@ mod tests {
             "bench relay -h",
             "bench waiters --help",
             "chaos --help",
+            "drill --help",
             "load --help",
             "audit --help",
         ] {

@@ -1,84 +1,18 @@
 //! Clients at the edge do not notice that instances of payments-svc come and go.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coroctl::client::{Client, order};
-use futures_util::StreamExt;
+use coroctl::client::Client;
+use e2e::steady_load::{Paid, SteadyLoad, accepted};
 use futures_util::future::join_all;
-use futures_util::stream::FuturesUnordered;
-use reqwest::StatusCode;
-use serde_json::Value;
 use uuid::Uuid;
 
 use crate::harness::{Harness, WAIT_TIMEOUT};
 
 const INSTANCES: [&str; 2] = ["payments-svc", "payments-svc-2"];
 const USERS: usize = 20;
-const AMOUNT: i64 = 10;
 /// Each is a payment and a poll of it: a hundred requests a second.
 const EVERY: Duration = Duration::from_millis(20);
-
-/// The answers to clients at the edge.
-#[derive(Default)]
-struct Load {
-    over: AtomicBool,
-    accepted: Mutex<Vec<Paid>>,
-    /// Answers in the place of a 201 or a 200.
-    failed: Mutex<Vec<String>>,
-}
-
-struct Paid {
-    user: Uuid,
-    body: Value,
-    payment_id: Uuid,
-}
-
-impl Load {
-    /// A payment every 20 ms, whether the ones before it are answered or not, until it is over.
-    async fn run(&self, client: &Client, users: &[Uuid], service: &str) {
-        let mut clock = tokio::time::interval(EVERY);
-        let mut under_way = FuturesUnordered::new();
-        let mut nth = 0;
-        while !self.over.load(Ordering::Relaxed) {
-            tokio::select! {
-                _ = clock.tick() => {
-                    let user = users[nth % users.len()];
-                    under_way.push(self.visit(client, user, order("0812", service, AMOUNT, &format!("rolling {nth}"))));
-                    nth += 1;
-                }
-                Some(()) = under_way.next() => {}
-            }
-        }
-        while under_way.next().await.is_some() {}
-    }
-
-    /// Pays, and looks at the payment.
-    async fn visit(&self, client: &Client, user: Uuid, body: Value) {
-        let polled = async {
-            let payment_id = accepted(client, user, &body).await?;
-            client.payment(user, payment_id).await.map_err(|error| format!("{error:#}"))?;
-            Ok(payment_id)
-        };
-        match polled.await {
-            Ok(payment_id) => self.accepted.lock().unwrap().push(Paid { user, body, payment_id }),
-            Err(why) => self.failed.lock().unwrap().push(why),
-        }
-    }
-}
-
-/// The payment of a request that is answered with 201; any other answer as text.
-async fn accepted(client: &Client, user: Uuid, body: &Value) -> Result<Uuid, String> {
-    let response = client.post_payment(user, body).await.map_err(|error| format!("{error:#}"))?;
-    let status = response.status();
-    let text = response.text().await.map_err(|error| error.to_string())?;
-    if status != StatusCode::CREATED {
-        return Err(format!("{status} {text}"));
-    }
-    let payment: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    payment["payment_id"].as_str().and_then(|id| id.parse().ok()).ok_or(text)
-}
 
 /// How often the edge had to send a request again, to the same instance or to another.
 async fn resent(harness: &Harness) -> f64 {
@@ -98,23 +32,21 @@ async fn load_during(harness: &Harness, client: &Client, disturbance: impl Futur
         .into_iter()
         .map(Result::unwrap)
         .collect();
-    let load = Load::default();
-    let running = load.run(client, &users, &harness.stack.demo_service_id);
+    let load = SteadyLoad::new(client.clone(), users, &harness.stack.demo_service_id, EVERY);
     let disturb = async {
         reached(&load, 50).await;
         disturbance.await;
-        let snapshot = load.accepted.lock().unwrap().len();
-        reached(&load, snapshot + 50).await;
-        load.over.store(true, Ordering::Relaxed);
+        reached(&load, load.accepted_count() + 50).await;
+        load.stop();
     };
-    tokio::join!(running, disturb);
-    assert_eq!(load.failed.into_inner().unwrap(), [""; 0]);
-    load.accepted.into_inner().unwrap()
+    tokio::join!(load.run(), disturb);
+    assert_eq!(load.failed(), [""; 0]);
+    load.accepted()
 }
 
-async fn reached(load: &Load, count: usize) {
+async fn reached(load: &SteadyLoad, count: usize) {
     let enough = async {
-        while load.accepted.lock().unwrap().len() < count {
+        while load.accepted_count() < count {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -123,7 +55,7 @@ async fn reached(load: &Load, count: usize) {
 
 async fn all_complete(harness: &Harness, payments: &[Paid]) {
     let ends =
-        payments.iter().map(|paid| harness.client.wait_for_end(paid.user, paid.payment_id, WAIT_TIMEOUT));
+        payments.iter().map(|paid| harness.client.wait_for_end(paid.user_id, paid.payment_id, WAIT_TIMEOUT));
     for payment in join_all(ends).await {
         assert_eq!(payment.unwrap()["status"], "completed");
     }
@@ -154,7 +86,7 @@ async fn what_a_killed_instance_took_is_answered_by_the_other_one() {
         load_during(&harness, &client, async { harness.cargo_stack("kill", INSTANCES[0]).await }).await;
     // A repeated request is answered with the same payment.
     for paid in &payments {
-        assert_eq!(accepted(&client, paid.user, &paid.body).await, Ok(paid.payment_id));
+        assert_eq!(accepted(&client, paid.user_id, &paid.body).await, Ok(paid.payment_id));
     }
     all_complete(&harness, &payments).await;
 }

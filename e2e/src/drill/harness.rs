@@ -1,0 +1,325 @@
+//! The surroundings of a drill: a load, the alerts, the runbook, and the audit at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use coroctl::audit;
+use coroctl::client::Client;
+use coroctl::databases;
+use coroctl::stack::Stack;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::alerts::{AlertState, Prometheus};
+use super::report::{ObservedAlert, Report};
+use super::view::View;
+use super::{Drill, Name, runbook, script};
+use crate::bench::audited::Audited;
+use crate::chaos;
+use crate::steady_load::SteadyLoad;
+
+const USERS: usize = 20;
+/// Five payments a second: enough for every alert that needs a share of bad ones.
+const LOAD_INTERVAL: Duration = Duration::from_millis(200);
+/// The load has to be accepted before anything is broken.
+const FIRST_PAYMENTS: usize = 10;
+const FIRST_PAYMENTS_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long accepted payments may take to end once the runbook is done.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(300);
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(100);
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// Answers are counted by their beginning: what follows names ids and times.
+const ANSWER_CHARS_MAX: usize = 60;
+
+pub struct Harness {
+    pub stack: Stack,
+    /// Through the edge, as apps do.
+    pub client: Client,
+    pub load: Arc<SteadyLoad>,
+    pub view: View,
+    drill: &'static Drill,
+    prometheus: Prometheus,
+    running: JoinHandle<()>,
+    began: Instant,
+    /// When it was broken, and when the last script had been run.
+    broken: Instant,
+    mended: Instant,
+    alerts: Vec<ObservedAlert>,
+    scripts: usize,
+    explained: BTreeSet<String>,
+}
+
+impl Harness {
+    /// Begins the load, and waits until payments are accepted.
+    ///
+    /// # Errors
+    /// When an alert of the drill fires already, or the stack accepts nothing.
+    pub async fn begin(stack: &Stack, drill: &'static Drill, view: View) -> Result<Self> {
+        let client = Client::new(&stack.through_edge())?;
+        let prometheus = Prometheus::new(&stack.prometheus_url)?;
+        if let Some(listed) = &drill.alert {
+            let state = prometheus.state(listed.name).await?;
+            ensure!(
+                state == AlertState::Inactive,
+                "{} is {state:?} already, so the drill would show nothing: look at {}/alerts",
+                listed.name,
+                stack.prometheus_url
+            );
+        }
+        let explained = chaos::parked(stack).await?;
+        let users = chaos::load::fund(&client, USERS).await?;
+        let load = SteadyLoad::new(client.clone(), users, &stack.demo_service_id, LOAD_INTERVAL);
+        let running = load.clone();
+        let running = tokio::spawn(async move { running.run().await });
+        let now = Instant::now();
+        let harness = Self {
+            stack: stack.clone(),
+            client,
+            load,
+            view,
+            drill,
+            prometheus,
+            running,
+            began: now,
+            broken: now,
+            mended: now,
+            alerts: Vec::new(),
+            scripts: 0,
+            explained,
+        };
+        harness.accepts(FIRST_PAYMENTS).await?;
+        harness.view.line(&format!("load: {:.0} payments a second", 1.0 / LOAD_INTERVAL.as_secs_f64()));
+        Ok(harness)
+    }
+
+    /// The drill that is played.
+    pub fn name(&self) -> Name {
+        self.drill.name
+    }
+
+    /// Waits until so many more payments are accepted.
+    ///
+    /// # Errors
+    /// When they are not within a minute.
+    pub async fn accepts(&self, more: usize) -> Result<()> {
+        let wanted = self.load.accepted_count() + more;
+        let met = async || Ok(self.load.accepted_count() >= wanted);
+        let failed = || self.load.failed().pop().unwrap_or_else(|| "no answer".to_owned());
+        self.until(FIRST_PAYMENTS_TIMEOUT, "payments to be accepted", met).await.with_context(failed)
+    }
+
+    /// Notes that it is broken from now on.
+    pub fn is_broken(&mut self, what: &str) {
+        self.broken = Instant::now();
+        self.view.line(&format!("broken: {what}"));
+    }
+
+    /// Waits until the drill's alert fires.
+    ///
+    /// # Errors
+    /// When it does not within the listed time since it was broken.
+    pub async fn alert_fires(&mut self) -> Result<()> {
+        let listed = self.drill.alert.as_ref().context("this drill has no alert")?;
+        self.fires(listed.name, listed.within).await
+    }
+
+    /// Waits until this alert fires.
+    ///
+    /// # Errors
+    /// When it does not within this time since it was broken.
+    pub async fn fires(&mut self, alert: &str, within: Duration) -> Result<()> {
+        let listed = within.as_secs();
+        let left = within.saturating_sub(self.broken.elapsed());
+        let what = format!("{alert} to fire (listed: {listed} s)");
+        self.until(left, &what, async || self.is(alert, AlertState::Firing).await).await?;
+        let fired_after = self.broken.elapsed().as_secs_f64();
+        self.view.line(&format!("{alert} fires after {fired_after:.0} s (listed: {listed} s)"));
+        self.alerts.push(ObservedAlert { alert: alert.to_owned(), fired_after, listed, ended_after: None });
+        Ok(())
+    }
+
+    /// Waits until an alert is gone.
+    ///
+    /// # Errors
+    /// When it is not within this time since the last script.
+    pub async fn ends(&mut self, alert: &str, within: Duration) -> Result<()> {
+        let left = within.saturating_sub(self.mended.elapsed());
+        let what = format!("{alert} to end");
+        self.until(left, &what, async || self.is(alert, AlertState::Inactive).await).await?;
+        let seconds = self.mended.elapsed().as_secs_f64();
+        self.view.line(&format!("{alert} is gone {seconds:.0} s after the runbook"));
+        let seen = self.alerts.iter_mut().find(|seen| seen.alert == alert);
+        if let Some(seen) = seen {
+            seen.ended_after = Some(seconds);
+        }
+        Ok(())
+    }
+
+    async fn is(&self, alert: &str, wanted: AlertState) -> Result<bool> {
+        Ok(self.prometheus.state(alert).await? == wanted)
+    }
+
+    /// Runs the scripts below *Do* of the drill's section, one after the other.
+    ///
+    /// # Errors
+    /// When there is none, or one fails.
+    pub async fn run_runbook(&mut self, variables: &[(&str, &str)]) -> Result<()> {
+        let (page, heading) = (self.drill.page, self.drill.section);
+        self.run_section(page, heading, variables).await.map(drop)
+    }
+
+    /// Runs the scripts below *Do* of a section, one after the other; returns what each printed.
+    ///
+    /// # Errors
+    /// When there is none, or one fails.
+    pub async fn run_section(
+        &mut self,
+        page: &str,
+        heading: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<Vec<String>> {
+        let section = runbook::section(page, heading)?;
+        ensure!(!section.acts.is_empty(), "{page}, section {heading}, has nothing to run");
+        let mut printed = Vec::new();
+        for text in &section.acts {
+            printed.push(self.run_script(page, heading, text, variables).await?);
+        }
+        Ok(printed)
+    }
+
+    /// Runs one script of a section; returns what it printed.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn run_script(
+        &mut self,
+        page: &str,
+        heading: &str,
+        text: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<String> {
+        self.view.line(&format!("runbook {page}, {heading}:"));
+        self.view.below(text);
+        self.view.wait("the script of the runbook");
+        let began = Instant::now();
+        let printed = script::run(text, variables).await.with_context(|| format!("{page}, {heading}"))?;
+        self.mended = Instant::now();
+        self.scripts += 1;
+        self.view.line(&format!("done in {:.1} s", began.elapsed().as_secs_f64()));
+        Ok(printed)
+    }
+
+    /// Runs `cargo stack` with these arguments; returns what it prints.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn cargo_stack(&self, arguments: &[&str]) -> Result<String> {
+        self.view.line(&format!("cargo stack {}", arguments.join(" ")));
+        script::cargo_stack(arguments).await
+    }
+
+    /// A record that the drill produced, or caused to be parked, by its place: topic/partition/offset. The audit leaves it out.
+    pub fn explain(&mut self, parked_id: String) {
+        self.explained.insert(parked_id);
+    }
+
+    /// Looks with growing pauses until the condition is met; a look that fails is repeated.
+    ///
+    /// # Errors
+    /// When it is not met in time, with the last failure.
+    pub async fn until(
+        &self,
+        timeout: Duration,
+        what: &str,
+        is_met: impl AsyncFn() -> Result<bool>,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let pauses =
+            ExponentialBuilder::default().with_min_delay(POLL_INTERVAL_MIN).with_max_delay(POLL_INTERVAL_MAX);
+        for pause in pauses.without_max_times().build() {
+            let seconds = began.elapsed().as_secs();
+            let (accepted, failed) = (self.load.accepted_count(), self.load.failed_count());
+            self.view.wait(&format!(
+                "waits for {what}, {seconds} s; payments accepted {accepted}, requests failed {failed}"
+            ));
+            let looked = is_met().await;
+            match looked {
+                Ok(true) => return Ok(()),
+                Ok(false) if began.elapsed() < timeout => {}
+                Err(_) if began.elapsed() < timeout => {}
+                Ok(false) => bail!("waited {} s in vain for {what}", timeout.as_secs()),
+                Err(error) => {
+                    return Err(error.context(format!("waited {} s in vain for {what}", timeout.as_secs())));
+                }
+            }
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the load, waits for the end of every accepted payment, and audits everything.
+    ///
+    /// # Errors
+    /// When the audit itself cannot be made.
+    pub async fn finish(self, played: Result<()>) -> Result<Report> {
+        let mut misses: Vec<String> = played.err().map(|error| format!("{error:#}")).into_iter().collect();
+        self.load.stop();
+        let paid = self.load.accepted();
+        let users: Vec<Uuid> = paid.iter().map(|paid| paid.user_id).collect();
+        let ids: Vec<Uuid> = paid.iter().map(|paid| paid.payment_id).collect();
+        let url = &self.stack.payments_database_url;
+        let all_ended =
+            async || Ok(ended(url, &users, &ids).await?.values().sum::<u64>() == ids.len() as u64);
+        if let Err(error) = self.until(SETTLE_TIMEOUT, "all payments to end", all_ended).await {
+            misses.push(format!("{error:#}"));
+        }
+        let failed_requests = by_answer(&self.load.failed());
+        if !self.drill.requests_may_fail && !failed_requests.is_empty() {
+            misses.push(format!("{} requests failed", self.load.failed_count()));
+        }
+        self.view.line(&format!("{} payments accepted; audit", ids.len()));
+        self.view.wait("the audit");
+        let options = audit::Options {
+            accepted: ids.clone(),
+            explained: self.explained.clone(),
+            wait: SETTLE_TIMEOUT,
+            ..Default::default()
+        };
+        let findings = audit::run_with(&self.stack, &options).await.context("audit")?;
+        self.running.await.context("load")?;
+        self.view.finish();
+        Ok(Report {
+            drill: self.drill.title,
+            alerts: self.alerts,
+            scripts: self.scripts,
+            seconds: self.began.elapsed().as_secs_f64(),
+            accepted: ids.len(),
+            ended: ended(&self.stack.payments_database_url, &users, &ids).await?,
+            failed_requests,
+            misses,
+            audit: Audited::new(&findings),
+        })
+    }
+}
+
+/// The payments that have ended, by status.
+async fn ended(url: &str, users: &[Uuid], ids: &[Uuid]) -> Result<BTreeMap<String, u64>> {
+    const ENDED: &str = "
+        select status, count(*) from unnest($1::uuid[], $2::uuid[]) as wanted (user_id, payment_id)
+          join payments using (user_id, payment_id)
+         where status in ('completed', 'rejected', 'failed', 'cancelled') group by status";
+    let client = databases::reader("payments", url).await?;
+    let rows = client.query(ENDED, &[&users, &ids]).await.context("payments")?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs())).collect())
+}
+
+fn by_answer(failed: &[String]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for answer in failed {
+        *counts.entry(answer.chars().take(ANSWER_CHARS_MAX).collect()).or_default() += 1;
+    }
+    counts
+}
