@@ -58,7 +58,7 @@ pub async fn run(
     let metrics = Metrics::register()?;
     let identity = Identity::start(config.identity, &metrics.registry)?;
     let rate = RateLimit::start(config.rate_limit, &metrics.registry)?;
-    let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
+    let pool = postgres::guarded_pool(&config.database_url, config.pool_size, SERVICE)?;
 
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));

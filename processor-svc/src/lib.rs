@@ -81,7 +81,7 @@ pub async fn run(
     let audience = edge::Audience::operators(config.operators.clone());
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let metrics = Metrics::new()?;
-    let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
+    let pool = postgres::guarded_pool(&config.database_url, config.pool_size, SERVICE)?;
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let store = Store::new(pool, config.lease());
     let (reports, reported) = mpsc::unbounded_channel();

@@ -19,6 +19,7 @@ mod handler;
 mod lag;
 mod lag_watch;
 mod metrics;
+mod range;
 mod reader;
 mod waiting;
 
@@ -36,6 +37,7 @@ pub use self::follower::Follower;
 pub use self::handler::EventHandler;
 pub use self::lag::{Ends, GroupOffsets, PartitionProgress, partitions};
 pub use self::metrics::ConsumerMetrics;
+pub use self::range::{Batches, TopicRange};
 pub use self::reader::{Offsets, Reader};
 use crate::contract::{
     Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,

@@ -7,11 +7,13 @@
 //! * [`backoff`]: the pauses between tries.
 //! * [`parked`]: messages that cannot be applied, inserted in the transaction of their batch.
 //! * [`postgres`]: the connection pool, and which failures are retried.
+//! * [`incarnation`]: databases that are closed after a restore.
 //! * [`identity`]: who calls a public listener, by a trusted header or by the token of an issuer.
 //! * [`rate_limit`]: how many requests a user may send to one instance.
 //! * [`http`], [`fields`], [`query`], [`problem`]: listeners with limits and time-outs; bodies parsed field by field and
 //!   query strings parameter by parameter; errors as RFC 9457 documents.
 //! * [`http_client`]: the client of servers that the configuration names.
+//! * [`recovery`]: a restored database gets the rows again that it lacks, and is opened.
 //! * [`search_index`]: the client of the search index, for who writes it and who reads it.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
@@ -22,12 +24,14 @@ pub mod fields;
 pub mod http;
 pub mod http_client;
 pub mod identity;
+pub mod incarnation;
 pub mod parked;
 pub mod postgres;
 pub mod problem;
 pub mod process;
 pub mod query;
 pub mod rate_limit;
+pub mod recovery;
 pub mod search_index;
 pub mod telemetry;
 pub mod trace;

@@ -2,6 +2,7 @@
 //!
 //! * The pool connects lazily: a database may be down when its service starts.
 //! * TLS is that of libpq: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` in the URL.
+//! * The pool of a service of the saga hands out no connection to a closed database ([`incarnation`](crate::incarnation)).
 //! * A failure is poison only by its SQLSTATE. Every other failure is retried: money is never dropped on a guess.
 //!
 //! Plans are pinned: every statement of a service reaches its rows by key, and sessions force the one generic plan and forbid
@@ -10,9 +11,13 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    HookError, Manager, ManagerConfig, PoolBuilder, PoolError, RecyclingMethod, Runtime,
+};
 use postgres_tls::Connection;
 use tokio_postgres::error::SqlState;
+
+use crate::incarnation;
 
 pub use deadpool_postgres::{Client, Pool, Transaction};
 
@@ -34,6 +39,19 @@ const SESSION: &str = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_tr
 /// # Errors
 /// When the URL is malformed, or a certificate that it names cannot be read.
 pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Result<Pool> {
+    builder(url, size_max, application_name)?.build().context("cannot create the database pool")
+}
+
+/// As [`pool`], for `service`, whose database is one of the saga: while it is closed, it is as if it were away.
+///
+/// # Errors
+/// As [`pool`].
+pub fn guarded_pool(url: &str, size_max: usize, service: &str) -> anyhow::Result<Pool> {
+    let pool = incarnation::guard(builder(url, size_max, service)?, service);
+    pool.build().context("cannot create the database pool")
+}
+
+fn builder(url: &str, size_max: usize, application_name: &str) -> anyhow::Result<PoolBuilder> {
     let Connection { mut config, tls } =
         url.parse::<Connection>().context("the database URL cannot be used")?;
     config
@@ -45,13 +63,11 @@ pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Resul
     // Fast: a query notices a broken connection, and every query is retried anyway.
     let manager =
         Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    Pool::builder(manager)
+    Ok(Pool::builder(manager)
         .max_size(size_max)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(WAIT_TIMEOUT))
-        .create_timeout(Some(CONNECT_TIMEOUT))
-        .build()
-        .context("cannot create the database pool")
+        .create_timeout(Some(CONNECT_TIMEOUT)))
 }
 
 /// One round trip to the database.
@@ -59,7 +75,11 @@ pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Resul
 /// # Errors
 /// When there is no connection or no answer; the text says which.
 pub async fn reachable(pool: &Pool) -> Result<(), String> {
-    let client = pool.get().await.map_err(|error| format!("no database connection: {error}"))?;
+    let client = pool.get().await.map_err(|error| match error {
+        // The database is there, and closed.
+        PoolError::PostCreateHook(HookError::Message(why)) => why.into_owned(),
+        error => format!("no database connection: {error}"),
+    })?;
     client
         .simple_query("select 1")
         .await

@@ -28,7 +28,9 @@ const PAYMENTS: &[(&str, &str)] = migrations!(
     "payments" / "V1__payments",
     "payments" / "V2__payments_publication",
     "payments" / "V3__services_published",
-    "payments" / "V4__operators"
+    "payments" / "V4__operators",
+    "payments" / "V5__incarnations",
+    "payments" / "V6__operators_published"
 );
 const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V1__balance",
@@ -36,12 +38,16 @@ const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V3__balance_max",
     "balance" / "V4__ledger_amount_checked",
     "balance" / "V5__movements",
-    "balance" / "V6__operators"
+    "balance" / "V6__operators",
+    "balance" / "V7__incarnations",
+    "balance" / "V8__operators_published"
 );
 const PROCESSOR: &[(&str, &str)] = migrations!(
     "processor" / "V1__processor",
     "processor" / "V2__processor_publication",
-    "processor" / "V3__operators"
+    "processor" / "V3__operators",
+    "processor" / "V4__incarnations",
+    "processor" / "V5__operators_published"
 );
 const NOTIFIER: &[(&str, &str)] = migrations!("notifier" / "V1__notifier");
 const FRAUD: &[(&str, &str)] = migrations!("fraud" / "V1__fraud", "fraud" / "V2__fraud_publication");

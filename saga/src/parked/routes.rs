@@ -79,17 +79,23 @@ fn rendered(request: &ActRequest, record: &ActRecord) -> Value {
 /// The name of an operator: two names that differ only in case would not be two people.
 pub fn operator(fields: &mut Fields) -> String {
     let name = fields.text("operator", OPERATOR_CHARS_MAX);
-    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let mut bytes = name.bytes();
-    let is_name = bytes.next().is_some_and(is_alphanumeric)
-        && bytes.all(|byte| is_alphanumeric(byte) || b"._@-".contains(&byte));
-    if !is_name && !name.is_empty() {
+    // An error about its length is enough.
+    if !name.is_empty() && name.len() <= OPERATOR_CHARS_MAX && !is_operator_name(&name) {
         fields.refuse(
             "operator",
             "must be lower-case letters, digits and ._@-, and begin with a letter or digit",
         );
     }
     name
+}
+
+/// Whether a text names an operator: lower-case letters, digits and `._@-`.
+pub fn is_operator_name(text: &str) -> bool {
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let mut bytes = text.bytes();
+    text.len() <= OPERATOR_CHARS_MAX
+        && bytes.next().is_some_and(is_alphanumeric)
+        && bytes.all(|byte| is_alphanumeric(byte) || b"._@-".contains(&byte))
 }
 
 #[cfg(test)]

@@ -1,0 +1,205 @@
+//! `recover`: makes the rows again that a restored database lacks, and opens the database.
+//!
+//! * The rows are found on the topics, where the relay emitted them before they were lost. A row that was committed and not yet
+//!   emitted is gone, unless the events of others make it again.
+//! * A service makes its own rows again from its own events. Then it applies the events of others, by the code that consumes
+//!   them ([`Recovery::apply`]): the transitions that they cause may have been lost too.
+//! * It may be ended at any point and run again: a row that is there stays, and an event that was applied is a duplicate. The
+//!   offsets of the service's group stay as they are. Only one runs on a database at a time.
+//! * An event that contradicts a row, or whose row is missing, is a finding: it is printed, and it changes nothing. A database
+//!   with findings is not opened, unless the operator says so.
+//! * A dry run prints what is lacking, and changes nothing.
+
+#![allow(clippy::print_stdout, reason = "what it finds is its output")]
+
+mod apply;
+mod program;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use brokers::Brokers;
+use clap::Args;
+use jiff::Timestamp;
+
+pub use self::program::Program;
+use crate::consumer::TopicRange;
+use crate::fields::text_error;
+use crate::incarnation;
+use crate::parked::routes::{REASON_CHARS_MAX, is_operator_name};
+use crate::postgres::{self, Client, Pool};
+use crate::telemetry::LogFormat;
+
+const CONNECTIONS_MAX: usize = 2;
+/// How often the progress is printed.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Held by the session of a recovery: one at a time on a database.
+const LOCK: &str = "select pg_try_advisory_lock(hashtext('coro recovery'))";
+
+/// What `recover` is given. Options that a service has too are called as there, and read from the same variables.
+// No Debug: it would print passwords.
+#[derive(Args, Clone)]
+pub struct Settings {
+    /// Read the topics since this time, such as 2026-01-02T03:04:05Z: one before the backup was begun. Without it they are
+    /// read from their first record on.
+    #[arg(long)]
+    pub since: Option<Timestamp>,
+    /// The name of the person who recovers: lower-case letters, digits and ._@-
+    #[arg(long, value_parser = operator)]
+    pub operator: String,
+    /// Why the database is recovered; it is kept with the name.
+    #[arg(long, value_parser = reason)]
+    pub reason: String,
+    /// Print what is lacking, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Open the database although events contradict its rows, or have no row. Look at each finding first.
+    #[arg(long)]
+    pub open_despite_findings: bool,
+    /// The database of the service, as the role of the service.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    #[command(flatten)]
+    pub kafka: Brokers,
+    /// The consumer group of the service, whose offsets stay as they are; by default the name of the service.
+    #[arg(long, env = "GROUP_ID")]
+    pub group_id: Option<String>,
+    /// Prefix of every topic name, so that several systems can share one Kafka.
+    #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
+    pub topic_prefix: String,
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+fn operator(text: &str) -> Result<String, &'static str> {
+    let error = "must be lower-case letters, digits and ._@-, and begin with a letter or digit";
+    is_operator_name(text).then(|| text.to_owned()).ok_or(error)
+}
+
+fn reason(text: &str) -> Result<String, String> {
+    text_error(text, REASON_CHARS_MAX).map_or_else(|| Ok(text.to_owned()), Err)
+}
+
+/// A recovery under way.
+pub struct Recovery {
+    settings: Settings,
+    service: &'static str,
+    /// Connections to the database, which need not be open.
+    pool: Pool,
+    /// Holds the lock.
+    session: Client,
+    findings: u64,
+}
+
+impl Recovery {
+    /// Connects, whether the database is open or closed.
+    ///
+    /// # Errors
+    /// When the database does not answer, has no incarnations, or is being recovered.
+    pub async fn begin(settings: Settings, service: &'static str) -> anyhow::Result<Self> {
+        let pool = postgres::pool(&settings.database_url, CONNECTIONS_MAX, &format!("{service} recover"))?;
+        let session = pool.get().await.context("no connection to the database")?;
+        let incarnation = incarnation::read(&session).await.context("cannot read the incarnation")?;
+        let is_first: bool = session.query_one(LOCK, &[]).await.context("cannot lock the recovery")?.get(0);
+        ensure!(is_first, "another recovery of this database is under way; wait for its end");
+        let state = if incarnation.is_open { "open already" } else { "closed" };
+        println!("incarnation {} is {state}", incarnation.name);
+        Ok(Self { settings, service, pool, session, findings: 0 })
+    }
+
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub fn is_dry_run(&self) -> bool {
+        self.settings.dry_run
+    }
+
+    /// The records of a topic of the contract since the time that the operator named.
+    pub fn topic(&self, name: &str) -> TopicRange {
+        TopicRange {
+            brokers: self.settings.kafka.clone(),
+            group_id: self.settings.group_id.clone().unwrap_or_else(|| self.service.to_owned()),
+            topic: format!("{}{name}", self.settings.topic_prefix),
+            since: self.settings.since,
+        }
+    }
+
+    /// Prints a finding. It quotes no value that a person typed.
+    pub fn report(&mut self, finding: impl fmt::Display) {
+        self.findings += 1;
+        println!("finding: {finding}");
+    }
+
+    /// Opens the database, unless it is a dry run.
+    ///
+    /// # Errors
+    /// When there are findings that the operator did not accept, or the database failed.
+    pub async fn finish(self) -> anyhow::Result<()> {
+        let Settings { operator, reason, dry_run, open_despite_findings, .. } = &self.settings;
+        if *dry_run {
+            println!("{} findings; dry run: nothing was changed", self.findings);
+            return Ok(());
+        }
+        if self.findings > 0 && !open_despite_findings {
+            bail!(
+                "{} findings: each event above contradicts a row, or has none. The rows that could be made again are made; the \
+                 database stays as closed or open as it was. Look at each; to open it all the same, add --open-despite-findings",
+                self.findings
+            );
+        }
+        let opened = incarnation::open(&self.session, operator, reason).await?;
+        println!("{}", if opened { "the database is open" } else { "the database was open before" });
+        Ok(())
+    }
+}
+
+/// Prints a line of progress now and then.
+pub struct Progress {
+    printed_at: Instant,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { printed_at: Instant::now() }
+    }
+}
+
+impl Progress {
+    /// Prints the counts, if the last line is old enough.
+    pub fn print(&mut self, counts: &impl fmt::Display) {
+        if self.printed_at.elapsed() >= PROGRESS_INTERVAL {
+            println!("… {counts}");
+            *self = Self::default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn who_recovers_and_why_are_named() {
+        let parsed = |operator: &str, reason: &str, since: &str| {
+            let (operator, reason) = (format!("--operator={operator}"), format!("--reason={reason}"));
+            let flags = ["recover", "--database-url=postgres://h/d", "--kafka-brokers=h:1"];
+            let since = format!("--since={since}");
+            Command::try_parse_from(flags.into_iter().chain([operator.as_str(), &reason, &since])).is_ok()
+        };
+        assert!(parsed("ada", "disk lost", "2026-01-02T03:04:05Z"));
+        assert!(!parsed("Ada", "disk lost", "2026-01-02T03:04:05Z"));
+        assert!(!parsed("ada", "", "2026-01-02T03:04:05Z"));
+        assert!(!parsed("ada", "disk lost", "yesterday"));
+    }
+}
