@@ -21,6 +21,7 @@ pub mod state;
 
 mod backoff;
 mod bench;
+mod cache;
 mod check;
 mod compose;
 mod debezium;

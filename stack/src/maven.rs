@@ -1,11 +1,12 @@
-//! Downloads from Maven Central, once for all stacks: into a temporary folder, then moved into place.
+//! Downloads from Maven Central, once for all stacks.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::cache;
 use crate::layout::Layout;
 use crate::logs;
 use crate::output::Step;
@@ -67,40 +68,23 @@ impl Download<'_> {
         what: &str,
         finish: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<()> {
-        fs::create_dir_all(&layout.cache)?;
-        let mut lock = fd_lock::RwLock::new(fs::File::create(self.beside(".lock"))?);
-        let _one_at_a_time = lock.write()?;
-        if self.target.is_dir() {
-            return Ok(());
-        }
-        step.now(what);
-        let temporary = self.beside(".download");
-        if temporary.exists() {
-            fs::remove_dir_all(&temporary)?;
-        }
-        let content = temporary.join("content");
-        fs::create_dir_all(&content)?;
-        run(self.command(&temporary, &content)?).context("Maven failed")?;
-        finish(&content)?;
-        fs::rename(&content, self.target)?;
-        fs::remove_dir_all(&temporary)?;
-        Ok(())
+        cache::once(layout, self.target, |scratch| {
+            step.now(what);
+            let content = scratch.join("content");
+            fs::create_dir(&content)?;
+            run(self.command(scratch, &content)?).context("Maven failed")?;
+            finish(&content)?;
+            Ok(content)
+        })
     }
 
-    /// A path beside the target.
-    fn beside(&self, extension: &str) -> PathBuf {
-        let mut path = self.target.as_os_str().to_owned();
-        path.push(extension);
-        path.into()
-    }
-
-    fn command(&self, temporary: &Path, content: &Path) -> Result<Command> {
+    fn command(&self, scratch: &Path, content: &Path) -> Result<Command> {
         let maven = find_program("mvn").context("Maven is not installed: apt-get install maven")?;
         let mut command = Command::new(maven);
-        command.args(["-B", "-q"]).current_dir(temporary);
+        command.args(["-B", "-q"]).current_dir(scratch);
         match self.content {
             Content::Jars(artifacts) => {
-                fs::write(temporary.join("pom.xml"), project(artifacts))?;
+                fs::write(scratch.join("pom.xml"), project(artifacts))?;
                 command.arg(format!("{PLUGIN}:copy-dependencies")).arg("-DincludeScope=runtime");
             }
             Content::File(artifact) => {

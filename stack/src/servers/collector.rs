@@ -2,13 +2,13 @@
 //!
 //! * It is built from Go modules, once for all stacks, with three components; a release has two hundred.
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::text;
+use crate::cache;
 use crate::certificates;
 use crate::layout::{Layout, Port};
 use crate::maven::run;
@@ -39,19 +39,16 @@ pub fn built(layout: &Layout) -> bool {
 /// When Go is missing, too old, or cannot get the modules.
 pub fn build(layout: &Layout, step: &Step) -> Result<String> {
     let target = program(layout);
-    fs::create_dir_all(&layout.cache)?;
-    let mut lock = fd_lock::RwLock::new(fs::File::create(target.with_extension("lock"))?);
-    let _one_at_a_time = lock.write()?;
-    if !target.is_file() {
+    cache::once(layout, &target, |scratch| {
         step.now(format!("the OpenTelemetry Collector {VERSION} from Go modules: two to four minutes"));
-        let fresh = target.with_extension("new");
+        let built = scratch.join("collector");
         let mut command = Command::new(go().context("Go is not installed")?);
-        command.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&fresh).arg(".");
+        command.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&built).arg(".");
         command.current_dir(layout.root.join("stack/collector")).env("CGO_ENABLED", "0");
         run(command).context("go build of stack/collector failed")?;
-        ensure!(fresh.is_file(), "go build made no program");
-        fs::rename(&fresh, &target)?;
-    }
+        ensure!(built.is_file(), "go build made no program");
+        Ok(built)
+    })?;
     Ok(format!("{VERSION} in {}", target.display()))
 }
 
