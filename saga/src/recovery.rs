@@ -13,6 +13,8 @@
 #![allow(clippy::print_stdout, reason = "what it finds is its output")]
 
 mod apply;
+mod overlap;
+mod parked;
 mod program;
 
 use std::fmt;
@@ -23,6 +25,7 @@ use brokers::Brokers;
 use clap::Args;
 use jiff::Timestamp;
 
+pub use self::overlap::Overlap;
 pub use self::program::Program;
 use crate::consumer::TopicRange;
 use crate::fields::text_error;

@@ -1,0 +1,174 @@
+//! Puts back what was parked since the backup, and what operators did with it.
+//!
+//! * `<topic>.parked` has each row of `parked` as it was, and OperatorTopic each act. They are written to the bytes of their
+//!   events, the time included: emitted again, they are the same events.
+//! * Services share these topics. The source of an event says whose row it is.
+
+use std::fmt;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio_postgres::types::Json;
+
+use super::Recovery;
+use crate::consumer::Record;
+use crate::contract::{HEADER_SOURCE, HEADER_TYPE, OPERATOR_TOPIC};
+use crate::postgres::Transaction;
+
+const INSERT_PARKED: &str = "
+    insert into parked (parked_id, source, message_key, type, headers, body, reason, parked_at)
+    select parked_id, source, message_key, type, headers, decode(body, 'base64'), reason, parked_at
+      from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::text[], $7::text[], $8::timestamptz[])
+        as p (parked_id, source, message_key, type, headers, body, reason, parked_at)
+    on conflict do nothing";
+
+const INSERT_ACTS: &str = "
+    insert into parked_acts (parked_id, act, operator, reason, outcome, acted_at)
+    select a.* from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+        as a (parked_id, act, operator, reason, outcome, acted_at)
+      join parked using (parked_id)
+    on conflict do nothing";
+
+/// The published columns of `parked`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct ParkedRow {
+    parked_id: String,
+    source: String,
+    message_key: Option<String>,
+    #[serde(rename = "type")]
+    event_type: Option<String>,
+    headers: Value,
+    /// In base64.
+    body: String,
+    reason: String,
+    parked_at: Timestamp,
+}
+
+/// The published columns of `parked_acts`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct ActRow {
+    parked_id: String,
+    act: String,
+    operator: String,
+    reason: String,
+    outcome: String,
+    acted_at: Timestamp,
+}
+
+/// The rows of a topic, by whether the database had them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    lacking: u64,
+    present: u64,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lacking, present } = self;
+        write!(f, "{lacking} lacking, {present} there")
+    }
+}
+
+impl Recovery {
+    /// Puts back what this service parked of these topics, and the acts. A dry run is rolled back.
+    ///
+    /// # Errors
+    /// When a topic cannot be read or the database failed.
+    pub async fn parked(&mut self, topics: &[&str]) -> anyhow::Result<()> {
+        let pool = self.pool().clone();
+        let mut client = pool.get().await.context("no connection to the database")?;
+        let transaction = client.transaction().await.context("cannot begin a transaction")?;
+        transaction.batch_execute("set local idle_in_transaction_session_timeout = 0").await?;
+        for topic in topics {
+            let topic = format!("{topic}.parked");
+            let rows: Vec<ParkedRow> = self.own_rows(&topic, "message.parked.v1").await?;
+            let lacking = insert_parked(&transaction, &rows).await?;
+            println!("{topic}: {}", Counts { lacking, present: rows.len() as u64 - lacking });
+        }
+        let mut acts: Vec<ActRow> = Vec::new();
+        for name in ["message.retried.v1", "message.dismissed.v1"] {
+            acts.extend(self.own_rows(OPERATOR_TOPIC, name).await?);
+        }
+        let lacking = insert_acts(&transaction, &acts).await?;
+        println!("{OPERATOR_TOPIC}: {}", Counts { lacking, present: acts.len() as u64 - lacking });
+        if !self.is_dry_run() {
+            transaction.commit().await.context("cannot commit")?;
+        }
+        Ok(())
+    }
+
+    /// The events of this type that are of rows of this service. They are few: a person has to look at each.
+    async fn own_rows<T>(&mut self, topic: &str, event_type: &'static str) -> anyhow::Result<Vec<T>>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let source = format!("/coro/{}", self.service.trim_end_matches("-svc"));
+        let read = move |record: &Record<'_>| {
+            let is_own = record.header(HEADER_SOURCE) == Some(source.as_str())
+                && record.header(HEADER_TYPE) == Some(event_type);
+            let row = is_own.then(|| serde_json::from_slice::<T>(record.body()));
+            row.map(|row| row.map_err(|error| format!("{}: is no {event_type}: {error}", record.place())))
+        };
+        let mut batches = self.topic(topic).read(read)?;
+        let mut rows = Vec::new();
+        while let Some(batch) = batches.next().await? {
+            for row in batch.into_iter().flatten() {
+                match row {
+                    Ok(row) => rows.push(row),
+                    Err(why) => self.report(why),
+                }
+            }
+        }
+        Ok(rows)
+    }
+}
+
+async fn insert_parked(transaction: &Transaction<'_>, rows: &[ParkedRow]) -> anyhow::Result<u64> {
+    let ids: Vec<&str> = rows.iter().map(|row| row.parked_id.as_str()).collect();
+    let sources: Vec<&str> = rows.iter().map(|row| row.source.as_str()).collect();
+    let keys: Vec<Option<&str>> = rows.iter().map(|row| row.message_key.as_deref()).collect();
+    let types: Vec<Option<&str>> = rows.iter().map(|row| row.event_type.as_deref()).collect();
+    let headers: Vec<Json<&Value>> = rows.iter().map(|row| Json(&row.headers)).collect();
+    let bodies: Vec<&str> = rows.iter().map(|row| row.body.as_str()).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.as_str()).collect();
+    let times: Vec<Timestamp> = rows.iter().map(|row| row.parked_at).collect();
+    transaction
+        .execute(INSERT_PARKED, &[&ids, &sources, &keys, &types, &headers, &bodies, &reasons, &times])
+        .await
+        .context("cannot put back parked messages")
+}
+
+async fn insert_acts(transaction: &Transaction<'_>, rows: &[ActRow]) -> anyhow::Result<u64> {
+    let ids: Vec<&str> = rows.iter().map(|row| row.parked_id.as_str()).collect();
+    let acts: Vec<&str> = rows.iter().map(|row| row.act.as_str()).collect();
+    let operators: Vec<&str> = rows.iter().map(|row| row.operator.as_str()).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.as_str()).collect();
+    let outcomes: Vec<&str> = rows.iter().map(|row| row.outcome.as_str()).collect();
+    let times: Vec<Timestamp> = rows.iter().map(|row| row.acted_at).collect();
+    transaction
+        .execute(INSERT_ACTS, &[&ids, &acts, &operators, &reasons, &outcomes, &times])
+        .await
+        .context("cannot put back the acts of operators")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The event is the published row.
+    #[test]
+    fn rows_are_read_from_their_events() {
+        let event = r#"{"parked_id":"PaymentTopic/0/7","source":"PaymentTopic","message_key":null,"type":null,
+            "headers":{"ce_id":"x"},"body":"AP8=","reason":"why","parked_at":"2026-01-02T03:04:05.000001Z","more":1}"#;
+        let row: ParkedRow = serde_json::from_str(event).unwrap();
+        assert_eq!((row.message_key, row.body.as_str()), (None, "AP8="));
+        assert_eq!(row.parked_at.as_microsecond() % 10, 1, "to the microsecond");
+        let event = r#"{"parked_id":"a","act":"retried","operator":"ada","reason":"r","outcome":"applied",
+            "acted_at":"2026-01-02T03:04:05.000001Z"}"#;
+        let row: ActRow = serde_json::from_str(event).unwrap();
+        assert_eq!((row.act.as_str(), row.operator.as_str()), ("retried", "ada"));
+    }
+}
