@@ -5,6 +5,7 @@
 //! * `balance.held` and `balance.rejected` make a payment `authorized` or `rejected`. `balance.captured` and
 //!   `balance.released` end it.
 //! * `payment.result.unknown` is recorded. It is never taken for a failure.
+//! * A restored database is closed until `payments-svc recover` has made the lost payments again ([`recovery`]).
 //! * Searches are answered from the read model, and fail without it; nothing else needs it.
 
 pub mod accept;
@@ -14,7 +15,9 @@ pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod reader;
+pub mod recovery;
 pub mod render;
+pub mod request;
 pub mod saga;
 pub mod search;
 pub mod shedding;

@@ -58,7 +58,7 @@ pub struct State {
 }
 
 /// A published event of balance-svc or processor-svc about this payment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, VariantArray)]
 pub enum Event {
     Held,
     HoldRejected,
@@ -69,6 +69,10 @@ pub enum Event {
     ReleasedCancelled,
     /// The processor may have called the gateway, and inquires about the outcome.
     OutcomeUnknown,
+}
+
+impl Event {
+    pub const ALL: &[Event] = Event::VARIANTS;
 }
 
 /// The event that a new version of the row publishes, as in the column `event`.

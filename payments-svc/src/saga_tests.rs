@@ -2,15 +2,6 @@
 
 use super::*;
 
-const EVENTS: [Event; 6] = [
-    Event::Held,
-    Event::HoldRejected,
-    Event::Captured,
-    Event::ReleasedUncharged,
-    Event::ReleasedCancelled,
-    Event::OutcomeUnknown,
-];
-
 /// The full grid of states (rows) and events (columns); `=` already, `?` missing, `x` illegal.
 const GRID: &[(&str, &str)] = &[
     // held hold_rejected captured released_uncharged released_cancelled outcome_unknown
@@ -46,7 +37,7 @@ fn symbol(step: &Step) -> &'static str {
 #[test]
 fn the_full_grid_of_states_and_events() {
     for (name, row) in GRID {
-        let found: Vec<_> = EVENTS.iter().map(|e| symbol(&decide(&state(name), e))).collect();
+        let found: Vec<_> = Event::ALL.iter().map(|e| symbol(&decide(&state(name), e))).collect();
         assert_eq!(found.join(" "), *row, "{name}");
     }
 }
@@ -62,7 +53,7 @@ fn an_event_with_other_terms_is_refused_in_every_state() {
     let others =
         [terms(1, "electricity", None), terms(100, "gas", None), terms(100, "electricity", Some("0813"))];
     for (name, _) in GRID {
-        for event in EVENTS {
+        for &event in Event::ALL {
             let state = state(name);
             for said in [ours.clone(), terms(100, "electricity", None)] {
                 assert_eq!(judge(&ours, &state, &said, &event), Ok(decide(&state, &event)), "{name}");
@@ -102,7 +93,7 @@ fn terminal_states_are_absorbing_and_no_step_goes_back() {
         Status::Completed | Status::Rejected | Status::Failed | Status::Cancelled => 2,
     };
     for (name, _) in GRID {
-        for event in EVENTS {
+        for &event in Event::ALL {
             if let Step::Move { to, .. } = decide(&state(name), &event) {
                 assert!(rank(state(name).status) < 2, "{name} is terminal and moved on {event:?}");
                 assert!(rank(to) >= rank(state(name).status), "{name} went back on {event:?}");
@@ -114,7 +105,7 @@ fn terminal_states_are_absorbing_and_no_step_goes_back() {
 #[test]
 fn every_step_repeated_is_already_done() {
     for (name, _) in GRID {
-        for event in EVENTS {
+        for &event in Event::ALL {
             let before = state(name);
             let step = decide(&before, &event);
             if !matches!(step, Step::Illegal(_) | Step::Missing) {

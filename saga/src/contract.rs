@@ -38,6 +38,8 @@ pub const HEADER_ID: &str = "ce_id";
 pub const HEADER_SOURCE: &str = "ce_source";
 /// The header that names what an event is about: the payment, or the service.
 pub const HEADER_SUBJECT: &str = "ce_subject";
+/// The header with the event's position in the chain of its source. An event that is emitted again from its row has none.
+pub const HEADER_POSITION: &str = "pg_position";
 
 /// Every type of event on the topics of the saga, and on [`SERVICE_TOPIC`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, VariantArray)]

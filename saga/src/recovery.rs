@@ -136,6 +136,21 @@ impl Recovery {
         println!("finding: {finding}");
     }
 
+    /// Reports a finding that the next run would no longer see if this one went on to write.
+    ///
+    /// # Errors
+    /// Always, unless it is a dry run or the operator accepts findings. Nothing of the batch may be written then.
+    pub fn report_before_writing(&mut self, finding: impl fmt::Display) -> anyhow::Result<()> {
+        self.report(finding);
+        let goes_on = self.settings.dry_run || self.settings.open_despite_findings;
+        ensure!(
+            goes_on,
+            "the recovery ends at the finding above. Mend its cause and run this again; to go on all the same, add \
+             --open-despite-findings"
+        );
+        Ok(())
+    }
+
     /// Opens the database, unless it is a dry run.
     ///
     /// # Errors

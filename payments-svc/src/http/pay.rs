@@ -5,11 +5,13 @@
 //!   in ASCII either way. The body takes keys with other characters.
 //! * A repeated request gets the bytes of the first 201, `Idempotent-Replayed: true`, and the same `Location`.
 //! * A key that was used for another request is refused with 422, which names the payment that the key made.
+//! * The id of a payment is derived from its request, so all of this holds for payments of a restored database too
+//!   ([`crate::request`]).
 
+use jiff::Timestamp;
 use saga::fields::{Fields, text_error};
 use saga::problem::{Kind, Problem};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 use warp::http::StatusCode;
 use warp::http::header::{HeaderName, HeaderValue, LOCATION};
@@ -18,6 +20,7 @@ use warp::reply::Response;
 use super::json_response;
 use crate::accept::Acceptor;
 use crate::render;
+use crate::request::{fingerprint, payment_id};
 use crate::store::{Acceptance, AcceptedPayment, NewPayment};
 
 /// Length limits, in characters.
@@ -72,7 +75,7 @@ fn parse(request: PayRequest) -> Result<NewPayment, Problem> {
     fields.finish()?;
     Ok(NewPayment {
         user_id: request.user_id,
-        payment_id: Uuid::now_v7(),
+        payment_id: payment_id(Timestamp::now(), request.user_id, &idempotency_key),
         fingerprint: fingerprint(&client_number, &service_id, amount),
         idempotency_key,
         client_number,
@@ -128,17 +131,6 @@ fn unquoted(quoted: &str) -> Option<String> {
     }
 }
 
-/// SHA-256 over the parsed fields, each with its length, so that no two requests share one by where a field ends.
-/// It is stored, so it never changes between releases.
-fn fingerprint(client_number: &str, service_id: &str, amount: i64) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for field in [client_number.as_bytes(), service_id.as_bytes(), &amount.to_be_bytes()] {
-        hash.update((field.len() as u64).to_be_bytes());
-        hash.update(field);
-    }
-    hash.finalize().into()
-}
-
 fn created(accepted: &AcceptedPayment) -> Response {
     let mut response = json_response(StatusCode::CREATED, render::accepted(accepted));
     let location = format!("/payments/{}", accepted.payment_id);
@@ -152,15 +144,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn the_fingerprint_is_stable_and_keeps_fields_apart() {
-        let hex: String =
-            fingerprint("0812", "electricity", 15000).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "4544ab27c3e2ae832dcbe3a1b88615eea0b154a5471fc57eda5d7d173e7f9d86");
-        assert_ne!(fingerprint("ab", "c", 1), fingerprint("a", "bc", 1));
-        assert_ne!(fingerprint("a", "b", 1), fingerprint("a", "b", 2));
-    }
 
     fn good() -> Value {
         json!({"client_number": "0812", "service_id": "electricity", "amount": 1, "idempotency_key": "k"})

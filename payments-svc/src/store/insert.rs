@@ -1,4 +1,7 @@
 //! Inserts accepted payments: one statement per batch, one payment per idempotency key.
+//!
+//! * A payment that was made again after a restore has no key of its client, since events have none. It has the key that its id
+//!   stands for ([`recovered_key`]), so each request is looked up by both.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,11 +13,13 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::AcceptedPayment;
+use crate::request::recovered_key;
 
 /// A request to pay, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPayment {
     pub user_id: Uuid,
+    /// Derived from the user and the key, see [`crate::request`].
     pub payment_id: Uuid,
     pub idempotency_key: String,
     /// SHA-256 over the parsed fields.
@@ -48,11 +53,17 @@ pub async fn insert_payments(
     ttl: Duration,
 ) -> anyhow::Result<Vec<Acceptance>> {
     let client = pool.get().await.context("no connection to the payments database")?;
-    let created = insert(&client, payments, ttl).await?;
-    let left: Vec<&NewPayment> = payments.iter().filter(|p| !created.contains_key(&p.payment_id)).collect();
+    let mut created = insert(&client, payments, ttl).await?;
+    // The same request twice in a millisecond has one id, and one of the two made the payment.
+    let created: Vec<(&NewPayment, Option<CreationTimes>)> = payments
+        .iter()
+        .map(|payment| (payment, created.remove(&(payment.payment_id, payment.fingerprint.to_vec()))))
+        .collect();
+    let left: Vec<&NewPayment> =
+        created.iter().filter(|(_, times)| times.is_none()).map(|(payment, _)| *payment).collect();
     // The key counts before the service: its payment is replayed even when the service is disabled by now.
     let before = if left.is_empty() { HashMap::new() } else { by_key(&client, &left).await? };
-    let outcome = |payment: &NewPayment| match created.get(&payment.payment_id) {
+    let outcome = |(payment, times): (&NewPayment, Option<CreationTimes>)| match times {
         Some(times) => Acceptance::Created(AcceptedPayment {
             user_id: payment.user_id,
             payment_id: payment.payment_id,
@@ -64,7 +75,7 @@ pub async fn insert_payments(
         }),
         None => earlier(&before, payment).unwrap_or(Acceptance::ServiceRefused),
     };
-    Ok(payments.iter().map(outcome).collect())
+    Ok(created.into_iter().map(outcome).collect())
 }
 
 /// The outcomes of these requests where no payment may be made: only those that were accepted before are given back.
@@ -90,20 +101,26 @@ struct CreationTimes {
     expires_at: Timestamp,
 }
 
-type Created = HashMap<Uuid, CreationTimes>;
+/// By id and fingerprint.
+type Created = HashMap<(Uuid, Vec<u8>), CreationTimes>;
 
 async fn insert(client: &Client, payments: &[NewPayment], ttl: Duration) -> anyhow::Result<Created> {
     let statement = client
         .prepare_cached(
+            // The same request at two instances in a millisecond conflicts by its id as well as by its key.
             "insert into payments (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id,
                                    amount, traceparent, expires_at)
              select n.user_id, n.payment_id, n.idempotency_key, n.fingerprint, n.client_number, n.service_id,
                     n.amount, n.traceparent, now() + make_interval(secs => $9)
-             from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::bigint[], $8::text[])
-                  as n (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id, amount, traceparent)
+             from unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::bigint[], $8::text[],
+                         $10::text[])
+                  as n (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id, amount, traceparent,
+                        recovered_key)
              where exists (select from services s where s.service_id = n.service_id and s.enabled)
-             on conflict on constraint payments_idempotency_key do nothing
-             returning payment_id, initiated_at, expires_at",
+               and not exists (
+                   select from payments p where p.user_id = n.user_id and p.idempotency_key = n.recovered_key)
+             on conflict do nothing
+             returning payment_id, fingerprint, initiated_at, expires_at",
         )
         .await
         .context("cannot prepare the insert of payments")?;
@@ -115,15 +132,20 @@ async fn insert(client: &Client, payments: &[NewPayment], ttl: Duration) -> anyh
     let services: Vec<&str> = payments.iter().map(|p| p.service_id.as_str()).collect();
     let amounts: Vec<i64> = payments.iter().map(|p| p.amount).collect();
     let traces: Vec<&str> = payments.iter().map(|p| p.traceparent.as_str()).collect();
+    let (ttl, recovered) = (ttl.as_secs_f64(), recovered_keys(payments.iter()));
     let rows = client
         .query(
             &statement,
-            &[&users, &ids, &keys, &fingerprints, &numbers, &services, &amounts, &traces, &ttl.as_secs_f64()],
+            &[&users, &ids, &keys, &fingerprints, &numbers, &services, &amounts, &traces, &ttl, &recovered],
         )
         .await
         .context("cannot insert payments")?;
-    let times = |row: &Row| CreationTimes { initiated_at: row.get(1), expires_at: row.get(2) };
-    Ok(rows.iter().map(|row| (row.get(0), times(row))).collect())
+    let times = |row: &Row| CreationTimes { initiated_at: row.get(2), expires_at: row.get(3) };
+    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), times(row))).collect())
+}
+
+fn recovered_keys<'a>(payments: impl Iterator<Item = &'a NewPayment>) -> Vec<String> {
+    payments.map(|payment| recovered_key(payment.payment_id)).collect()
 }
 
 /// A payment that was accepted before under a key.
@@ -138,15 +160,22 @@ type ByKey = HashMap<(Uuid, String), EarlierPayment>;
 async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByKey> {
     let statement = client
         .prepare_cached(
-            "select p.user_id, p.idempotency_key, p.fingerprint, p.payment_id, p.client_number, p.service_id,
+            // Should there be both, the one with the client's key comes last, and counts.
+            "select n.user_id, n.idempotency_key, p.fingerprint, p.payment_id, p.client_number, p.service_id,
                     p.amount, p.initiated_at, p.expires_at
-             from unnest($1::uuid[], $2::text[]) as n (user_id, idempotency_key)
-             join payments p using (user_id, idempotency_key)",
+             from unnest($1::uuid[], $2::text[], $3::text[]) as n (user_id, idempotency_key, recovered_key)
+             join payments p
+               on p.user_id = n.user_id and p.idempotency_key = any (array[n.idempotency_key, n.recovered_key])
+             order by p.idempotency_key = n.idempotency_key",
         )
         .await?;
     let users: Vec<Uuid> = payments.iter().map(|p| p.user_id).collect();
     let keys: Vec<&str> = payments.iter().map(|p| p.idempotency_key.as_str()).collect();
-    let rows = client.query(&statement, &[&users, &keys]).await.context("cannot look up idempotency keys")?;
+    let recovered = recovered_keys(payments.iter().copied());
+    let rows = client
+        .query(&statement, &[&users, &keys, &recovered])
+        .await
+        .context("cannot look up idempotency keys")?;
     let payment = |row: &Row| AcceptedPayment {
         user_id: row.get(0),
         payment_id: row.get(3),

@@ -5,10 +5,12 @@
 //!   heap-only updates: a filter examines rows, and so many at most.
 
 use anyhow::Context;
+use jiff::Timestamp;
 use saga::postgres::Pool;
 use uuid::Uuid;
 
 use super::{PAYMENT_COLUMNS, Payment};
+use crate::request::{payment_id, recovered_key};
 use crate::saga::Status;
 
 /// Payments that a page with a filter examines at most.
@@ -96,14 +98,19 @@ fn cut(mut payments: Vec<Payment>, limit: u64, last_scanned: Option<Uuid>) -> Pa
     Page { next: if has_more { last_shown } else { last_scanned }, payments }
 }
 
-/// The payment of a user that this idempotency key made.
+/// The payment of a user that this idempotency key made. After a restore it may have the key that its id stands for.
 pub async fn payment_by_key(pool: &Pool, user_id: Uuid, key: &str) -> anyhow::Result<Option<Payment>> {
     let client = pool.get().await.context("no connection to the payments database")?;
     let statement = client
         .prepare_cached(&format!(
-            "select {PAYMENT_COLUMNS} from payments where user_id = $1 and idempotency_key = $2"
+            "select {PAYMENT_COLUMNS} from payments where user_id = $1 and idempotency_key = any (array[$2::text, $3])
+             order by idempotency_key = $2 desc limit 1"
         ))
         .await?;
-    let row = client.query_opt(&statement, &[&user_id, &key]).await.context("cannot look up the key")?;
+    let recovered = recovered_key(payment_id(Timestamp::UNIX_EPOCH, user_id, key));
+    let row = client
+        .query_opt(&statement, &[&user_id, &key, &recovered])
+        .await
+        .context("cannot look up the key")?;
     Ok(row.map(|row| Payment::of_row(user_id, &row)))
 }

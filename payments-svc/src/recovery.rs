@@ -1,0 +1,134 @@
+//! `payments-svc recover`: makes the payments again that a restored database lacks, and opens the database.
+//!
+//! * PaymentTopic has every version of a payment that was emitted. What the database lacks of them is written again, to the bytes
+//!   of the event ([`plan`]).
+//! * What was parked, and what operators did with it, is put back first, so that nothing is parked as if for the first time.
+//! * Transitions that were committed and not emitted are made anew, from the ledger's events and from unknown outcomes.
+//! * A client that repeats its request gets its payment, though no event has its key ([`crate::request`]).
+//! * A dry run is one transaction that is rolled back.
+
+#![allow(clippy::print_stdout, reason = "what it finds is its output")]
+
+pub mod plan;
+
+use std::fmt;
+
+use anyhow::Context;
+use saga::consumer::Record;
+use saga::contract::{BALANCE_TOPIC, HEADER_POSITION, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment};
+use saga::recovery::{Overlap, Progress, Recovery, Settings};
+
+use self::plan::{Emitted, Outdated, Plan, Refused};
+use crate::events::Payments;
+use crate::metrics::Metrics;
+use crate::{SERVICE, store};
+
+/// The events of PaymentTopic, by what the database had of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    lacking: usize,
+    outdated: usize,
+    present: usize,
+    refused: usize,
+}
+
+impl Counts {
+    fn add(&mut self, plan: &Plan) {
+        self.lacking += plan.lacking.len();
+        self.outdated += plan.outdated.len();
+        self.present += plan.present;
+        self.refused += plan.refused.len();
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lacking, outdated, present, refused } = self;
+        write!(f, "{lacking} lacking, {outdated} outdated, {present} events there, {refused} refused")
+    }
+}
+
+/// Recovers the database and opens it.
+///
+/// # Errors
+/// When there are findings, or a server failed. It may be run again.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mut recovery = Recovery::begin(settings, SERVICE).await?;
+    recovery.parked(&[BALANCE_TOPIC, PAYMENT_RESULT_TOPIC]).await?;
+    rows(&mut recovery).await?;
+    let payments = Payments::new(recovery.pool().clone(), &Metrics::register()?);
+    // An unknown outcome is recorded after the hold.
+    for topic in [BALANCE_TOPIC, PAYMENT_RESULT_TOPIC] {
+        recovery.apply(&payments, topic).await?;
+    }
+    recovery.finish().await
+}
+
+/// Writes what the database lacks of PaymentTopic, each batch in a transaction.
+async fn rows(recovery: &mut Recovery) -> anyhow::Result<()> {
+    let mut batches = recovery.topic(PAYMENT_TOPIC).read(read)?;
+    let (mut counts, mut progress, mut overlap) =
+        (Counts::default(), Progress::default(), Overlap::default());
+    let pool = recovery.pool().clone();
+    let mut client = pool.get().await.context("no connection to the payments database")?;
+    // Kafka may be slower than a service may be.
+    client.batch_execute("set idle_in_transaction_session_timeout = 0").await?;
+    let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
+    while let Some(batch) = batches.next().await? {
+        let mut emitted = Vec::with_capacity(batch.len());
+        for read in batch {
+            match read {
+                Ok(payment) => emitted.push(payment),
+                Err(why) => recovery.report(why),
+            }
+        }
+        let plan = store::recover(&transaction, &emitted).await?;
+        for (Emitted { place, is_first_emission, .. }, is_lacking) in emitted.iter().zip(&plan.is_lacking) {
+            if let Some(finding) = overlap.check(place, *is_first_emission, *is_lacking) {
+                recovery.report_before_writing(finding)?;
+            }
+        }
+        counts.add(&plan);
+        if recovery.is_dry_run() {
+            print(&plan);
+        } else {
+            transaction.commit().await.context("cannot commit")?;
+            transaction = client.transaction().await.context("cannot begin a transaction")?;
+        }
+        for Refused { payment_id, place, why } in plan.refused {
+            recovery.report(format_args!("{place}: payment {payment_id}: {why}"));
+        }
+        progress.print(&format_args!("{PAYMENT_TOPIC}: {counts}"));
+    }
+    println!("{PAYMENT_TOPIC}: {counts}");
+    Ok(())
+}
+
+/// The payment of a record.
+///
+/// # Errors
+/// When it is no event of a payment; the text says where and why.
+fn read(record: &Record<'_>) -> Result<Emitted, String> {
+    let place = record.place();
+    let payment = record
+        .envelope()
+        .and_then(|envelope| envelope.read::<Payment>(record.body()).map_err(|error| error.to_string()));
+    match payment {
+        Ok(payment) => {
+            let is_first_emission = record.header(HEADER_POSITION).is_some();
+            Ok(Emitted { payment, place, is_first_emission })
+        }
+        Err(why) => Err(format!("{place}: is no event of a payment: {why}")),
+    }
+}
+
+/// Names each payment that is not there, or is older than its events.
+fn print(plan: &Plan) {
+    for payment in &plan.lacking {
+        println!("lacking: payment {}, version {} {}", payment.payment_id, payment.version, payment.event);
+    }
+    for Outdated { from_version, payment } in &plan.outdated {
+        let Payment { payment_id, version, event, .. } = payment;
+        println!("outdated: payment {payment_id} has version {from_version}, its event {version} {event}");
+    }
+}
