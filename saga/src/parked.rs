@@ -4,11 +4,13 @@
 //! * The table is the same in every database. The relay emits the rows of the saga's services to `<source>.parked`. Those
 //!   of the notifier and of the fraud detector it does not emit: their own table has them, and the audit reads it.
 //! * The same message, delivered again, stays one row.
-//! * An operator may have it applied again, or put away ([`acts`], [`routes`]). The row stays as it is.
+//! * An operator may have it applied again, or put away ([`acts`], [`routes`]). The row stays as it is. Until then it counts
+//!   as open ([`open`]).
 //! * A message with another content under a known id becomes another row, whose id is that id and a hash of the content.
 //!   So no message hides another one, neither by a chosen message id nor in a topic that was created anew.
 
 pub mod acts;
+pub mod open;
 pub mod routes;
 
 use anyhow::Context;

@@ -1,0 +1,69 @@
+//! Counts the parked messages that wait for an operator, for the alert that asks for one.
+//!
+//! * A message waits until it is retried or dismissed. So the alert ends with what its runbook says, and not with the hour.
+//! * A process that cannot count shows nothing: an old figure would look like messages that wait.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use prometheus::{IntGaugeVec, Opts, Registry};
+use tokio_util::sync::CancellationToken;
+
+use crate::postgres::Pool;
+use crate::telemetry::log_text;
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+const HELP: &str = "Parked messages that no operator has retried or dismissed; at most 1000 are counted, and every instance \
+    reports the same. Worry above 0: `coroctl parked list`.";
+
+// Nearly always nothing is parked, and the limit bounds what an attack may cost.
+const OPEN: &str = "
+    select count(*) from (
+        select from parked p where not exists (select from parked_acts a where a.parked_id = p.parked_id) limit 1000
+    ) as open";
+
+/// The count of a service's own database.
+pub struct OpenMessages {
+    pool: Pool,
+    /// Without labels. It has no value before the first count, since 0 would say that nobody has to look.
+    count: IntGaugeVec,
+}
+
+impl OpenMessages {
+    /// # Errors
+    /// When the registry has the gauge already.
+    pub fn register(pool: Pool, registry: &Registry) -> anyhow::Result<Self> {
+        let count = IntGaugeVec::new(Opts::new("parked_messages_open", HELP), &[])?;
+        registry.register(Box::new(count.clone()))?;
+        Ok(Self { pool, count })
+    }
+
+    /// Counts once per interval, until `shutdown`.
+    pub async fn watch(self, shutdown: CancellationToken) {
+        loop {
+            if let Err(error) = self.look().await {
+                self.count.reset();
+                tracing::debug!(
+                    error = log_text(&error),
+                    "parked messages cannot be counted; it is tried again"
+                );
+            }
+            if shutdown.run_until_cancelled(tokio::time::sleep(LOOK_INTERVAL)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Counts once; the gauge has the result.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn look(&self) -> anyhow::Result<()> {
+        let client = self.pool.get().await.context("no connection to the database")?;
+        let statement =
+            client.prepare_cached(OPEN).await.context("cannot prepare the count of parked messages")?;
+        let row = client.query_one(&statement, &[]).await.context("cannot count parked messages")?;
+        self.count.with_label_values::<&str>(&[]).set(row.get(0));
+        Ok(())
+    }
+}
