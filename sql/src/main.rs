@@ -14,8 +14,9 @@ const EXIT_BAD_SETTING: u8 = 64;
 /// Creates roles and databases and applies missing migrations.
 ///
 /// Each role has a password of its own, from the environment: PAYMENTS_SVC_PASSWORD, BALANCE_SVC_PASSWORD,
-/// PROCESSOR_SVC_PASSWORD, NOTIFIER_PASSWORD, FRAUD_PASSWORD, CORO_RELAY_PASSWORD, CORO_CHECKER_PASSWORD. They are set
-/// anew at every run. Each, and ADMIN_DATABASE_URL, may be in a file instead, which NAME_FILE names.
+/// PROCESSOR_SVC_PASSWORD, NOTIFIER_PASSWORD, FRAUD_PASSWORD, CORO_RELAY_PASSWORD, CORO_CHECKER_PASSWORD,
+/// CORO_MONITOR_PASSWORD. They are set anew at every run. Each, and ADMIN_DATABASE_URL, may be in a file instead, which NAME_FILE
+/// names.
 #[derive(Parser)]
 #[command(name = "migrate")]
 struct Args {

@@ -73,7 +73,7 @@ mod tests {
         })
     }
 
-    const ALL: [(&str, &str); 7] = [
+    const ALL: [(&str, &str); 8] = [
         ("PAYMENTS_SVC_PASSWORD", "1"),
         ("BALANCE_SVC_PASSWORD", "2"),
         ("PROCESSOR_SVC_PASSWORD", "3"),
@@ -81,6 +81,7 @@ mod tests {
         ("CORO_CHECKER_PASSWORD", "5"),
         ("NOTIFIER_PASSWORD", "6"),
         ("FRAUD_PASSWORD", "7"),
+        ("CORO_MONITOR_PASSWORD", "8"),
     ];
 
     #[test]

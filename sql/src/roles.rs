@@ -13,20 +13,26 @@ pub struct Role {
     pub login: bool,
     /// May create replication slots and stream from them.
     pub replication: bool,
-    /// May see every session's statistics (lag, slots), not only its own.
-    pub statistics: bool,
+    /// A role of Postgres' own whose rights it has.
+    pub member_of: Option<&'static str>,
 }
 
+/// Sees every session's statistics (lag, slots), not only its own.
+const STATISTICS: Option<&str> = Some("pg_read_all_stats");
+/// The same, the settings, and the names and sizes of the files of the WAL. No table.
+const MONITOR: Option<&str> = Some("pg_monitor");
+
 /// Every role of a stack. What each may do with a table stands beside the table, in its migration.
-pub const ROLES: [Role; 8] = [
-    Role { name: "coro_owner", login: false, replication: false, statistics: false },
-    Role { name: "payments_svc", login: true, replication: false, statistics: false },
-    Role { name: "balance_svc", login: true, replication: false, statistics: false },
-    Role { name: "processor_svc", login: true, replication: false, statistics: false },
-    Role { name: "notifier", login: true, replication: false, statistics: false },
-    Role { name: "fraud", login: true, replication: false, statistics: false },
-    Role { name: "coro_relay", login: true, replication: true, statistics: true },
-    Role { name: "coro_checker", login: true, replication: false, statistics: true },
+pub const ROLES: [Role; 9] = [
+    Role { name: "coro_owner", login: false, replication: false, member_of: None },
+    Role { name: "payments_svc", login: true, replication: false, member_of: None },
+    Role { name: "balance_svc", login: true, replication: false, member_of: None },
+    Role { name: "processor_svc", login: true, replication: false, member_of: None },
+    Role { name: "notifier", login: true, replication: false, member_of: None },
+    Role { name: "fraud", login: true, replication: false, member_of: None },
+    Role { name: "coro_relay", login: true, replication: true, member_of: STATISTICS },
+    Role { name: "coro_checker", login: true, replication: false, member_of: STATISTICS },
+    Role { name: "coro_monitor", login: true, replication: false, member_of: MONITOR },
 ];
 
 impl Role {
@@ -43,7 +49,7 @@ impl Role {
 pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
     let client = admin::connect(admin_url).await?;
     admin::lock(&client, "roles").await?;
-    for Role { name, login, replication, statistics } in &ROLES {
+    for Role { name, login, replication, member_of } in &ROLES {
         let known = client.query_opt("select 1 from pg_roles where rolname = $1", &[name]).await?.is_some();
         let verb = if known { "alter" } else { "create" };
         let replication = if *replication { "replication" } else { "noreplication" };
@@ -53,8 +59,8 @@ pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
         };
         let mut statement =
             format!("{verb} role {name} nosuperuser nocreatedb nocreaterole {replication} {login};");
-        if *statistics {
-            statement.push_str(&format!("grant pg_read_all_stats to {name};"));
+        if let Some(group) = member_of {
+            statement.push_str(&format!("grant {group} to {name};"));
         }
         client
             .batch_execute(&statement)

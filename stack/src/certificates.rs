@@ -12,9 +12,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::layout::Layout;
 
-/// The programs that listen. Ours share one.
-const NAMES: [&str; 8] = ["postgres", "kafka", "rabbitmq", "redis", "haproxy", "smtp", "collector", SERVICES];
+/// The programs that listen. Ours share one, and exporters do.
+const NAMES: [&str; 9] =
+    ["postgres", "kafka", "rabbitmq", "redis", "haproxy", "smtp", "collector", EXPORTERS, SERVICES];
 pub const SERVICES: &str = "services";
+pub const EXPORTERS: &str = "exporters";
 
 /// A certificate and its key, as files among the secrets of the stack.
 pub struct Certificate {

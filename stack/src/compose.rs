@@ -22,11 +22,11 @@ use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::say;
-use crate::servers::{collector, kafka, postgres, prometheus, rabbitmq, redis};
+use crate::servers::{collector, exporters, kafka, postgres, prometheus, rabbitmq, redis};
 use crate::services::{INSTANCES, Instance};
 
 /// The container behind each port of a stack, and the port that it listens on there.
-const PLACES: [(Port, &str, u16); 31] = [
+const PLACES: [(Port, &str, u16); 35] = [
     (Port::Edge, "haproxy", 21000),
     (Port::EdgeAdmin, "haproxy", 21030),
     (Port::Postgres, "postgres", 5432),
@@ -58,6 +58,10 @@ const PLACES: [(Port, &str, u16); 31] = [
     (Port::Tracer, "tracer", 21050),
     (Port::Otlp, "collector", 4318),
     (Port::Zipkin, "zipkin", 9411),
+    (Port::NodeExporter, "node-exporter", 9100),
+    (Port::PostgresExporter, "postgres-exporter", 9187),
+    (Port::RedisExporter, "redis-exporter", 9121),
+    (Port::KafkaMetrics, "kafka", 9404),
 ];
 
 /// The programs that images are made of, each by its name.
@@ -282,6 +286,7 @@ fn servers(layout: &Layout, files: &mut BTreeMap<String, String>) -> Result<()> 
             .replace("bind 127.0.0.1\n", "bind 0.0.0.0\n")
             .replace(&format!("port {port}\n"), "port 6379\n"),
     );
+    add("redis-exporter-passwords.json", placed(layout, &exporters::redis_passwords(layout)?));
     add("collector.yaml", placed(layout, &collector::settings(layout, "")));
     let targets = serde_json::to_string_pretty(&prometheus::targets(layout))?;
     add("prometheus-targets.json", placed(layout, &targets));

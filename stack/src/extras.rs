@@ -22,6 +22,8 @@ pub enum Extra {
     Audit,
     /// Traces of payments: tracer, an OpenTelemetry Collector, and Zipkin, which shows them.
     Traces,
+    /// Metrics of the machine and of the servers that expose none by themselves: exporters, and dashboards' data with them.
+    Observe,
 }
 
 impl Extra {
@@ -32,6 +34,7 @@ impl Extra {
             Self::Notify => "notify",
             Self::Audit => "audit",
             Self::Traces => "traces",
+            Self::Observe => "observe",
         }
     }
 

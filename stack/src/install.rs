@@ -13,7 +13,9 @@ use crate::layout::Layout;
 use crate::output::{Progress, Step};
 use crate::program::find_program;
 use crate::servers::java::java;
-use crate::servers::{Server, collector, kafka, opensearch, postgres, rabbitmq, redis, smtp, zipkin};
+use crate::servers::{
+    Server, collector, exporters, kafka, opensearch, postgres, rabbitmq, redis, smtp, zipkin,
+};
 
 /// Something that must be there, and the packages that bring it: the first one the distribution knows is taken.
 struct Need {
@@ -45,6 +47,9 @@ const PROGRAMS: [(&str, &str); 5] = [
 const HEADERS: [(&str, &str); 3] =
     [("curl/curl.h", "libcurl4-openssl-dev"), ("openssl/ssl.h", "libssl-dev"), ("zlib.h", "zlib1g-dev")];
 
+/// Exporters; each is called as its package is.
+const EXPORTERS: [&str; 3] = [exporters::NODE, exporters::POSTGRES, exporters::REDIS];
+
 /// What the machine is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -74,12 +79,19 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
         need(java(&opensearch::JAVA).is_some(), "Java 17 to 23 (for OpenSearch)", OLD_JAVA_PACKAGES);
     }
     let with_traces = Server::of(layout).contains(&Server::Zipkin);
+    let with_exporters = Server::of(layout).contains(&Server::NodeExporter);
     let downloaded = kafka::downloaded(layout)
         && (!with_search || opensearch::downloaded(layout))
-        && (!with_traces || zipkin::downloaded(layout));
+        && (!with_traces || zipkin::downloaded(layout))
+        && (!with_exporters || kafka::agent::downloaded(layout));
     need(downloaded || find_program("mvn").is_some(), "Maven (to download servers)", &["maven"]);
     if with_traces {
         need(collector::built(layout) || collector::go().is_some(), "Go (for the collector)", &["golang-go"]);
+    }
+    if with_exporters {
+        for program in &EXPORTERS {
+            need(find_program(program).is_some(), program, std::slice::from_ref(program));
+        }
     }
     if Server::of(layout).contains(&Server::Smtp) {
         need(smtp::program().is_some(), "aiosmtpd", &["python3-aiosmtpd"]);
@@ -234,7 +246,7 @@ fi
 # Just installed for private use: not to be started at the next boot either.
 for package in "$@"; do
     case $package in
-    redis-server | valkey-server | rabbitmq-server | haproxy | prometheus | prometheus-alertmanager) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
+    redis-server | valkey-server | rabbitmq-server | haproxy | prometheus | prometheus-*) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
     esac
 done
 "#;

@@ -57,11 +57,16 @@ pub enum Port {
     /// Where traces are sent.
     Otlp = 51,
     Zipkin = 52,
+    NodeExporter = 60,
+    PostgresExporter = 61,
+    RedisExporter = 62,
+    /// Of Kafka's own exporter, in its process.
+    KafkaMetrics = 63,
 }
 
 /// The listeners of an encrypted stack that speak HTTP without TLS: the pages of Prometheus and Zipkin, which nothing of Coro
-/// reads, and OpenSearch, which has TLS by a plugin only.
-const PLAIN: [Port; 3] = [Port::Prometheus, Port::Search, Port::Zipkin];
+/// reads, OpenSearch, which has TLS by a plugin only, and the exporter of Kafka, which takes key stores of Java only.
+const PLAIN: [Port; 4] = [Port::Prometheus, Port::Search, Port::Zipkin, Port::KafkaMetrics];
 
 /// One stack on this machine.
 #[derive(Debug, Clone)]

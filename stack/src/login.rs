@@ -20,6 +20,8 @@ pub enum Login {
     Relay,
     /// Reads all databases: the audit, `explain`, people.
     Checker,
+    /// Reads statistics, and no table: the exporter of Postgres.
+    Monitor,
     /// For people and for tests.
     QueueAdministrator,
     /// Declares the work queue and publishes to it.
@@ -29,10 +31,12 @@ pub enum Login {
     /// For people and for tests.
     CacheAdministrator,
     CacheProcessor,
+    /// Reads statistics, and no key: the exporter of Redis.
+    CacheMonitor,
 }
 
 impl Login {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Superuser,
         Self::PaymentsService,
         Self::BalanceService,
@@ -41,15 +45,17 @@ impl Login {
         Self::Fraud,
         Self::Relay,
         Self::Checker,
+        Self::Monitor,
         Self::QueueAdministrator,
         Self::QueueRelay,
         Self::QueueProcessor,
         Self::CacheAdministrator,
         Self::CacheProcessor,
+        Self::CacheMonitor,
     ];
 
     /// The roles that `migrate` makes and gives a password, each with the variable that it takes the password from.
-    pub const ROLES: [(Self, &'static str); 7] = [
+    pub const ROLES: [(Self, &'static str); 8] = [
         (Self::PaymentsService, "PAYMENTS_SVC_PASSWORD"),
         (Self::BalanceService, "BALANCE_SVC_PASSWORD"),
         (Self::ProcessorService, "PROCESSOR_SVC_PASSWORD"),
@@ -57,6 +63,7 @@ impl Login {
         (Self::Fraud, "FRAUD_PASSWORD"),
         (Self::Relay, "CORO_RELAY_PASSWORD"),
         (Self::Checker, "CORO_CHECKER_PASSWORD"),
+        (Self::Monitor, "CORO_MONITOR_PASSWORD"),
     ];
 
     /// The name of its server.
@@ -69,9 +76,10 @@ impl Login {
             | Self::Notifier
             | Self::Fraud
             | Self::Relay
-            | Self::Checker => "postgres",
+            | Self::Checker
+            | Self::Monitor => "postgres",
             Self::QueueAdministrator | Self::QueueRelay | Self::QueueProcessor => "rabbitmq",
-            Self::CacheAdministrator | Self::CacheProcessor => "redis",
+            Self::CacheAdministrator | Self::CacheProcessor | Self::CacheMonitor => "redis",
         }
     }
 
@@ -86,6 +94,7 @@ impl Login {
             Self::Fraud => "fraud",
             Self::Relay | Self::QueueRelay => "coro_relay",
             Self::Checker => "coro_checker",
+            Self::Monitor | Self::CacheMonitor => "coro_monitor",
             Self::QueueAdministrator | Self::CacheAdministrator => "coro_admin",
         }
     }

@@ -1,6 +1,7 @@
 //! The servers: what each needs on disk, its command line, and how to know that it is ready.
 
 pub mod collector;
+pub mod exporters;
 pub mod haproxy;
 pub mod java;
 pub mod kafka;
@@ -38,10 +39,13 @@ pub enum Server {
     Smtp,
     Collector,
     Zipkin,
+    NodeExporter,
+    PostgresExporter,
+    RedisExporter,
 }
 
 impl Server {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Postgres,
         Self::Kafka,
         Self::RabbitMq,
@@ -52,6 +56,9 @@ impl Server {
         Self::Smtp,
         Self::Zipkin,
         Self::Collector,
+        Self::NodeExporter,
+        Self::PostgresExporter,
+        Self::RedisExporter,
     ];
 
     /// The servers of a stack.
@@ -66,6 +73,7 @@ impl Server {
             Self::OpenSearch => Some(Extra::Search),
             Self::Smtp => Some(Extra::Notify),
             Self::Collector | Self::Zipkin => Some(Extra::Traces),
+            Self::NodeExporter | Self::PostgresExporter | Self::RedisExporter => Some(Extra::Observe),
             Self::Postgres
             | Self::Kafka
             | Self::RabbitMq
@@ -87,6 +95,9 @@ impl Server {
             Self::Smtp => "smtp",
             Self::Collector => "collector",
             Self::Zipkin => "zipkin",
+            Self::NodeExporter => "node-exporter",
+            Self::PostgresExporter => "postgres-exporter",
+            Self::RedisExporter => "redis-exporter",
         }
     }
 
@@ -98,7 +109,7 @@ impl Server {
     pub fn ports(self) -> &'static [Port] {
         match self {
             Self::Postgres => &[Port::Postgres],
-            Self::Kafka => &[Port::Kafka, Port::KafkaSasl, Port::KafkaController],
+            Self::Kafka => &[Port::Kafka, Port::KafkaSasl, Port::KafkaController, Port::KafkaMetrics],
             Self::RabbitMq => {
                 use Port::{Amqp, Epmd, RabbitDistribution, RabbitManagement, RabbitPrometheus};
                 &[Amqp, RabbitManagement, RabbitPrometheus, RabbitDistribution, Epmd]
@@ -110,6 +121,9 @@ impl Server {
             Self::Smtp => &[Port::Smtp],
             Self::Collector => &[Port::Otlp],
             Self::Zipkin => &[Port::Zipkin],
+            Self::NodeExporter => &[Port::NodeExporter],
+            Self::PostgresExporter => &[Port::PostgresExporter],
+            Self::RedisExporter => &[Port::RedisExporter],
         }
     }
 
@@ -129,6 +143,9 @@ impl Server {
             Self::Smtp => smtp::prepare(layout),
             Self::Collector => collector::prepare(layout),
             Self::Zipkin => zipkin::prepare(layout),
+            Self::NodeExporter => exporters::node(layout),
+            Self::PostgresExporter => exporters::postgres(layout),
+            Self::RedisExporter => exporters::redis(layout),
         }
     }
 
@@ -158,6 +175,10 @@ impl Server {
             Self::Smtp => probe::smtp(layout),
             Self::Collector => probe::otlp(layout),
             Self::Zipkin => probe::http(layout, Port::Zipkin, "/health"),
+            // A page without metrics: whether they reach their servers is no matter of starting.
+            Self::NodeExporter => probe::http(layout, Port::NodeExporter, "/"),
+            Self::PostgresExporter => probe::http(layout, Port::PostgresExporter, "/"),
+            Self::RedisExporter => probe::http(layout, Port::RedisExporter, "/"),
             Self::OpenSearch => {
                 // Its time-out is below the probe's.
                 let health = "/_cluster/health?wait_for_status=yellow&timeout=500ms";

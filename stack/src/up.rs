@@ -101,6 +101,9 @@ fn servers(layout: &Layout, progress: &Progress) -> Result<()> {
     if Server::of(layout).contains(&Server::Zipkin) && !zipkin::downloaded(layout) {
         progress.step("download", |step| zipkin::download(layout, step))?;
     }
+    if Extra::of(layout).contains(&Extra::Observe) && !kafka::agent::downloaded(layout) {
+        progress.step("download", |step| kafka::agent::download(layout, step))?;
+    }
     if Server::of(layout).contains(&Server::Collector) && !collector::built(layout) {
         progress.step("collector", |step| collector::build(layout, step))?;
     }
@@ -150,14 +153,24 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
         progress.step(server.name(), |step| {
             let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
             let mut changed = false;
-            // Configuration of one that runs is left alone until it is restarted.
             let name = server.name();
-            if !client.status()?.iter().any(|child| child.name == name && child.id.is_some()) {
+            let mut runs = client.status()?.iter().any(|child| child.name == name && child.id.is_some());
+            if runs && server == Server::Kafka {
+                ensure!(
+                    kafka::has_authorizer(layout),
+                    "Kafka runs with the settings of a version that had no authorizer: cargo stack down, then up again"
+                );
+                if kafka::agent::is_missing(layout) {
+                    step.now("stopping, to start it with its exporter");
+                    client.send(&Request::Stop { name: name.to_owned() })?;
+                    runs = false;
+                }
+            }
+            // Configuration of one that runs is left alone until it is restarted.
+            if !runs {
                 for spec in server.prepare(layout, step)? {
                     changed |= run(&mut client, spec)?;
                 }
-            } else if server == Server::Kafka && !kafka::has_authorizer(layout) {
-                bail!("Kafka runs with the settings of a version that had no authorizer: cargo stack down, then up again");
             }
             if server == Server::Prometheus {
                 // An extra that was added since it started is scraped too.

@@ -1,4 +1,4 @@
-//! Prometheus scrapes every process that has metrics.
+//! Prometheus scrapes every process that has metrics, and an exporter beside each server that has none.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Harness, WAIT_TIMEOUT};
 
-const TARGETS: [&str; 15] = [
+const TARGETS: [&str; 19] = [
     "auditor",
     "balance-svc",
     "cdc-relay",
@@ -15,12 +15,16 @@ const TARGETS: [&str; 15] = [
     "fraud-relay",
     "gateway-sim",
     "haproxy",
+    "kafka",
+    "node",
     "notifier",
     "payments-svc",
     "payments-svc-2",
+    "postgres",
     "processor-svc",
     "prometheus",
     "rabbitmq",
+    "redis",
     "search-indexer",
     "search-indexer-2",
 ];
@@ -45,4 +49,22 @@ async fn every_target_is_up() {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     assert_eq!(scraped(&harness, "0").await, BTreeSet::new());
+}
+
+/// A login that reads statistics only is enough for every question that is asked.
+#[tokio::test]
+async fn each_exporter_is_let_in() {
+    let harness = Harness::shared().await;
+    let began = Instant::now();
+    for (query, value) in [("pg_up", "1"), ("pg_exporter_last_scrape_error", "0"), ("redis_up", "1")] {
+        loop {
+            let url = format!("{}/api/v1/query?query={query}", harness.stack.prometheus_url);
+            let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+            if answer["data"]["result"][0]["value"][1] == value {
+                break;
+            }
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{query}: {answer}");
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    }
 }

@@ -121,7 +121,7 @@ fn the_profiles_are_the_parts_of_a_stack() {
     let all: BTreeSet<&str> =
         harness.services().flat_map(|(_, service)| words(&service["profiles"])).collect();
     let parts = Extra::value_variants().iter().map(|extra| named(*extra));
-    let expected: BTreeSet<String> = parts.chain(["observe", "tools"].map(str::to_owned)).collect();
+    let expected: BTreeSet<String> = parts.chain(["tools".to_owned()]).collect();
     assert_eq!(all.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), expected);
 }
 
@@ -150,6 +150,37 @@ fn a_service_reaches_the_servers_that_it_has_to_and_no_others() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(out, ["notifier"]);
+}
+
+#[test]
+fn exporters_collect_what_those_of_a_stack_do_and_reach_their_own_server() {
+    let harness = Harness::new("exporters");
+    let placed_environment = |given: [(&'static str, String); 3]| -> BTreeMap<String, String> {
+        let given = given.map(|(name, value)| (name.to_owned(), placed(&harness.layout, &value)));
+        given.into_iter().chain([("GOMAXPROCS".to_owned(), "1".to_owned())]).collect()
+    };
+    let mounted = |name: &str| Path::new(MOUNTED).join(name);
+    let postgres =
+        exporters::postgres_environment(&harness.layout, Path::new("/"), &mounted("coro-monitor-password"));
+    assert_eq!(harness.environment("postgres-exporter"), placed_environment(postgres));
+    let redis = exporters::redis_environment(&harness.layout, &mounted("redis-exporter-passwords.json"));
+    assert_eq!(harness.environment("redis-exporter"), placed_environment(redis));
+
+    let command = words(&harness.service("node-exporter")["command"]);
+    let collectors = command.iter().filter(|flag| flag.starts_with("--collector.") && !flag.contains('='));
+    assert_eq!(collectors.copied().collect::<Vec<_>>(), exporters::COLLECTORS);
+    let command = words(&harness.service("postgres-exporter")["command"]);
+    assert!(command.contains(&"--disable-default-metrics"), "{command:?}");
+    for (name, networks) in [
+        ("node-exporter", &["observe"][..]),
+        ("postgres-exporter", &["observe", "postgres"]),
+        ("redis-exporter", &["observe", "valkey"]),
+    ] {
+        assert_eq!(harness.networks(name), networks.iter().copied().collect(), "{name}");
+    }
+    let dockerfile = fs::read_to_string(root().join("compose/Dockerfile")).unwrap();
+    let agent = format!("jmx_prometheus_javaagent:{} ", kafka::agent::VERSION);
+    assert!(dockerfile.contains(&agent), "{agent}");
 }
 
 fn text(given: Given) -> String {
@@ -238,7 +269,8 @@ fn nobody_is_root_or_may_become_it() {
         assert_eq!(words(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
         assert!(service["mem_limit"].is_string() && service["pids_limit"].is_number(), "{name}: limits");
         assert!(service["privileged"].is_null() && service["cap_add"].is_null(), "{name}");
-        let cannot_be_asked = service["restart"] == "no" || name == "collector";
+        let cannot_be_asked =
+            service["restart"] == "no" || ["collector", "redis-exporter"].contains(&name.as_str());
         assert_eq!(service["healthcheck"].is_null(), cannot_be_asked, "{name}");
         for port in words(&service["ports"]) {
             assert!(port.starts_with("127.0.0.1:"), "{name} publishes {port}");

@@ -5,6 +5,7 @@
 //! have to trust everyone who does not.
 
 pub mod acl;
+pub mod agent;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -155,6 +156,7 @@ pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
         "-XX:MaxGCPauseMillis=20".into(),
         "-XX:+ExitOnOutOfMemoryError".into(),
     ]);
+    argv.extend(agent::argument(layout, &home)?);
     argv.extend(["-Djava.awt.headless=true".into(), logging, "-cp".into(), classes, "kafka.Kafka".into()]);
     argv.push(text(&properties));
     Ok(vec![super::spec(layout, "kafka", home, argv, Port::Kafka)])

@@ -1,10 +1,11 @@
-//! Prometheus: scrapes whatever tells metrics by itself, and judges it by the rules.
+//! Prometheus: scrapes whatever exposes metrics, and judges it by the rules.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::text;
 use crate::certificates;
+use crate::extras::Extra;
 use crate::layout::{Layout, Port};
 use crate::program::find_program;
 use crate::services::Instance;
@@ -58,7 +59,16 @@ pub fn write_targets(layout: &Layout) -> Result<()> {
     layout.write_for_server(&layout.server_dir("prometheus")?.join("targets.json"), &targets)
 }
 
-/// Each service is a job with as many targets as it has instances; so is each server that can be scraped.
+/// What exporters are about, and where they are. A rule finds a machine by the job `node`.
+const EXPORTERS: [(&str, Port); 4] = [
+    ("kafka", Port::KafkaMetrics),
+    ("node", Port::NodeExporter),
+    ("postgres", Port::PostgresExporter),
+    ("redis", Port::RedisExporter),
+];
+
+/// Each service is a job with as many targets as it has instances; so is each server that can be scraped, by itself or by an
+/// exporter.
 pub fn targets(layout: &Layout) -> Vec<Value> {
     let instances = Instance::of(layout).into_iter();
     let services = instances.map(|instance| (instance.service.program(), instance.name, instance.admin));
@@ -67,7 +77,8 @@ pub fn targets(layout: &Layout) -> Vec<Value> {
         ("rabbitmq", Port::RabbitPrometheus),
         ("prometheus", Port::Prometheus),
     ];
-    let servers = servers.into_iter().map(|(name, port)| (name, name, port));
+    let exporters = EXPORTERS.into_iter().filter(|_| Extra::of(layout).contains(&Extra::Observe));
+    let servers = servers.into_iter().chain(exporters).map(|(name, port)| (name, name, port));
     services
         .chain(servers)
         .map(|(job, instance, port)| {

@@ -44,7 +44,7 @@ tls-auth-clients no",
 }
 
 pub fn settings(layout: &Layout, listener: &str) -> Result<String> {
-    let users: String = [Login::CacheAdministrator, Login::CacheProcessor]
+    let users: String = [Login::CacheAdministrator, Login::CacheProcessor, Login::CacheMonitor]
         .into_iter()
         .map(|login| Ok(format!("user {} on >{} {}\n", login.user(), login.password(layout)?, rights(login))))
         .collect::<Result<_>>()?;
@@ -66,6 +66,8 @@ fn rights(login: Login) -> &'static str {
     match login {
         // The keys that processor-svc names, and the two commands that it asks and writes them by.
         Login::CacheProcessor => "~processor/* -@all +mget +setex",
+        // Statistics, and no key.
+        Login::CacheMonitor => "-@all +info",
         Login::CacheAdministrator => "~* +@all",
         // A login of another server.
         _ => "-@all",
