@@ -34,7 +34,7 @@ use crate::parked::routes::{REASON_CHARS_MAX, is_operator_name};
 use crate::postgres::{self, Client, Pool};
 use crate::telemetry::LogFormat;
 
-const CONNECTIONS_MAX: usize = 2;
+const CONNECTIONS_MAX: usize = 4;
 /// How often the progress is printed.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 

@@ -92,6 +92,30 @@ async fn several_at_once_do_not_disturb_each_other() {
 }
 
 #[tokio::test]
+async fn a_new_database_is_open_and_a_service_cannot_change_which_incarnations_were() {
+    for kind in [Database::Payments, Database::Balance, Database::Processor] {
+        let harness = Harness::new(kind).await;
+        let service = harness.login(kind.service_role()).await;
+        let is_open = "select exists (select from incarnations i where i.incarnation = incarnation())";
+        assert!(service.query_one(is_open, &[]).await.unwrap().get::<_, bool>(0), "{kind:?}");
+        for change in
+            ["update incarnations set reason = 'x'", "delete from incarnations", "truncate incarnations"]
+        {
+            refused(&service, change).await;
+        }
+        // A dump is restored into new tables, perhaps of the same database.
+        let owner = harness.owner().await;
+        let again =
+            "create table other (like incarnations including all); insert into other table incarnations;
+                     drop table incarnations; alter table other rename to incarnations;";
+        owner.batch_execute(again).await.unwrap();
+        assert!(!owner.query_one(is_open, &[]).await.unwrap().get::<_, bool>(0), "{kind:?}");
+        drop((service, owner));
+        harness.drop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_service_cannot_remove_what_it_wrote() {
     for (kind, table) in [
         (Database::Payments, "payments"),

@@ -9,6 +9,8 @@ mod facts;
 mod identity;
 mod lists;
 mod logs;
+mod recovery;
+mod restored;
 mod shedding;
 mod unsettled;
 
@@ -131,6 +133,34 @@ async fn the_same_key_makes_one_payment_also_within_one_batch_and_at_the_same_ti
     assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Replayed(_))).count(), 19);
     assert_eq!(payments.count("select count(*) from payments").await, 3);
     payments.finish().await;
+}
+
+/// An id is derived from its request, so a request that comes twice in a millisecond has one id.
+#[tokio::test]
+async fn the_same_request_in_one_millisecond_makes_one_payment() {
+    let payments = Payments::new().await;
+    let first = new_payment(Uuid::now_v7(), "a");
+    let other = NewPayment { fingerprint: [8; 32], ..first.clone() };
+    let done = payments.accept(&[first.clone(), other.clone(), first.clone()]).await;
+    let Acceptance::Created(accepted) = &done[0] else { panic!("{done:?}") };
+    assert_eq!(done[1..], [reused(&first), Acceptance::Replayed(accepted.clone())]);
+
+    let refused = NewPayment { service_id: "nobody".into(), ..new_payment(first.user_id, "b") };
+    let right = NewPayment { service_id: "electricity".into(), fingerprint: [8; 32], ..refused.clone() };
+    let done = payments.accept(&[refused.clone(), right]).await;
+    assert_eq!(done[0], reused(&refused), "the other one made the payment");
+    assert!(matches!(done[1], Acceptance::Created(_)), "{done:?}");
+
+    let payment = new_payment(first.user_id, "c");
+    let contenders = (0..20).map(|_| payments.accept(std::slice::from_ref(&payment)));
+    let done = futures_util::future::join_all(contenders).await.concat();
+    assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Created(_))).count(), 1);
+    assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Replayed(_))).count(), 19);
+    payments.finish().await;
+}
+
+fn reused(payment: &NewPayment) -> Acceptance {
+    Acceptance::KeyReused { payment_id: payment.payment_id }
 }
 
 #[tokio::test]
