@@ -4,6 +4,7 @@
 //! * `payment.result.*` becomes a ledger entry `capture` or `release`. An unknown result moves nothing.
 //! * A balance changes only by a ledger entry that was inserted in the same statement.
 //! * Each entry that moves money has a number and the balances after it: the user's statement.
+//! * After a restore the database is closed until [`recovery`] has made the lost entries again.
 
 pub mod account;
 pub mod command;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod events;
 pub mod http;
 pub mod metrics;
+pub mod recovery;
 pub mod render;
 pub mod saga;
 pub mod store;
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use ::saga::consumer::{self, Subscription};
 use ::saga::identity::Identity;
+use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
 use ::saga::{CancellationToken, contract, http as edge, postgres};
@@ -58,11 +61,17 @@ pub async fn run(
     let ledger = Ledger::new(pool.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger.clone(), metrics.consumer.clone(), shutdown.clone());
 
+    let parked = OpenMessages::register(pool.clone(), &metrics.registry)?.watch(shutdown.clone());
+    let watch = async {
+        parked.await;
+        Ok(())
+    };
+
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
     let public = edge::serve(public, http::public(pool.clone(), &identity, &rate), pages, shutdown.clone());
     let admin = edge::serve(admin, http::admin(pool, &ledger, &metrics, stop), operators, shutdown.clone());
 
     tracing::info!("ready to serve");
-    process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await
+    process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin), Box::pin(watch)]).await
 }

@@ -1,9 +1,17 @@
 use balance_svc::config::Config;
+use balance_svc::recovery;
+use saga::recovery::Program;
 use saga::{process, telemetry};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config: Config = process::config();
+    let config: Config = match process::config() {
+        Program::Serve(config) => *config,
+        Program::Recover(settings) => {
+            telemetry::init(settings.log_format);
+            return recovery::run(*settings).await;
+        }
+    };
     telemetry::init(config.log_format);
     let shutdown = process::shutdown_on_signal()?;
     let public = process::listen("LISTEN_ADDR", config.listen_addr).await?;

@@ -10,6 +10,7 @@
 
 mod deposit;
 mod movements;
+mod recovery;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -23,6 +24,7 @@ use uuid::Uuid;
 
 pub use self::deposit::{BALANCE_MAX, Deposit, deposit};
 pub use self::movements::{Movement, Page, movements};
+pub use self::recovery::recover;
 use crate::account::Account;
 use crate::command::Command;
 use crate::saga::{Entry, State, Step, decide, next};

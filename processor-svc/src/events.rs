@@ -112,8 +112,8 @@ pub fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Job> {
     }
 }
 
-/// The job of a cancel. It equals the job of the payment's work message.
-fn job(payment: Payment) -> Job {
+/// The job of a payment that is authorized. It equals the job of the payment's work message.
+pub(crate) fn job(payment: Payment) -> Job {
     let charge = Charge {
         payment_id: payment.payment_id,
         user_id: payment.user_id,

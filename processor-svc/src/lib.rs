@@ -8,6 +8,7 @@
 //! * Charges that a crash or a silent gateway left open are found by age and inquired about ([`sweep`]).
 //! * A request to cancel ends a charge that was never called, and comes too late for others ([`events`]).
 //! * Operators apply parked messages again, and resolve charges that nobody else can ([`operators`]).
+//! * After a restore the database is closed until [`recovery`] has made the lost charges again.
 //! * One table decides every transition ([`saga`]). The rows are the only state that counts.
 
 pub mod backoff;
@@ -26,6 +27,7 @@ pub mod jobs;
 pub mod metrics;
 pub mod operators;
 pub mod outcomes;
+pub mod recovery;
 pub mod retry;
 pub mod saga;
 pub mod shares;
@@ -37,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::saga::consumer::{self, Subscription};
+use ::saga::parked::open::OpenMessages;
 use ::saga::process::after_grace;
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use anyhow::Context;
@@ -83,6 +86,7 @@ pub async fn run(
     let metrics = Metrics::new()?;
     let pool = postgres::guarded_pool(&config.database_url, config.pool_size, SERVICE)?;
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
+    let parked = OpenMessages::register(pool.clone(), &metrics.registry)?;
     let store = Store::new(pool, config.lease());
     let (reports, reported) = mpsc::unbounded_channel();
     // Work under way outlives the shutdown signal; these end it.
@@ -94,8 +98,11 @@ pub async fn run(
         consumer::run(subscription(config), cancels(&outcomes), metrics.consumer.clone(), shutdown.clone());
     let calls = jobs.calls.tasks.clone();
     let writer = spawn(outcomes.run(reported, drained.clone()), &shutdown);
-    let workers =
-        [spawn(jobs.run(shutdown.clone()), &shutdown), spawn(sweep.run(shutdown.clone()), &shutdown)];
+    let workers = [
+        spawn(jobs.run(shutdown.clone()), &shutdown),
+        spawn(sweep.run(shutdown.clone()), &shutdown),
+        spawn(parked.watch(shutdown.clone()), &shutdown),
+    ];
     let served = tokio::try_join!(
         edge::serve(public, http::public(SERVICE, hooks), edge::Audience::Anyone, shutdown.clone()),
         edge::serve(

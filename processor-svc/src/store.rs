@@ -7,6 +7,7 @@
 
 pub mod cancel;
 mod intents;
+mod recovery;
 pub mod resolutions;
 pub mod sweep;
 mod transitions;

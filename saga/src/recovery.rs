@@ -151,17 +151,22 @@ impl Recovery {
         Ok(())
     }
 
+    /// Whether there are findings that the operator did not accept. The database will not be opened then.
+    pub fn is_held_up(&self) -> bool {
+        self.findings > 0 && !self.settings.open_despite_findings
+    }
+
     /// Opens the database, unless it is a dry run.
     ///
     /// # Errors
     /// When there are findings that the operator did not accept, or the database failed.
     pub async fn finish(self) -> anyhow::Result<()> {
-        let Settings { operator, reason, dry_run, open_despite_findings, .. } = &self.settings;
+        let Settings { operator, reason, dry_run, .. } = &self.settings;
         if *dry_run {
             println!("{} findings; dry run: nothing was changed", self.findings);
             return Ok(());
         }
-        if self.findings > 0 && !open_despite_findings {
+        if self.is_held_up() {
             bail!(
                 "{} findings: each event above contradicts a row, or has none. The rows that could be made again are made; the \
                  database stays as closed or open as it was. Look at each; to open it all the same, add --open-despite-findings",

@@ -11,6 +11,7 @@ mod limits;
 mod movements;
 mod operators;
 mod order;
+mod recovery;
 mod service;
 
 use balance_svc::command::Command;

@@ -14,6 +14,7 @@ use saga::{CancellationToken, postgres};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 /// Longer than anything a test waits for takes.
@@ -50,7 +51,12 @@ impl Database {
         }
         let name = format!("processor_test_{}", Uuid::new_v4().simple());
         sql::create_database(&admin_url, sql::Database::Processor, &name).await.unwrap();
+        Database::named(admin_url, name).await
+    }
+
+    async fn named(admin_url: String, name: String) -> Database {
         // Sessions of the superuser in this database act as the service, with the service's rights.
+        let admin = sql::connect(&admin_url).await.unwrap();
         let user =
             admin.query_one("select quote_ident(current_user)", &[]).await.unwrap().get::<_, String>(0);
         let act = format!("alter role {user} in database {name} set role to 'processor_svc'");
@@ -59,6 +65,19 @@ impl Database {
         let url = format!("{server}/{name}");
         let pool = postgres::pool(&url, 4, "test").unwrap();
         Database { admin_url, name, url, pool }
+    }
+
+    /// Another database with the same rows, as a restore makes one.
+    pub async fn copy(&self) -> Database {
+        let (original, name) = (&self.name, format!("{}_copy", self.name));
+        // A template must have no sessions. Those of the pool end soon; it connects again.
+        self.pool.retain(|_, _| false);
+        let admin = sql::connect(&self.admin_url).await.unwrap();
+        let copy = format!("create database {name} owner coro_owner template {original}");
+        while let Err(error) = admin.batch_execute(&copy).await {
+            assert_eq!(error.code(), Some(&SqlState::OBJECT_IN_USE), "{error}");
+        }
+        Database::named(self.admin_url.clone(), name).await
     }
 
     pub fn store(&self, lease: Duration) -> Store {

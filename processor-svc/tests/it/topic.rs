@@ -1,14 +1,15 @@
-//! A payments topic of a test's own.
+//! The topics of a test's own.
 
 use std::time::Duration;
 
 use brokers::Brokers;
+use jiff::Timestamp;
 use processor_svc::work::Job;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use saga::contract::{HEADER_TYPE, PAYMENT_TOPIC};
+use saga::contract::{HEADER_TYPE, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use uuid::Uuid;
 
 use crate::harness::env;
@@ -16,7 +17,7 @@ use crate::harness::env;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Topic {
-    prefix: String,
+    pub prefix: String,
     producer: BaseProducer,
 }
 
@@ -25,24 +26,41 @@ impl Topic {
         let prefix = format!("test-{}-", Uuid::new_v4());
         let config = Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config();
         let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
-        let name = format!("{prefix}{PAYMENT_TOPIC}");
-        let new = NewTopic::new(&name, 1, TopicReplication::Fixed(1));
-        admin.create_topics([&new], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+        for topic in [PAYMENT_TOPIC, PAYMENT_RESULT_TOPIC] {
+            let name = format!("{prefix}{topic}");
+            let new = NewTopic::new(&name, 1, TopicReplication::Fixed(1));
+            admin.create_topics([&new], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+        }
         Topic { prefix, producer: config.create().unwrap() }
     }
 
-    /// Under the key of the user that the body names, as the relay does.
+    /// An event of a payment, under the key of the user that the body names, as the relay does.
     pub fn produce(&self, kind: &str, body: &str) {
+        self.produce_at(Timestamp::now(), kind, body);
+    }
+
+    pub fn produce_at(&self, at: Timestamp, kind: &str, body: &str) {
         let named: Option<serde_json::Value> = serde_json::from_str(body).ok();
         let user = named.and_then(|body| Some(body["user_id"].as_str()?.to_owned()));
-        self.produce_under(user.as_deref().unwrap_or("user"), kind, body);
+        let key = user.as_deref().unwrap_or("user");
+        self.send(at, PAYMENT_TOPIC, key, &[(HEADER_TYPE, kind)], body);
     }
 
     pub fn produce_under(&self, key: &str, kind: &str, body: &str) {
-        let topic = format!("{}{PAYMENT_TOPIC}", self.prefix);
-        let headers = OwnedHeaders::new().insert(Header { key: HEADER_TYPE, value: Some(kind) });
-        let record = BaseRecord::to(&topic).key(key).payload(body).headers(headers);
-        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        self.produce_on(PAYMENT_TOPIC, key, &[(HEADER_TYPE, kind)], body);
+    }
+
+    pub fn produce_on(&self, topic: &str, key: &str, headers: &[(&str, &str)], body: &str) {
+        self.send(Timestamp::now(), topic, key, headers, body);
+    }
+
+    fn send(&self, at: Timestamp, topic: &str, key: &str, headers: &[(&str, &str)], body: &str) {
+        let topic = format!("{}{topic}", self.prefix);
+        let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
+            headers.insert(Header { key, value: Some(*value) })
+        });
+        let record = BaseRecord::to(&topic).key(key).payload(body).timestamp(at.as_millisecond());
+        self.producer.send(record.headers(headers)).map_err(|(error, _)| error).unwrap();
         tokio::task::block_in_place(|| self.producer.flush(FLUSH_TIMEOUT)).unwrap();
     }
 

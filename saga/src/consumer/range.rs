@@ -59,6 +59,19 @@ struct Rest {
 }
 
 impl TopicRange {
+    /// Whether the topic exists.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub async fn is_there(&self) -> anyhow::Result<bool> {
+        let range = self.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let consumer = range.client()?;
+            anyhow::Ok(!range.partitions(&consumer)?.is_empty())
+        });
+        asked.await.context("the thread that asked Kafka panicked")?
+    }
+
     /// Starts to read, on a thread that ends with the range or with the batches.
     ///
     /// # Errors
@@ -133,11 +146,16 @@ impl TopicRange {
         config.create().context("cannot create the Kafka client")
     }
 
-    /// The partitions that have records of the range.
-    fn rests(&self, consumer: &BaseConsumer) -> anyhow::Result<BTreeMap<i32, Rest>> {
+    /// None where the topic does not exist.
+    fn partitions(&self, consumer: &BaseConsumer) -> anyhow::Result<Vec<i32>> {
         let metadata =
             consumer.fetch_metadata(Some(&self.topic), ANSWER_TIMEOUT).context("Kafka does not answer")?;
-        let ids = partitions(metadata.topics().first().context("Kafka answers for no topic")?)?;
+        partitions(metadata.topics().first().context("Kafka answers for no topic")?)
+    }
+
+    /// The partitions that have records of the range.
+    fn rests(&self, consumer: &BaseConsumer) -> anyhow::Result<BTreeMap<i32, Rest>> {
+        let ids = self.partitions(consumer)?;
         ensure!(!ids.is_empty(), "Kafka has no topic {}; check the prefix of the topics", self.topic);
         let begins = self.begins(consumer, &ids)?;
         let mut rests = BTreeMap::new();

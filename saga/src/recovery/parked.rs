@@ -3,6 +3,7 @@
 //! * `<topic>.parked` has each row of `parked` as it was, and OperatorTopic each act. They are written to the bytes of their
 //!   events, the time included: emitted again, they are the same events.
 //! * Services share these topics. The source of an event says whose row it is.
+//! * A topic that does not exist has nothing: the relay makes them all, so it never had anything to emit.
 
 use std::fmt;
 
@@ -14,8 +15,8 @@ use serde_json::Value;
 use tokio_postgres::types::Json;
 
 use super::Recovery;
-use crate::consumer::Record;
-use crate::contract::{HEADER_SOURCE, HEADER_TYPE, OPERATOR_TOPIC};
+use crate::consumer::{Record, TopicRange};
+use crate::contract::{HEADER_SOURCE, HEADER_TYPE, OPERATOR_TOPIC, PAYMENT_QUEUE};
 use crate::postgres::Transaction;
 
 const INSERT_PARKED: &str = "
@@ -83,14 +84,15 @@ impl Recovery {
         let transaction = client.transaction().await.context("cannot begin a transaction")?;
         transaction.batch_execute("set local idle_in_transaction_session_timeout = 0").await?;
         for topic in topics {
-            let topic = format!("{topic}.parked");
-            let rows: Vec<ParkedRow> = self.own_rows(&topic, "message.parked.v1").await?;
+            let range = self.parked_range(topic);
+            let name = range.topic.clone();
+            let rows: Vec<ParkedRow> = self.own_rows(range, "message.parked.v1").await?;
             let lacking = insert_parked(&transaction, &rows).await?;
-            println!("{topic}: {}", Counts { lacking, present: rows.len() as u64 - lacking });
+            println!("{name}: {}", Counts { lacking, present: rows.len() as u64 - lacking });
         }
         let mut acts: Vec<ActRow> = Vec::new();
         for name in ["message.retried.v1", "message.dismissed.v1"] {
-            acts.extend(self.own_rows(OPERATOR_TOPIC, name).await?);
+            acts.extend(self.own_rows(self.topic(OPERATOR_TOPIC), name).await?);
         }
         let lacking = insert_acts(&transaction, &acts).await?;
         println!("{OPERATOR_TOPIC}: {}", Counts { lacking, present: acts.len() as u64 - lacking });
@@ -100,8 +102,17 @@ impl Recovery {
         Ok(())
     }
 
+    /// What was parked of a topic, or of the queue, whose name has no prefix.
+    fn parked_range(&self, source: &str) -> TopicRange {
+        let range = self.topic(&format!("{source}.parked"));
+        match source {
+            PAYMENT_QUEUE => TopicRange { topic: format!("{PAYMENT_QUEUE}.parked"), ..range },
+            _ => range,
+        }
+    }
+
     /// The events of this type that are of rows of this service. They are few: a person has to look at each.
-    async fn own_rows<T>(&mut self, topic: &str, event_type: &'static str) -> anyhow::Result<Vec<T>>
+    async fn own_rows<T>(&mut self, range: TopicRange, event_type: &'static str) -> anyhow::Result<Vec<T>>
     where
         T: DeserializeOwned + Send + 'static,
     {
@@ -112,8 +123,11 @@ impl Recovery {
             let row = is_own.then(|| serde_json::from_slice::<T>(record.body()));
             row.map(|row| row.map_err(|error| format!("{}: is no {event_type}: {error}", record.place())))
         };
-        let mut batches = self.topic(topic).read(read)?;
         let mut rows = Vec::new();
+        if !range.is_there().await? {
+            return Ok(rows);
+        }
+        let mut batches = range.read(read)?;
         while let Some(batch) = batches.next().await? {
             for row in batch.into_iter().flatten() {
                 match row {
