@@ -1,20 +1,24 @@
 //! The databases of Coro: creates roles and databases, and applies migrations.
 //!
 //! * Everything is idempotent and safe to run from several processes at once: each step takes an advisory lock first.
+//! * A migration makes nobody wait for longer than a second ([`apply()`]).
 //! * Tests create and drop a database of their own ([`harness`]).
 
 mod admin;
+mod apply;
+#[cfg(test)]
+mod beside;
 mod passwords;
 mod roles;
 
 pub mod harness;
 
 pub use admin::{connect, database_url};
+pub use apply::{apply, forget};
 pub use passwords::Passwords;
-pub use roles::{ROLES, Role, bootstrap};
+pub use roles::{ROLES, Role, bootstrap, set_own_password};
 
 use anyhow::{Context, Result, bail};
-use refinery_core::{Migration, Runner};
 use strum::{IntoStaticStr, VariantArray};
 
 /// A migration's name and text. By its macro refinery would be built a second time, for the compiler.
@@ -51,6 +55,9 @@ const PROCESSOR: &[(&str, &str)] = migrations!(
 );
 const NOTIFIER: &[(&str, &str)] = migrations!("notifier" / "V1__notifier");
 const FRAUD: &[(&str, &str)] = migrations!("fraud" / "V1__fraud", "fraud" / "V2__fraud_publication");
+
+/// The table in which each database keeps what was applied to it.
+const HISTORY: &str = "refinery_schema_history";
 
 /// The publication in each database that anything leaves. It lists all that does.
 pub const PUBLICATION: &str = "coro_events";
@@ -124,24 +131,7 @@ pub async fn create_database(admin_url: &str, kind: Database, name: &str) -> Res
         .with_context(|| {
             format!("cannot set who may connect to {name}; create the roles first (`migrate`)")
         })?;
-    migrate(admin_url, kind, name).await
-}
-
-/// Applies the migrations that are missing, as `coro_owner`.
-async fn migrate(admin_url: &str, kind: Database, name: &str) -> Result<()> {
-    let mut client = connect(&admin::with_database(admin_url, name)?).await?;
-    admin::lock(&client, "migrations").await?;
-    client
-        .batch_execute("revoke create on schema public from public; set role coro_owner")
-        .await
-        .context("cannot act as coro_owner; create the roles first (`migrate`)")?;
-    let migrations = kind.migrations().iter().map(|(name, text)| Migration::unapplied(name, text));
-    let runner = Runner::new(&migrations.collect::<Result<Vec<_>, _>>()?);
-    runner
-        .run_async(&mut client)
-        .await
-        .with_context(|| format!("a migration of {name} failed; nothing of it was applied"))?;
-    Ok(())
+    apply(admin_url, name, HISTORY, kind.migrations()).await
 }
 
 /// All databases of a stack, up to date.

@@ -26,6 +26,12 @@ struct Args {
     /// Also add the demo services.
     #[arg(long)]
     seed: bool,
+    /// Only create the roles and set their passwords.
+    #[arg(long, conflicts_with = "seed")]
+    passwords: bool,
+    /// The password that the superuser of the URL gets at the end. Without it, it keeps its own.
+    #[arg(long, env = "ADMIN_NEW_PASSWORD", hide_env_values = true)]
+    admin_new_password: Option<String>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -53,9 +59,15 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args, passwords: &sql::Passwords) -> Result<()> {
     sql::bootstrap(&args.admin_database_url, passwords).await?;
-    sql::migrate_all(&args.admin_database_url).await?;
+    if !args.passwords {
+        sql::migrate_all(&args.admin_database_url).await?;
+    }
     if args.seed {
         sql::seed(&args.admin_database_url, sql::Database::Payments.name()).await?;
+    }
+    // Whoever reads the URL from a file has to find the new one there at once, so it is the last thing.
+    if let Some(password) = &args.admin_new_password {
+        sql::set_own_password(&args.admin_database_url, password).await?;
     }
     Ok(())
 }

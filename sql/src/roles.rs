@@ -70,6 +70,16 @@ pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
     Ok(())
 }
 
+/// Gives the role of the URL another password.
+///
+/// # Errors
+/// When the server cannot be reached or refuses.
+pub async fn set_own_password(url: &str, password: &str) -> Result<()> {
+    let client = admin::connect(url).await?;
+    let statement = format!("alter role current_user password '{}'", verifier(password));
+    client.batch_execute(&statement).await.context("cannot set the password of the URL's role")
+}
+
 /// The SCRAM verifier of a password. Statements contain it instead of the password, since they can be read in
 /// `pg_stat_activity` and in logs.
 fn verifier(password: &str) -> String {
