@@ -4,14 +4,16 @@
 //!   neither.
 //! * A request of a web page (`Origin`) comes from a page of this listener.
 //! * A call that writes carries a token and the type of its body. Without a configured token nobody writes.
+//! * While the token is changed, the new one and the old one both hold. A token of a file is the one that the file has now.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 use warp::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use warp::http::request::Parts;
 use warp::http::uri::Authority;
@@ -27,7 +29,8 @@ const TOKEN_CHARS_MIN: usize = 16;
 /// The configuration of an admin listener.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Operators {
-    /// Token of calls that write on the admin listener (`Authorization: Bearer …`). Without a token nobody writes.
+    /// Token of calls that write on the admin listener (`Authorization: Bearer …`). Without a token nobody writes. Several, with
+    /// commas between, all hold: for as long as it is being changed.
     #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<Token>,
     /// Names by which the admin listener may be called, besides those of the loopback: `payments.internal` with any port,
@@ -174,17 +177,32 @@ impl fmt::Debug for Name {
     }
 }
 
-/// A secret that a header can carry (RFC 6750, section 2.1).
+/// Secrets that a header can carry (RFC 6750, section 2.1), any of which is good.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Token {
+    /// As it was given at the start.
+    given: String,
+    all: Vec<String>,
+}
 
 impl Token {
-    /// Compares in a time that does not depend on how much of the token is right.
+    /// Compares in a time that does not depend on how much of the token is right, nor on which of them it is.
     fn is_in(&self, authorization: &HeaderValue) -> bool {
         let given = authorization.as_bytes();
         let Some((scheme, rest)) = given.split_at_checked("Bearer ".len()) else { return false };
         let given = rest.trim_ascii();
-        scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(given.ct_eq(self.0.as_bytes()))
+        let tokens = self.current();
+        let equal = tokens.iter().fold(Choice::from(0), |found, token| found | given.ct_eq(token.as_bytes()));
+        scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(equal)
+    }
+
+    /// Those of the file that it came from, as they are now. Writing calls are rare enough to read a file for each.
+    fn current(&self) -> Cow<'_, [String]> {
+        let text = secret_files::current(&self.given);
+        match text.parse::<Self>() {
+            Ok(other) if text != self.given => Cow::Owned(other.all),
+            Ok(_) | Err(_) => Cow::Borrowed(&self.all),
+        }
     }
 }
 
@@ -193,12 +211,13 @@ impl FromStr for Token {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
-        if text.len() < TOKEN_CHARS_MIN || !text.bytes().all(plain) {
+        let all: Vec<String> = text.split(',').map(str::to_owned).collect();
+        if all.iter().any(|token| token.len() < TOKEN_CHARS_MIN || !token.bytes().all(plain)) {
             return Err(format!(
                 "the token is too short or has other characters; give at least {TOKEN_CHARS_MIN} letters, digits or -._~+/="
             ));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self { given: text.to_owned(), all })
     }
 }
 

@@ -112,8 +112,55 @@ fn who_writes_shows_the_token_and_says_what() {
 }
 
 #[test]
+fn while_the_token_is_changed_the_new_and_the_old_one_hold() {
+    const NEW: &str = "fedcba9876543210";
+    let verdict = |configured: &str, shown: &str| {
+        let bearer = format!("Bearer {shown}");
+        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+        operators(Some(configured), &[]).may_write(&parts("POST", "/", &headers)).is_ok()
+    };
+    let both = format!("{NEW},{TOKEN}");
+    assert!(verdict(&both, NEW) && verdict(&both, TOKEN));
+    assert!(!verdict(&both, &both) && !verdict(&both, "0123456789abcdeF") && !verdict(NEW, TOKEN));
+}
+
+#[test]
+fn a_token_of_a_file_is_the_one_that_the_file_has_now() {
+    const NEW: &str = "fedcba9876543210";
+    let file = std::env::temp_dir().join(format!("listener-token-{}", std::process::id()));
+    let at_start = "a-token-of-a-file-0";
+    std::fs::write(&file, at_start).unwrap();
+    let known = operators(Some(&secret_files::take("ADMIN_TOKEN_FILE", &file).unwrap()), &[]);
+    let may = |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
+        known.may_write(&parts("POST", "/", &headers)).is_ok()
+    };
+    for (content, new, old) in [
+        (at_start.to_owned(), false, true),
+        (format!("{NEW},{at_start}\n"), true, true),
+        (format!("{NEW}\n"), true, false),
+        // Not usable: the one of the start has to do.
+        ("short".to_owned(), false, true),
+    ] {
+        std::fs::write(&file, &content).unwrap();
+        assert_eq!((may(NEW), may(at_start)), (new, old), "{content:?}");
+    }
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
 fn a_token_is_long_enough_plain_and_never_shown() {
-    for bad in ["", "short", "0123456789 abcdef", "0123456789abcd\u{e9}f", "0123456789abcdef\n"] {
+    for bad in [
+        "",
+        "0123456789abcdef,",
+        "0123456789abcdef,short",
+        "0123456789abcdef, fedcba9876543210",
+        "short",
+        "0123456789 abcdef",
+        "0123456789abcd\u{e9}f",
+        "0123456789abcdef\n",
+    ] {
         assert!(bad.parse::<Token>().is_err(), "{bad:?}");
     }
     assert!(!format!("{:?}", operators(Some(TOKEN), &["a"])).contains(TOKEN));

@@ -83,7 +83,9 @@ impl Jobs {
 
     /// One connection, from connecting to its end.
     async fn session(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
-        let connecting = Connection::connect(&self.url, ConnectionProperties::default());
+        // The password may have been changed since the start.
+        let url = secret_files::current(&self.url);
+        let connecting = Connection::connect(&url, ConnectionProperties::default());
         let connection = bounded("connect", connecting).await?;
         let consumed = self.openings(&connection, shutdown).await;
         // Unacknowledged messages return to the queue, even if closing fails.

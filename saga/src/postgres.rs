@@ -1,12 +1,15 @@
 //! The Postgres pool of a service, and the classification of failures.
 //!
 //! * The pool connects lazily: a database may be down when its service starts.
+//! * A connection is made with the URL that the file of DATABASE_URL_FILE has at that time (`login`).
 //! * TLS is that of libpq: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` in the URL.
 //! * The pool of a service of the saga hands out no connection to a closed database ([`incarnation`](crate::incarnation)).
 //! * A failure is poison only by its SQLSTATE. Every other failure is retried: money is never dropped on a guess.
 //!
 //! Plans are pinned: every statement of a service reaches its rows by key, and sessions force the one generic plan and forbid
 //! sequential scans, hash and merge joins. A fresh table without statistics must not tempt the planner into scanning it.
+
+mod login;
 
 use std::time::Duration;
 
@@ -18,6 +21,7 @@ use postgres_tls::Connection;
 use tokio_postgres::error::SqlState;
 
 use crate::incarnation;
+use login::Login;
 
 pub use deadpool_postgres::{Client, Pool, Transaction};
 
@@ -52,22 +56,28 @@ pub fn guarded_pool(url: &str, size_max: usize, service: &str) -> anyhow::Result
 }
 
 fn builder(url: &str, size_max: usize, application_name: &str) -> anyhow::Result<PoolBuilder> {
-    let Connection { mut config, tls } =
-        url.parse::<Connection>().context("the database URL cannot be used")?;
-    config
-        .application_name(application_name)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .keepalives_idle(Duration::from_secs(10))
-        .tcp_user_timeout(Duration::from_secs(20))
-        .options(SESSION);
+    let login = Login::new(url, application_name)?;
     // Fast: a query notices a broken connection, and every query is retried anyway.
-    let manager =
-        Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_connect(login.config(), login, recycling);
     Ok(Pool::builder(manager)
         .max_size(size_max)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(WAIT_TIMEOUT))
         .create_timeout(Some(CONNECT_TIMEOUT)))
+}
+
+/// The database of a URL, with the settings of a service's sessions.
+fn settings(url: &str, application_name: &str) -> anyhow::Result<Connection> {
+    let mut connection: Connection = url.parse().context("the database URL cannot be used")?;
+    connection
+        .config
+        .application_name(application_name)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .keepalives_idle(Duration::from_secs(10))
+        .tcp_user_timeout(Duration::from_secs(20))
+        .options(SESSION);
+    Ok(connection)
 }
 
 /// One round trip to the database.

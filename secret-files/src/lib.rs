@@ -7,10 +7,12 @@
 //! * An empty variable is none: a deployment's file may name a variable that nobody sets.
 //! * Line ends at the end of the file do not belong to the secret.
 //! * The secret stays in this process: it is neither an argument nor put into the environment.
+//! * A file may get another secret while the program runs: whoever connects asks for it as it is now ([`current`]).
 
 use std::env;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::builder::Resettable;
@@ -18,6 +20,9 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, Error, Parser};
 
 const SUFFIX: &str = "_FILE";
+
+/// The secrets that this process has taken from files, and the files. A handful: each is taken once, at the start.
+static TAKEN: Mutex<Vec<(String, PathBuf)>> = Mutex::new(Vec::new());
 
 /// The text of the variable `name`, or of the file that `name_FILE` names; nothing if neither is set.
 ///
@@ -46,13 +51,41 @@ fn of_file(name: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Op
     let setting = format!("{name}{SUFFIX}");
     let Some(path) = given(&setting, variable) else { return Ok(None) };
     ensure!(given(name, variable).is_none(), "{name} and {setting} are both set; set one of them");
-    let shown = Path::new(&path).display();
-    let bytes = std::fs::read(&path).with_context(|| format!("{setting}: cannot read {shown}"))?;
+    take(&setting, Path::new(&path)).map(Some)
+}
+
+/// The secret in a file. From now on [`current`] knows where it came from.
+///
+/// # Errors
+/// When the file cannot be used. The error names `setting` and the file.
+pub fn take(setting: &str, path: &Path) -> Result<String> {
+    let secret = read(path).with_context(|| setting.to_owned())?;
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    taken.retain(|(known, _)| *known != secret);
+    taken.push((secret.clone(), path.to_owned()));
+    Ok(secret)
+}
+
+/// The file from which this process took a secret.
+pub fn origin(secret: &str) -> Option<PathBuf> {
+    let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    taken.iter().find(|(known, _)| known == secret).map(|(_, path)| path.clone())
+}
+
+/// A secret that this process took from a file, as the file has it now: for each new connection. Without such a file, and while
+/// it cannot be read, the secret as it is.
+pub fn current(secret: &str) -> String {
+    origin(secret).and_then(|path| read(&path).ok()).unwrap_or_else(|| secret.to_owned())
+}
+
+fn read(path: &Path) -> Result<String> {
+    let shown = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
     // Its error would hold the bytes.
-    let text = String::from_utf8(bytes).map_err(|_| anyhow!("{setting}: {shown} is no UTF-8"))?;
+    let text = String::from_utf8(bytes).map_err(|_| anyhow!("{shown} is no UTF-8"))?;
     let text = text.trim_end_matches(['\r', '\n']);
-    ensure!(!text.is_empty(), "{setting}: {shown} is empty");
-    Ok(Some(text.to_owned()))
+    ensure!(!text.is_empty(), "{shown} is empty");
+    Ok(text.to_owned())
 }
 
 fn given(name: &str, variable: &dyn Fn(&str) -> Option<OsString>) -> Option<OsString> {

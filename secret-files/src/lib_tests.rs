@@ -133,3 +133,17 @@ fn the_help_shows_no_secret() {
     let said = parsed(&["--help"], &all).map(drop).unwrap_err();
     assert!(said.contains("--secret") && !said.contains("swordfish"), "{said}");
 }
+
+#[test]
+fn whoever_connects_gets_the_secret_as_the_file_has_it_now() {
+    let path = path("current");
+    std::fs::write(&path, "herring\n").unwrap();
+    let at_start = take("SECRET_FILE", &path).unwrap();
+    assert_eq!((current(&at_start), origin(&at_start)), ("herring".to_owned(), Some(path.clone())));
+    std::fs::write(&path, "haddock\n").unwrap();
+    assert_eq!(current(&at_start), "haddock");
+    // While it is being replaced the last one that is known has to do.
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(current(&at_start), "herring");
+    assert_eq!((current("of a variable"), origin("of a variable")), ("of a variable".to_owned(), None));
+}

@@ -170,7 +170,9 @@ impl Task {
 
     async fn connect(&self) -> Result<(Connection, Channel)> {
         let properties = ConnectionProperties::default().with_connection_name("cdc-relay".into());
-        let connection = timeout(STEP_TIMEOUT, Connection::connect(&self.uri, properties)).await??;
+        // The password may have been changed since the start.
+        let uri = secret_files::current(&self.uri);
+        let connection = timeout(STEP_TIMEOUT, Connection::connect(&uri, properties)).await??;
         for queue in &self.queues {
             declare(&connection, queue).await.with_context(|| format!("queue {queue}"))?;
         }
