@@ -4,12 +4,14 @@
 //!   of the event ([`plan`]).
 //! * What was parked, and what operators did with it, is put back first, so that nothing is parked as if for the first time.
 //! * Transitions that were committed and not emitted are made anew, from the ledger's events and from unknown outcomes.
+//! * Changes of services that the backup lacks are named ([`services`]).
 //! * A client that repeats its request gets its payment, though no event has its key ([`crate::request`]).
 //! * A dry run is one transaction that is rolled back.
 
 #![allow(clippy::print_stdout, reason = "what it finds is its output")]
 
 pub mod plan;
+mod services;
 
 use std::fmt;
 
@@ -54,6 +56,7 @@ impl fmt::Display for Counts {
 /// When there are findings, or a server failed. It may be run again.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut recovery = Recovery::begin(settings, SERVICE).await?;
+    services::compare(&mut recovery).await?;
     recovery.parked(&[BALANCE_TOPIC, PAYMENT_RESULT_TOPIC]).await?;
     rows(&mut recovery).await?;
     let payments = Payments::new(recovery.pool().clone(), &Metrics::register()?);

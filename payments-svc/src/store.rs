@@ -24,7 +24,7 @@ use uuid::Uuid;
 pub use self::holds::{Hold, holds};
 pub use self::insert::{Acceptance, NewPayment, earlier_payments, insert_payments};
 pub use self::list::{Filter, Page, SCANNED_MAX, page, payment_by_key};
-pub use self::recovery::recover;
+pub use self::recovery::{published_services, recover};
 pub use self::transitions::{Outcome, apply, apply_in};
 pub use self::unsettled::{
     UnsettledPayment, WalkStep, clock, still_unsettled, unsettled_by_age, unsettled_by_block,

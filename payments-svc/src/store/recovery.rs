@@ -8,8 +8,8 @@
 use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, ensure};
-use saga::contract::Payment;
-use saga::postgres::Transaction;
+use saga::contract::{Payment, Service};
+use saga::postgres::{Client, Transaction};
 use serde::Serialize;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
@@ -129,4 +129,11 @@ async fn update(transaction: &Transaction<'_>, outdated: &[Outdated]) -> anyhow:
         "payments changed meanwhile: the database is in use. Run this again"
     );
     Ok(())
+}
+
+/// Every service, as its event has it.
+pub async fn published_services(client: &Client) -> anyhow::Result<Vec<Service>> {
+    let rows =
+        client.query("select to_jsonb(s) from services s", &[]).await.context("cannot read services")?;
+    rows.iter().map(|row| Ok(row.try_get::<_, Json<Service>>(0)?.0)).collect()
 }

@@ -13,7 +13,9 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use saga::CancellationToken;
-use saga::contract::{BALANCE_TOPIC, HEADER_TYPE, OPERATOR_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
+use saga::contract::{
+    BALANCE_TOPIC, HEADER_TYPE, OPERATOR_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, SERVICE_TOPIC,
+};
 use saga::postgres::{self, Pool};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -41,7 +43,7 @@ impl Topics {
         let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
         let consumed = [BALANCE_TOPIC, PAYMENT_RESULT_TOPIC];
         let parked = consumed.map(|topic| format!("{topic}.parked"));
-        let names = [PAYMENT_TOPIC, OPERATOR_TOPIC].into_iter().chain(consumed);
+        let names = [PAYMENT_TOPIC, OPERATOR_TOPIC, SERVICE_TOPIC].into_iter().chain(consumed);
         for name in names.map(ToOwned::to_owned).chain(parked) {
             let name = format!("{prefix}{name}");
             let new = NewTopic::new(&name, 1, TopicReplication::Fixed(1));
@@ -286,6 +288,10 @@ async fn what_contradicts_a_row_changes_nothing_and_keeps_the_database_closed() 
         topics.emit_row(event);
     }
     topics.produce(PAYMENT_TOPIC, "payment.initiated.v1", "nobody", "{}");
+    let disabled = json!({
+        "service_id": "electricity", "name": "Electricity", "enabled": false, "event": "changed", "version": 2
+    });
+    topics.produce(SERVICE_TOPIC, "service.changed.v1", "electricity", &disabled.to_string());
 
     // Closed by hand, under a pool with a connection.
     let guarded = postgres::guarded_pool(&url, 2, "payments-svc").unwrap();
@@ -301,10 +307,11 @@ async fn what_contradicts_a_row_changes_nothing_and_keeps_the_database_closed() 
     let old = all_rows(&payments.pool).await;
 
     let (done, text) = recover(&url, &topics, &[]).await;
-    assert!(!done && text.contains("3 findings"), "{text}");
+    assert!(!done && text.contains("4 findings"), "{text}");
     assert!(text.contains("its event differs from the row in amount"), "{text}");
     assert!(text.contains("no transitions lead from version 1 to \"failed\" in version 2"), "{text}");
     assert!(text.contains("is no event of a payment"), "{text}");
+    assert!(text.contains("service electricity has version 1"), "{text}");
     assert_eq!(all_rows(&payments.pool).await, old);
     let why = guarded.get().await.map(drop).unwrap_err().to_string();
     assert!(why.contains("payments-svc recover"), "{why}");
