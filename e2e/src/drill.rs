@@ -8,16 +8,24 @@
 #![allow(clippy::print_stdout, reason = "the report is the output")]
 
 pub mod alerts;
+mod gateway_down;
 pub mod harness;
+mod keys;
+mod pages;
+mod poison;
 mod relay_down;
 pub mod report;
+mod rotate;
 pub mod runbook;
 pub mod script;
+mod slot_filling;
+mod stuck_charge;
+mod upgrade;
 pub mod view;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use coroctl::stack::Stack;
 
@@ -30,24 +38,45 @@ use view::View;
 #[derive(clap::Args)]
 pub struct Options {
     /// The thing that is broken.
-    #[arg(value_enum)]
-    name: Name,
-    /// Print the report as JSON.
+    #[arg(value_enum, required_unless_present = "all")]
+    name: Option<Name>,
+    /// One after the other; the next one also where one failed.
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
+    /// Print each report as JSON.
     #[arg(long)]
     json: bool,
 }
 
+/// The drills, in the order of `--all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Name {
+    /// Somebody produces a record that nobody can read.
+    Poison,
     /// The relay is stopped, and stays down.
     RelayDown,
+    /// RabbitMQ is away while WAL is written: a slot of the relay would soon be lost.
+    SlotFilling,
+    /// The gateway answers 503 to everybody.
+    GatewayDown,
+    /// The gateway charges a payment, and never says so.
+    StuckCharge,
+    /// Migrations, and each process is replaced, by the programs in the folder RELEASE if there is one.
+    Upgrade,
+    /// Every login gets another secret. The last one: what this process was started with opens nothing any more.
+    Rotate,
+}
+
+impl Name {
+    /// As it is written on the command line.
+    pub fn title(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
 }
 
 /// A drill, and what it has to show.
 pub struct Drill {
     pub name: Name,
-    /// The name as it is written on the command line.
-    pub title: &'static str,
     pub alert: Option<ListedAlert>,
     /// The page of the runbook whose blocks end it, and the heading of the section.
     pub page: &'static str,
@@ -66,23 +95,87 @@ const fn alert(name: &'static str, seconds: u64) -> Option<ListedAlert> {
     Some(ListedAlert { name, within: Duration::from_secs(seconds) })
 }
 
-pub const DRILLS: &[Drill] = &[Drill {
-    name: Name::RelayDown,
-    title: "relay-down",
-    alert: alert("CdcRelayDown", 150),
-    page: "cdc-relay.md",
-    section: "CdcRelayDown",
-    requests_may_fail: true,
-}];
+/// Each drill with its alert, the seconds within which that has to fire, and the section that ends it. The seconds are those of
+/// the rule, of a scrape (5) and a look (15) of Prometheus, and of the way to the rule's condition.
+pub const DRILLS: &[Drill] = &[
+    Drill {
+        name: Name::Poison,
+        alert: alert("CoroParked", 60),
+        page: "saga.md",
+        section: "CoroParked",
+        requests_may_fail: false,
+    },
+    Drill {
+        name: Name::RelayDown,
+        alert: alert("CdcRelayDown", 100),
+        page: "cdc-relay.md",
+        section: "CdcRelayDown",
+        // New payments are refused once those before them have waited for their holds too long.
+        requests_may_fail: true,
+    },
+    Drill {
+        name: Name::SlotFilling,
+        alert: alert("CdcRelaySlotInvalidMinutes", 240),
+        page: "cdc-relay.md",
+        section: "CdcRelaySlotInvalidMinutes",
+        requests_may_fail: false,
+    },
+    Drill {
+        name: Name::GatewayDown,
+        alert: alert("CoroBreakerOpen", 360),
+        page: "saga.md",
+        section: "CoroBreakerOpen",
+        requests_may_fail: false,
+    },
+    Drill {
+        name: Name::StuckCharge,
+        alert: alert("CoroChargesUnknown", 780),
+        page: "saga.md",
+        section: "CoroChargesUnknown",
+        requests_may_fail: false,
+    },
+    Drill {
+        name: Name::Upgrade,
+        alert: None,
+        page: "upgrade.md",
+        section: "Steps",
+        requests_may_fail: false,
+    },
+    Drill {
+        name: Name::Rotate,
+        alert: None,
+        page: "rotation.md",
+        section: "Steps",
+        requests_may_fail: false,
+    },
+];
 
-/// Runs the drill, prints the report, and fails on whatever was missed.
+/// Runs the drill, or all of them, prints the reports, and fails on whatever was missed.
 ///
 /// # Errors
 /// As it says; and when the stack is not up.
 pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
-    let report = report(stack, options.name, View::new()).await?;
-    report.print(options.json)?;
+    let Some(name) = options.name else { return run_all(stack, options.json).await };
+    run_one(stack, name, options.json).await
+}
+
+async fn run_one(stack: &Stack, name: Name, json: bool) -> Result<()> {
+    let report = report(stack, name, View::new()).await?;
+    report.print(json)?;
     report.verdict()
+}
+
+async fn run_all(stack: &Stack, json: bool) -> Result<()> {
+    let mut failed = Vec::new();
+    for Drill { name, .. } in DRILLS {
+        eprintln!("\n{}", name.title());
+        if let Err(error) = run_one(stack, *name, json).await {
+            eprintln!("{error:#}");
+            failed.push(name.title());
+        }
+    }
+    ensure!(failed.is_empty(), "these drills failed: {}", failed.join(", "));
+    Ok(())
 }
 
 /// Runs the drill to its end.
@@ -97,12 +190,103 @@ pub async fn report(stack: &Stack, name: Name, view: View) -> Result<Report> {
         played = play(&mut harness) => played,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
-    operator.heal().await?;
-    harness.finish(played).await
+    // Both, also if one of them fails.
+    let (undone, healed) = (undo(stack, name).await, operator.heal().await);
+    harness.finish(played.and(undone).and(healed)).await
 }
 
 async fn play(harness: &mut Harness) -> Result<()> {
     match harness.name() {
+        Name::Poison => poison::play(harness).await,
         Name::RelayDown => relay_down::play(harness).await,
+        Name::SlotFilling => slot_filling::play(harness).await,
+        Name::GatewayDown => gateway_down::play(harness).await,
+        Name::StuckCharge => stuck_charge::play(harness).await,
+        Name::Upgrade => upgrade::play(harness).await,
+        Name::Rotate => rotate::play(harness).await,
+    }
+}
+
+/// Takes back what the runbook did not, however the drill ended. Whatever does not run is started again beside this.
+async fn undo(stack: &Stack, name: Name) -> Result<()> {
+    match name {
+        Name::SlotFilling => slot_filling::undo(stack).await,
+        Name::GatewayDown => gateway_down::undo(stack).await,
+        Name::Upgrade => upgrade::undo(stack).await,
+        Name::Poison | Name::RelayDown | Name::StuckCharge | Name::Rotate => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The text of an alert's rule.
+    fn rule(alert: &str) -> Option<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/prometheus/rules");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let texts = files.map(|file| std::fs::read_to_string(file).unwrap());
+        let rules =
+            texts.flat_map(|text| text.split("- alert: ").skip(1).map(str::to_owned).collect::<Vec<_>>());
+        rules.into_iter().find(|rule| rule.lines().next() == Some(alert))
+    }
+
+    /// The time for which its condition has to hold, in seconds.
+    fn holds_for(rule: &str) -> u64 {
+        let Some(time) = rule.lines().find_map(|line| line.trim_start().strip_prefix("for: ")) else {
+            return 0;
+        };
+        let (number, unit) = time.split_at(time.len() - 1);
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            unit => panic!("for: {number}{unit}"),
+        };
+        number.parse::<u64>().unwrap() * seconds
+    }
+
+    #[test]
+    fn every_drill_is_listed_once() {
+        let listed: Vec<Name> = DRILLS.iter().map(|drill| drill.name).collect();
+        assert_eq!(listed, Name::value_variants());
+    }
+
+    #[test]
+    fn the_alert_of_a_drill_is_a_rule_that_can_fire_in_the_listed_time() {
+        let mut alerts = 0;
+        for listed in DRILLS.iter().filter_map(|drill| drill.alert.as_ref()) {
+            let rule = rule(listed.name).unwrap_or_else(|| panic!("no rule {}", listed.name));
+            assert!(listed.within.as_secs() > holds_for(&rule), "{}", listed.name);
+            alerts += 1;
+        }
+        assert!(alerts >= 5, "{alerts}");
+    }
+
+    #[test]
+    fn the_section_of_a_drill_has_scripts() {
+        for Drill { name, page, section, .. } in DRILLS {
+            let found = runbook::section(page, section).unwrap();
+            assert!(!found.acts.is_empty(), "{name:?}: {page}, {section}, has nothing to run");
+        }
+    }
+
+    #[test]
+    fn the_first_page_of_the_runbooks_lists_every_drill_with_its_alert_and_time() {
+        let first = std::fs::read_to_string(runbook::folder().join("README.md")).unwrap();
+        for Drill { name, alert, page, section, .. } in DRILLS {
+            let alert = alert.as_ref().map_or("none, all along".to_owned(), |listed| {
+                format!("`{}` within {} s", listed.name, listed.within.as_secs())
+            });
+            let line = format!("| `{}` |", name.title());
+            let line =
+                first.lines().find(|found| found.starts_with(&line)).unwrap_or_else(|| panic!("{line}"));
+            let anchor = section.to_lowercase().replace(' ', "-");
+            for part in [alert, format!("({page}#{anchor})")] {
+                assert!(line.contains(&part), "{line}: no {part}");
+            }
+        }
     }
 }

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use ::saga::consumer::{self, Subscription};
 use ::saga::identity::Identity;
+use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
 use ::saga::{CancellationToken, contract, http as edge, postgres};
@@ -100,9 +101,10 @@ pub async fn run(
             .to_vec(),
     };
     let consumer = consumer::run(subscription, payments, metrics.consumer.clone(), shutdown.clone());
+    let parked = OpenMessages::register(pool.clone(), &metrics.registry)?.watch(shutdown.clone());
     let unsettled = Unsettled::new(pool, metrics.settling).watch(shutdown.clone());
     let watch = async {
-        unsettled.await;
+        tokio::join!(parked, unsettled);
         Ok(())
     };
 

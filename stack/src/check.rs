@@ -62,14 +62,24 @@ enum Step {
     Stack,
     /// A stack whose every link is encrypted: a payment, faults, the audit; with --all
     Encrypted,
+    /// A stack on which each drill is played: what breaks, its alert, its runbook; with --all
+    Drills,
     /// compose.yaml on a Docker engine of its own: a payment, the audit, what the file promises; with --all, as root
     Containers,
 }
 
-const STEPS: [Step; 7] =
-    [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack, Step::Encrypted, Step::Containers];
+const STEPS: [Step; 8] = [
+    Step::Format,
+    Step::Lint,
+    Step::Deny,
+    Step::Unit,
+    Step::Stack,
+    Step::Encrypted,
+    Step::Drills,
+    Step::Containers,
+];
 /// Those that `--all` adds.
-const LONG_STEPS: [Step; 2] = [Step::Encrypted, Step::Containers];
+const LONG_STEPS: [Step; 3] = [Step::Encrypted, Step::Drills, Step::Containers];
 const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 
 /// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
@@ -97,6 +107,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Unit => totals.all(unit(&layout, args.quick)),
             Step::Stack => with_stack(&layout, false, &mut totals, |totals| plain(&layout, args.all, totals)),
             Step::Encrypted => with_stack(&layout, true, &mut totals, |totals| encrypted(&layout, totals)),
+            Step::Drills => with_stack(&layout, false, &mut totals, |totals| drills(&layout, totals)),
             Step::Containers => totals.one(containers(&layout)),
         }
         let failed = totals.failed - before.failed;
@@ -258,6 +269,12 @@ fn encrypted(layout: &Layout, totals: &mut Totals) {
         let suite: Vec<Suite> = suites.into_iter().filter(is_whole).collect();
         suites::run(layout, vec![suite], &[ENCRYPTED, "--include-ignored"])
     }));
+}
+
+/// The drills, on a stack on which nothing else is wrong: an alert that fires already would show nothing.
+fn drills(layout: &Layout, totals: &mut Totals) {
+    totals.one(workspace::coroctl(layout, &["first-payment"]));
+    totals.one(workspace::e2e(layout, &["drill", "--all"]));
 }
 
 /// Runs compose.yaml on a Docker engine, with stand-ins for the images of others. Kafka's jars are those of a stack.

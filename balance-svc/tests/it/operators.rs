@@ -4,6 +4,7 @@ use balance_svc::events::Ledger as Handler;
 use balance_svc::metrics::Metrics;
 use saga::contract::PAYMENT_RESULT_TOPIC;
 use saga::parked::acts::{Act, ActAnswer, ActRecord, ActRequest, act};
+use saga::parked::open::OpenMessages;
 use saga::parked::{self, Parked};
 use serde_json::json;
 use uuid::Uuid;
@@ -113,6 +114,30 @@ async fn a_result_of_another_amount_is_never_applied_and_may_be_put_away() {
     // Putting away is no end: what can be applied later is.
     assert_eq!(operator.act(Act::Dismissed, &parked_id, "bob").await, ActAnswer::Repeated(record));
     operator.refused(Act::Retried, &parked_id, "differs: ").await;
+    operator.ledger.finish().await;
+}
+
+#[tokio::test]
+async fn a_message_is_open_until_an_operator_has_acted() {
+    let operator = Operator::new().await;
+    let ledger = &operator.ledger;
+    let registry = saga::telemetry::registry().unwrap();
+    let messages = OpenMessages::register(ledger.pool.clone(), &registry).unwrap();
+    let open = async || {
+        messages.look().await.unwrap();
+        let family = registry.gather().into_iter().find(|family| family.name() == "parked_messages_open");
+        family.unwrap().get_metric()[0].get_gauge().get_value()
+    };
+    assert_eq!(open().await, 0.0);
+    let (user, payment) = (ledger.user_with(2 * AMOUNT).await, Uuid::now_v7());
+    let (first, second) =
+        (operator.park(user, payment, ("", "")).await, operator.park(user, Uuid::now_v7(), ("", "")).await);
+    assert_eq!(open().await, 2.0);
+    ledger.apply(&[initiated(user, payment, AMOUNT)]).await.unwrap();
+    operator.done(Act::Retried, &first, "alice").await;
+    assert_eq!(open().await, 1.0);
+    operator.done(Act::Dismissed, &second, "alice").await;
+    assert_eq!(open().await, 0.0);
     operator.ledger.finish().await;
 }
 

@@ -58,6 +58,44 @@ impl Prometheus {
         let response = self.http.get(url).send().await.context("Prometheus")?.error_for_status()?;
         Ok(most_severe(&response.text().await.context("Prometheus")?, alert)?)
     }
+
+    /// The alerts of severity `page` that fired at any time of the last seconds.
+    ///
+    /// # Errors
+    /// When Prometheus does not answer.
+    pub async fn paged(&self, within: Duration) -> Result<Vec<String>> {
+        let seconds = within.as_secs().max(1);
+        let fired = format!(
+            "count by (alertname) (max_over_time(ALERTS{{alertstate=\"firing\",severity=\"page\"}}[{seconds}s]))"
+        );
+        let url = format!("{}/api/v1/query", self.url);
+        let url = reqwest::Url::parse_with_params(&url, [("query", fired)]).context("Prometheus")?;
+        let response = self.http.get(url).send().await.context("Prometheus")?.error_for_status()?;
+        Ok(names(&response.text().await.context("Prometheus")?)?)
+    }
+}
+
+/// The answer to a query, by its labels alone.
+#[derive(Deserialize)]
+struct Queried {
+    data: QueriedData,
+}
+
+#[derive(Deserialize)]
+struct QueriedData {
+    result: Vec<Series>,
+}
+
+#[derive(Deserialize)]
+struct Series {
+    metric: Labels,
+}
+
+fn names(answer: &str) -> serde_json::Result<Vec<String>> {
+    let Queried { data } = serde_json::from_str(answer)?;
+    let mut names: Vec<String> = data.result.into_iter().map(|series| series.metric.alertname).collect();
+    names.sort();
+    Ok(names)
 }
 
 fn most_severe(answer: &str, alert: &str) -> serde_json::Result<AlertState> {
@@ -69,6 +107,16 @@ fn most_severe(answer: &str, alert: &str) -> serde_json::Result<AlertState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_names_of_what_fired() {
+        let answer = r#"{"status":"success","data":{"resultType":"vector","result":[
+            {"metric":{"alertname":"B"},"value":[1767225600,"2"]},{"metric":{"alertname":"A"},"value":[1767225600,"1"]}]}}"#;
+        assert_eq!(names(answer).unwrap(), ["A", "B"]);
+        assert!(
+            names(r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#).unwrap().is_empty()
+        );
+    }
 
     #[test]
     fn an_alert_fires_if_one_of_its_series_does() {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::alerts::{AlertState, Prometheus};
 use super::report::{ObservedAlert, Report};
+use super::runbook::Section;
 use super::view::View;
 use super::{Drill, Name, runbook, script};
 use crate::bench::audited::Audited;
@@ -28,7 +29,8 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(200);
 const FIRST_PAYMENTS: usize = 10;
 const FIRST_PAYMENTS_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long accepted payments may take to end once the runbook is done.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Inquiries of a long outage have pauses of minutes.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(420);
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// Answers are counted by their beginning: what follows names ids and times.
@@ -50,6 +52,9 @@ pub struct Harness {
     alerts: Vec<ObservedAlert>,
     scripts: usize,
     explained: BTreeSet<String>,
+    notes: Vec<String>,
+    /// Payments beside the load, each with its user.
+    others: Vec<(Uuid, Uuid)>,
 }
 
 impl Harness {
@@ -89,6 +94,8 @@ impl Harness {
             alerts: Vec::new(),
             scripts: 0,
             explained,
+            notes: Vec::new(),
+            others: Vec::new(),
         };
         harness.accepts(FIRST_PAYMENTS).await?;
         harness.view.line(&format!("load: {:.0} payments a second", 1.0 / LOAD_INTERVAL.as_secs_f64()));
@@ -109,6 +116,17 @@ impl Harness {
         let met = async || Ok(self.load.accepted_count() >= wanted);
         let failed = || self.load.failed().pop().unwrap_or_else(|| "no answer".to_owned());
         self.until(FIRST_PAYMENTS_TIMEOUT, "payments to be accepted", met).await.with_context(failed)
+    }
+
+    /// Pays as a new user, beside the load; returns the payment's id.
+    ///
+    /// # Errors
+    /// When the payment is not accepted.
+    pub async fn pay(&mut self, client_number: &str, amount: i64) -> Result<Uuid> {
+        let user_id = self.client.user_with(amount).await?;
+        let payment_id = self.client.pay(user_id, client_number, amount).await?;
+        self.others.push((user_id, payment_id));
+        Ok(payment_id)
     }
 
     /// Notes that it is broken from now on.
@@ -139,6 +157,15 @@ impl Harness {
         self.view.line(&format!("{alert} fires after {fired_after:.0} s (listed: {listed} s)"));
         self.alerts.push(ObservedAlert { alert: alert.to_owned(), fired_after, listed, ended_after: None });
         Ok(())
+    }
+
+    /// Waits until the drill's alert is gone.
+    ///
+    /// # Errors
+    /// As [`Harness::ends`].
+    pub async fn alert_ends(&mut self, within: Duration) -> Result<()> {
+        let listed = self.drill.alert.as_ref().context("this drill has no alert")?;
+        self.ends(listed.name, within).await
     }
 
     /// Waits until an alert is gone.
@@ -185,9 +212,17 @@ impl Harness {
         ensure!(!section.acts.is_empty(), "{page}, section {heading}, has nothing to run");
         let mut printed = Vec::new();
         for text in &section.acts {
-            printed.push(self.run_script(page, heading, text, variables).await?);
+            printed.push(self.run_script(&section, text, variables).await?);
         }
         Ok(printed)
+    }
+
+    /// The section of the runbook that ends this drill.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn section(&self) -> Result<Section> {
+        runbook::section(self.drill.page, self.drill.section)
     }
 
     /// Runs one script of a section; returns what it printed.
@@ -196,11 +231,11 @@ impl Harness {
     /// When it fails.
     pub async fn run_script(
         &mut self,
-        page: &str,
-        heading: &str,
+        section: &Section,
         text: &str,
         variables: &[(&str, &str)],
     ) -> Result<String> {
+        let Section { page, heading, .. } = section;
         self.view.line(&format!("runbook {page}, {heading}:"));
         self.view.below(text);
         self.view.wait("the script of the runbook");
@@ -219,6 +254,20 @@ impl Harness {
     pub async fn cargo_stack(&self, arguments: &[&str]) -> Result<String> {
         self.view.line(&format!("cargo stack {}", arguments.join(" ")));
         script::cargo_stack(arguments).await
+    }
+
+    /// Something that was seen, for the report.
+    pub fn note(&mut self, text: String) {
+        self.view.line(&text);
+        self.notes.push(text);
+    }
+
+    /// The alerts that have paged somebody within this time.
+    ///
+    /// # Errors
+    /// When Prometheus does not answer.
+    pub async fn paged(&self, within: Duration) -> Result<Vec<String>> {
+        self.prometheus.paged(within).await
     }
 
     /// A record that the drill produced, or caused to be parked, by its place: topic/partition/offset. The audit leaves it out.
@@ -268,8 +317,8 @@ impl Harness {
         let mut misses: Vec<String> = played.err().map(|error| format!("{error:#}")).into_iter().collect();
         self.load.stop();
         let paid = self.load.accepted();
-        let users: Vec<Uuid> = paid.iter().map(|paid| paid.user_id).collect();
-        let ids: Vec<Uuid> = paid.iter().map(|paid| paid.payment_id).collect();
+        let of_load = paid.iter().map(|paid| (paid.user_id, paid.payment_id));
+        let (users, ids): (Vec<Uuid>, Vec<Uuid>) = of_load.chain(self.others.iter().copied()).unzip();
         let url = &self.stack.payments_database_url;
         let all_ended =
             async || Ok(ended(url, &users, &ids).await?.values().sum::<u64>() == ids.len() as u64);
@@ -292,13 +341,14 @@ impl Harness {
         self.running.await.context("load")?;
         self.view.finish();
         Ok(Report {
-            drill: self.drill.title,
+            drill: self.drill.name.title(),
             alerts: self.alerts,
             scripts: self.scripts,
             seconds: self.began.elapsed().as_secs_f64(),
             accepted: ids.len(),
             ended: ended(&self.stack.payments_database_url, &users, &ids).await?,
             failed_requests,
+            notes: self.notes,
             misses,
             audit: Audited::new(&findings),
         })

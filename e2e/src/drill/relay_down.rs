@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use super::harness::Harness;
 
-const END_TIMEOUT: Duration = Duration::from_secs(120);
+/// A start, a scrape and a look of Prometheus.
+const END_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// # Errors
 /// When the alert or its end does not come, or a script fails.
@@ -15,5 +16,5 @@ pub async fn play(harness: &mut Harness) -> Result<()> {
     harness.is_broken("the relay is down");
     harness.alert_fires().await?;
     harness.run_runbook(&[]).await?;
-    harness.ends("CdcRelayDown", END_TIMEOUT).await
+    harness.alert_ends(END_TIMEOUT).await
 }

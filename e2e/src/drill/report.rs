@@ -22,7 +22,7 @@ pub struct ObservedAlert {
 
 #[derive(Serialize)]
 pub struct Report {
-    pub drill: &'static str,
+    pub drill: String,
     pub alerts: Vec<ObservedAlert>,
     /// How many scripts of runbooks were run.
     pub scripts: usize,
@@ -32,6 +32,8 @@ pub struct Report {
     pub ended: BTreeMap<String, u64>,
     /// Requests that were not answered 201 or 200, by their answers.
     pub failed_requests: BTreeMap<String, usize>,
+    /// What else was seen.
+    pub notes: Vec<String>,
     pub misses: Vec<String>,
     #[serde(flatten)]
     pub audit: Audited,
@@ -57,6 +59,9 @@ impl Report {
         println!("{} payments were accepted: {}.", self.accepted, ended.join(", "));
         for (answer, count) in &self.failed_requests {
             println!("{count} requests failed: {answer}");
+        }
+        for note in &self.notes {
+            println!("{note}.");
         }
         for miss in &self.misses {
             println!("{miss}.");
