@@ -1,6 +1,6 @@
 //! The commands.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,9 @@ use crate::process::ProcessId;
 use crate::servers::Server;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
-use crate::{bench, check, compose, down, install, k6, launch, logs, status, supervisor, workspace};
+use crate::{
+    bench, check, compose, down, exec, install, k6, launch, logs, rotate, status, supervisor, workspace,
+};
 
 /// The servers and services of Coro on this machine, as supervised processes.
 ///
@@ -60,13 +62,31 @@ enum Action {
         lines: usize,
     },
     /// Stop and start one, and wait until it is ready.
-    Restart { name: String },
+    Restart {
+        name: String,
+        /// A service: from the program of its name in this folder, such as the target/release of another revision. It stays with
+        /// that one until the next `up`.
+        #[arg(long, value_name = "FOLDER")]
+        to: Option<PathBuf>,
+    },
+    /// Give every login of the running stack another secret (docs/runbooks/rotation.md has the steps around it).
+    Rotate {
+        /// End the time in which old secrets still hold, where a server or a listener takes two.
+        #[arg(long)]
+        end: bool,
+    },
     /// Stop one; it stays stopped.
     Stop { name: String },
     /// Start one that was stopped or ended, and wait until it is ready.
     Start { name: String },
     /// SIGKILL. A service comes back by itself, a server by `start`.
     Kill { name: String },
+    /// Run a command of a service's program with the service's environment, e.g. `exec cdc-relay doctor`.
+    Exec {
+        name: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The whole life of one payment, and where it stands still.
     Explain { payment_id: String },
     /// Every invariant over everything there is. Exits 1 when one is violated, 2 when it could not be made.
@@ -187,10 +207,16 @@ fn run(action: Action) -> Result<()> {
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
         Action::Logs { name, follow, lines } => logs::show(&layout.log(&name), lines, follow),
-        Action::Restart { name } => control(&layout, &name, |name| Request::Restart { name }, true),
+        Action::Restart { name, to } => {
+            let program = to.map(|folder| program_in(&folder, &name)).transpose()?;
+            control(&layout, &name, |name| Request::Restart { name, program }, true)
+        }
+        Action::Rotate { end: false } => rotate::begin(&layout),
+        Action::Rotate { end: true } => rotate::end(&layout),
         Action::Start { name } => control(&layout, &name, |name| Request::Start { name }, true),
         Action::Stop { name } => control(&layout, &name, |name| Request::Stop { name }, false),
         Action::Kill { name } => control(&layout, &name, |name| Request::Kill { name }, false),
+        Action::Exec { name, arguments } => exec::run(&layout, &name, &arguments),
         Action::Explain { payment_id } => workspace::coroctl(&layout, &["explain", &payment_id]),
         Action::Demo => demo(&layout),
         Action::Chaos { arguments } => {
@@ -223,6 +249,14 @@ fn demo(layout: &Layout) -> Result<()> {
         up(layout, &Wish { extent, with: Vec::new(), yes, owner: None, tls: false })?;
     }
     workspace::e2e(layout, &["demo"])
+}
+
+/// The program of a service in the folder of another release.
+fn program_in(folder: &Path, name: &str) -> Result<PathBuf> {
+    let instance = Instance::named(name)
+        .with_context(|| format!("{name} is no service of ours, so no release has another program of it"))?;
+    let program = folder.join(instance.service.program());
+    program.canonicalize().with_context(|| format!("there is no {}", program.display()))
 }
 
 fn show_status(layout: &Layout) -> Result<()> {

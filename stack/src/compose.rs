@@ -17,13 +17,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 
-use crate::environment;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::say;
+use crate::servers::kafka::Users;
 use crate::servers::{collector, exporters, kafka, postgres, prometheus, rabbitmq, redis};
 use crate::services::{INSTANCES, Instance};
+use crate::{environment, secrets};
 
 /// The container behind each port of a stack, and the port that it listens on there.
 const PLACES: [(Port, &str, u16); 35] = [
@@ -180,7 +181,7 @@ enum Given {
 
 /// The variables of an instance, as its container has them.
 fn variables(layout: &Layout, instance: Instance) -> Result<BTreeMap<String, Given>> {
-    let passwords = passwords(layout)?;
+    let passwords = secrets::all(layout)?;
     let listens = |port: Port| format!("127.0.0.1:{}", layout.port(port));
     let own = [listens(instance.public), listens(instance.admin)];
     let mut all = BTreeMap::new();
@@ -202,12 +203,6 @@ fn variables(layout: &Layout, instance: Instance) -> Result<BTreeMap<String, Giv
         all.insert(name, given);
     }
     Ok(all)
-}
-
-/// Everything that opens anything.
-fn passwords(layout: &Layout) -> Result<Vec<String>> {
-    let logins = Login::ALL.into_iter().map(|login| login.password(layout));
-    logins.chain([layout.admin_token()]).collect()
 }
 
 fn file_stem(path: &str) -> &str {
@@ -239,7 +234,7 @@ const COROCTL_SECRETS: [&str; 6] = [
 
 /// The files by name.
 fn files(layout: &Layout) -> Result<BTreeMap<String, String>> {
-    kafka::write_client_files(layout)?;
+    kafka::write_client_files(layout, Users::Listed)?;
     let mut files = BTreeMap::new();
     for instance in INSTANCES {
         for given in variables(layout, instance)?.into_values() {
@@ -273,7 +268,10 @@ fn servers(layout: &Layout, files: &mut BTreeMap<String, String>) -> Result<()> 
         postgres::settings(5432, Path::new("/var/run/postgresql")) + "listen_addresses = '*'\n",
     );
     add("pg_hba.conf", "local all all scram-sha-256\nhost all all all scram-sha-256\n".to_owned());
-    add("kafka-server.properties", placed(layout, &kafka::settings(layout, Path::new(KAFKA_DATA))?));
+    add(
+        "kafka-server.properties",
+        placed(layout, &kafka::settings(layout, Path::new(KAFKA_DATA), Users::Listed)?),
+    );
     add("kafka-log4j2.properties", kafka::LOGGING.to_owned());
     let definitions = Path::new(MOUNTED).join("rabbitmq-definitions.json");
     add("rabbitmq.conf", format!("listeners.tcp.default = 5672\n{}", rabbitmq::limits(&definitions)));

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -26,8 +26,10 @@ pub enum Request {
     Stop {
         name: String,
     },
+    /// From another file, if one is named; it stays with that one.
     Restart {
         name: String,
+        program: Option<PathBuf>,
     },
     /// SIGKILL to the child and everything under it.
     Kill {

@@ -230,6 +230,16 @@ impl Layout {
         Ok(secret)
     }
 
+    /// Makes this secret anew; returns the one before.
+    ///
+    /// # Errors
+    /// As [`Self::secret`].
+    pub fn renew_secret(&self, name: &str) -> Result<String> {
+        let before = self.secret(name)?;
+        write_private(&self.secrets().join(name), &random()?)?;
+        Ok(before)
+    }
+
     /// The token that operators show to admin listeners.
     ///
     /// # Errors
@@ -237,10 +247,23 @@ impl Layout {
     pub fn admin_token(&self) -> Result<String> {
         self.secret("admin-token")
     }
+
+    /// The tokens that admin listeners take, with commas between: while the token is changed, the one before holds too.
+    ///
+    /// # Errors
+    /// As [`Self::secret`].
+    pub fn admin_tokens(&self) -> Result<String> {
+        let token = self.admin_token()?;
+        let before = fs::read_to_string(self.secrets().join("admin-token.before")).unwrap_or_default();
+        Ok(if before.is_empty() { token } else { format!("{token},{before}") })
+    }
 }
 
 /// 128 bits that nobody can guess, in hexadecimal digits.
-fn random() -> Result<String> {
+///
+/// # Errors
+/// When the system has none.
+pub fn random() -> Result<String> {
     let mut bytes = [0_u8; 16];
     std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

@@ -260,7 +260,7 @@ impl Instance {
         }
         // Who may write on admin listeners; the others have nothing to write.
         if !matches!(self.service, Relay | SearchIndexer | Fraud | FraudRelay | Auditor | Tracer) {
-            env.push(("ADMIN_TOKEN", layout.admin_token()?));
+            env.push(("ADMIN_TOKEN", layout.admin_tokens()?));
         }
         if matches!(self.service, Payments | Balance) {
             env.extend(for_clients());

@@ -8,7 +8,7 @@ mod child;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -221,10 +221,7 @@ impl Supervisor {
             Request::Start { name } => self.start(&name, &reply),
             Request::Stop { name } => self.with(&name, reply, Child::stop),
             Request::Kill { name } => self.kill(&name, reply),
-            Request::Restart { name } => match self.children.get_mut(&name) {
-                Some(child) if child.running().is_some() => child.restart(reply),
-                _ => self.start(&name, &reply),
-            },
+            Request::Restart { name, program } => self.restart(&name, program.as_deref(), reply),
         }
     }
 
@@ -253,6 +250,17 @@ impl Supervisor {
             Err(error) => Reply::Failed { reason: format!("{name}: {error:#}") },
         };
         respond(reply, outcome);
+    }
+
+    fn restart(&mut self, name: &str, program: Option<&Path>, reply: Sender<Reply>) {
+        let Some(child) = self.children.get_mut(name) else { return self.start(name, &reply) };
+        if let (Some(program), Some(first)) = (program, child.spec.argv.first_mut()) {
+            *first = program.display().to_string();
+        }
+        match child.running() {
+            Some(_) => child.restart(reply),
+            None => self.start(name, &reply),
+        }
     }
 
     fn kill(&mut self, name: &str, reply: Sender<Reply>) {

@@ -14,7 +14,9 @@ use crate::process::ProcessId;
 use crate::servers::{Server, collector, haproxy, kafka, opensearch, prometheus, zipkin};
 use crate::services::{self, Instance, token_issuer};
 use crate::spec::Spec;
-use crate::{certificates, down, environment, install, logs, probe, process, state, supervisor, workspace};
+use crate::{
+    certificates, down, environment, install, logs, probe, process, secrets, state, supervisor, workspace,
+};
 
 /// A service that is not ready by then has failed to start. It waits for topics and for the others by itself.
 const SERVICE_START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -274,7 +276,7 @@ fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
     }
     let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
     for instance in &built {
-        run(&mut client, instance.spec(layout)?)?;
+        run(&mut client, secrets::spec(layout, *instance)?)?;
     }
     let wait = |instance: Instance| {
         progress.step(instance.name, |step| {

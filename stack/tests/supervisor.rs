@@ -165,7 +165,7 @@ fn a_stopped_service_stays_stopped_also_when_it_does_not_listen() {
 fn a_restart_answers_when_the_new_one_runs() {
     let harness = Harness::start("again");
     let old = harness.run("service", SLEEP, Restart::Always);
-    harness.client().send(&Request::Restart { name: "service".into() }).unwrap();
+    harness.client().send(&Request::Restart { name: "service".into(), program: None }).unwrap();
     let new = harness.child("service").id.unwrap();
     assert!(new != old && new.alive() && !old.alive());
     // A service whose command has changed is replaced; the same command again is left alone.
@@ -176,6 +176,22 @@ fn a_restart_answers_when_the_new_one_runs() {
     let answer = harness.client().send(&Request::Run { spec: changed }).unwrap();
     assert!(matches!(answer, Reply::Done { changed: false }), "{answer:?}");
     assert_eq!(harness.child("service").id, Some(newer));
+}
+
+#[test]
+fn a_service_is_replaced_by_the_program_of_another_release_and_stays_with_it() {
+    let harness = Harness::start("release");
+    harness.run("service", "while :; do sleep 0.1; done", Restart::Always);
+    let other = harness.dir.join("sh-of-another-release");
+    std::os::unix::fs::symlink("/bin/sh", &other).unwrap();
+    for program in [Some(other.clone()), None] {
+        harness.client().send(&Request::Restart { name: "service".into(), program }).unwrap();
+        let id = harness.child("service").id.unwrap();
+        // With the arguments that it had.
+        let expected = format!("{}\0-c\0while", other.display());
+        let arguments = || fs::read_to_string(format!("/proc/{}/cmdline", id.pid)).unwrap_or_default();
+        until("the other program runs", || arguments().starts_with(&expected));
+    }
 }
 
 #[test]

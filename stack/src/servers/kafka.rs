@@ -3,9 +3,13 @@
 //! It has two listeners. One is for whoever does not sign in, and only reads; at the other the relay, the services, a
 //! subscriber and the administrator sign in by name. The broker itself signs in to its controller: without that the controller would
 //! have to trust everyone who does not.
+//!
+//! In a stack the broker keeps the passwords of all but itself, so that they may be changed while it runs (`scram`). In containers
+//! they are in its settings ([`Users`]).
 
 pub mod acl;
 pub mod agent;
+pub mod scram;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,6 +54,41 @@ pub const USERS: [&str; 10] = [
 /// Whoever does not sign in, on an encrypted stack: the file that says whom to trust.
 pub const READER: &str = "reader";
 
+/// Where the passwords of the users are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Users {
+    /// In the settings of the broker, which it reads at its start: it needs nobody to tell it.
+    Listed,
+    /// Kept by the broker, to which they are given when it has started.
+    Kept,
+}
+
+impl Users {
+    /// Those of a stack.
+    pub fn ours() -> Self {
+        if std::env::var_os("STACK_SCRAM").is_some() { Self::Kept } else { Self::Listed }
+    }
+
+    fn mechanism(self) -> &'static str {
+        match self {
+            Self::Listed => "PLAIN",
+            Self::Kept => "SCRAM-SHA-512",
+        }
+    }
+
+    /// The class by which Java signs in.
+    fn module(self) -> &'static str {
+        match self {
+            Self::Listed => "org.apache.kafka.common.security.plain.PlainLoginModule",
+            Self::Kept => "org.apache.kafka.common.security.scram.ScramLoginModule",
+        }
+    }
+
+    fn login(self, user: &str, password: &str) -> String {
+        format!("{} required username=\"{user}\" password=\"{password}\"", self.module())
+    }
+}
+
 /// Where the jars of this version are, or will be.
 pub fn jars(layout: &Layout) -> PathBuf {
     layout.cache.join(format!("kafka-{VERSION}"))
@@ -77,10 +116,12 @@ pub fn download(layout: &Layout, step: &Step) -> Result<String> {
     Ok(format!("{VERSION} in {}", target.display()))
 }
 
-/// Whether its settings, as they were last written, keep anyone from anything.
+/// Whether its settings, as they were last written, keep anyone from anything, and let users sign in as they do now.
 pub fn has_authorizer(layout: &Layout) -> bool {
     let written = fs::read_to_string(layout.data.join("kafka/server.properties"));
-    written.is_ok_and(|settings| settings.contains("authorizer.class.name"))
+    written.is_ok_and(|settings| {
+        settings.contains("authorizer.class.name") && settings.contains(Users::ours().mechanism())
+    })
 }
 
 /// The file by which this user signs in, in the format of librdkafka and `kcat -F`.
@@ -92,7 +133,7 @@ pub fn client_file(layout: &Layout, user: &str) -> PathBuf {
 ///
 /// # Errors
 /// When one cannot be written.
-pub fn write_client_files(layout: &Layout) -> Result<()> {
+pub fn write_client_files(layout: &Layout, users: Users) -> Result<()> {
     let folder = layout.dir.join("kafka");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (mut tls, mut protocol) = (String::new(), "SASL_PLAINTEXT");
@@ -105,12 +146,12 @@ pub fn write_client_files(layout: &Layout) -> Result<()> {
     }
     for user in USERS.into_iter().chain([ADMIN]) {
         let (port, password) = (layout.port(Port::KafkaSasl), secret(layout, user)?);
-        let login = login(user, &password);
+        let (login, mechanism) = (users.login(user, &password), users.mechanism());
         let text = format!(
             "# {user}, in the format of librdkafka: kcat -F, KAFKA_CONFIG.
 bootstrap.servers=127.0.0.1:{port}
 security.protocol={protocol}
-{tls}sasl.mechanism=PLAIN
+{tls}sasl.mechanism={mechanism}
 sasl.username={user}
 sasl.password={password}
 # Kafka's own tools want this line instead of the last two:
@@ -123,23 +164,22 @@ sasl.password={password}
 }
 
 fn secret(layout: &Layout, user: &str) -> Result<String> {
-    layout.secret(&format!("kafka-{user}"))
+    layout.secret(&secret_name(user))
 }
 
-fn login(user: &str, password: &str) -> String {
-    format!(
-        "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"{user}\" password=\"{password}\""
-    )
+/// The name of a user's secret, see [`Layout::secret`].
+pub fn secret_name(user: &str) -> String {
+    format!("kafka-{user}")
 }
 
 pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
-    write_client_files(layout)?;
+    write_client_files(layout, Users::ours())?;
     let java = java(&JAVA).context("Java 17 or newer is not installed")?;
     let home = layout.server_dir("kafka")?;
     let classes = format!("{}/*", jars(layout).display());
     let properties = home.join("server.properties");
     let logging = home.join("log4j2.properties");
-    layout.write_for_server(&properties, &settings(layout, &home)?)?;
+    layout.write_for_server(&properties, &settings(layout, &home, Users::ours())?)?;
     layout.write_for_server(&logging, LOGGING)?;
     let logging = format!("-Dlog4j2.configurationFile={}", logging.display());
     if !home.join("logs/meta.properties").is_file() {
@@ -176,14 +216,28 @@ fn cluster_id() -> Result<String> {
     Ok(bytes.iter().enumerate().map(|item| char::from(character(item))).collect())
 }
 
-pub fn settings(layout: &Layout, home: &Path) -> Result<String> {
+pub fn settings(layout: &Layout, home: &Path, users: Users) -> Result<String> {
     let (port, sasl) = (layout.port(Port::Kafka), layout.port(Port::KafkaSasl));
     let controller = layout.port(Port::KafkaController);
     // By its own name the broker signs in to itself and to its controller.
-    let broker = login(BROKER, &secret(layout, BROKER)?);
+    let broker = Users::Listed.login(BROKER, &secret(layout, BROKER)?);
     let user = |name: &str| Ok(format!(" user_{name}=\"{}\"", secret(layout, name)?));
     let itself = user(BROKER)?;
-    let users = USERS.into_iter().chain([ADMIN]).map(user).collect::<Result<String>>()?;
+    let (listed, kept) = match users {
+        Users::Listed => {
+            (USERS.into_iter().chain([ADMIN]).map(user).collect::<Result<String>>()?, String::new())
+        }
+        Users::Kept => (
+            String::new(),
+            // The broker itself signs in as ever, since it has to before it knows any user.
+            format!(
+                "listener.name.sasl.sasl.enabled.mechanisms=PLAIN,{}\n\
+                 listener.name.sasl.scram-sha-512.sasl.jaas.config={} required;\n",
+                users.mechanism(),
+                users.module()
+            ),
+        ),
+    };
     let tls = protocols(layout, home)?;
     Ok(format!(
         "process.roles=broker,controller
@@ -196,8 +250,8 @@ inter.broker.listener.name=SASL
 sasl.enabled.mechanisms=PLAIN
 sasl.mechanism.inter.broker.protocol=PLAIN
 sasl.mechanism.controller.protocol=PLAIN
-listener.name.sasl.plain.sasl.jaas.config={broker}{itself}{users};
-listener.name.controller.plain.sasl.jaas.config={broker}{itself};
+listener.name.sasl.plain.sasl.jaas.config={broker}{itself}{listed};
+{kept}listener.name.controller.plain.sasl.jaas.config={broker}{itself};
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 allow.everyone.if.no.acl.found=false
 super.users=User:{BROKER};User:{ADMIN}

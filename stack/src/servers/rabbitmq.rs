@@ -104,17 +104,19 @@ cluster_partition_handling = ignore
     )
 }
 
+/// Everyone who signs in.
+pub const USERS: [Login; 3] = [Login::QueueAdministrator, Login::QueueRelay, Login::QueueProcessor];
+
 /// The users and what each may do.
 pub fn definitions(layout: &Layout) -> Result<Value> {
-    let logins = [Login::QueueAdministrator, Login::QueueRelay, Login::QueueProcessor];
-    let users: Vec<Value> = logins
+    let users: Vec<Value> = USERS
         .into_iter()
         .map(|login| {
             let tags = if login == Login::QueueAdministrator { "administrator" } else { "" };
             Ok(json!({"name": login.user(), "password": login.password(layout)?, "tags": tags}))
         })
         .collect::<Result<_>>()?;
-    let permissions = logins.map(|login| {
+    let permissions = USERS.map(|login| {
         let [configure, write, read] = rights(login);
         json!({"user": login.user(), "vhost": "/", "configure": configure, "write": write, "read": read})
     });

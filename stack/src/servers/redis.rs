@@ -43,8 +43,11 @@ tls-auth-clients no",
     Ok(vec![super::spec(layout, "redis", home, argv, Port::Redis)])
 }
 
+/// Everyone who signs in.
+pub const USERS: [Login; 3] = [Login::CacheAdministrator, Login::CacheProcessor, Login::CacheMonitor];
+
 pub fn settings(layout: &Layout, listener: &str) -> Result<String> {
-    let users: String = [Login::CacheAdministrator, Login::CacheProcessor, Login::CacheMonitor]
+    let users: String = USERS
         .into_iter()
         .map(|login| Ok(format!("user {} on >{} {}\n", login.user(), login.password(layout)?, rights(login))))
         .collect::<Result<_>>()?;

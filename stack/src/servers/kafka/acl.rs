@@ -3,6 +3,7 @@
 //! * Only the relay writes. Everybody else reads: the services as themselves and in their own groups, a subscriber the
 //!   topics of the saga in groups that begin with its name, anyone who does not sign in wherever they like.
 //! * A rule that stands there already is left as it is, so `allow` may be repeated.
+//! * In containers the administrator makes the rules, in a stack the broker itself.
 //!
 //! Kafka's own tool does the same in two seconds of a Java machine for each principal; these are three requests.
 
@@ -81,23 +82,23 @@ pub fn rules() -> Vec<Rule<'static>> {
     reading.chain(producing).chain(subscribing).chain([group]).collect()
 }
 
-/// Makes the rules of the stack.
+/// Gives the users of the stack their passwords, and makes its rules.
 ///
 /// # Errors
 /// As [`allow`].
 pub fn ensure_rules(layout: &Layout) -> Result<()> {
+    if super::Users::ours() == super::Users::Kept {
+        super::scram::set_users(layout)?;
+    }
     allow(layout, &rules())
 }
 
-/// Makes these rules, as the administrator.
+/// Makes these rules, as the broker itself.
 ///
 /// # Errors
 /// When Kafka does not answer, or refuses.
 pub fn allow(layout: &Layout, rules: &[Rule<'_>]) -> Result<()> {
-    let port = layout.port(Port::KafkaSasl);
-    let stream =
-        link::open(layout, port, None, TIMEOUT).with_context(|| format!("cannot reach port {port}"))?;
-    allow_over(stream, &super::secret(layout, ADMIN)?, rules)
+    Broker::as_itself(layout)?.create(rules)
 }
 
 /// Makes these rules on the Kafka at this address (HOST:PORT), as the administrator with this password.
@@ -107,21 +108,30 @@ pub fn allow(layout: &Layout, rules: &[Rule<'_>]) -> Result<()> {
 pub fn allow_at(address: &str, password: &str, timeout: Duration, rules: &[Rule<'_>]) -> Result<()> {
     let stream = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
     stream.set_read_timeout(Some(timeout))?;
-    allow_over(Box::new(stream), password, rules)
-}
-
-fn allow_over(stream: Box<dyn Link>, password: &str, rules: &[Rule<'_>]) -> Result<()> {
-    let mut broker = Broker { stream };
+    let mut broker = Broker { stream: Box::new(stream) };
     broker.sign_in(ADMIN, password)?;
     broker.create(rules)
 }
 
 /// A connection that speaks as much of Kafka's protocol as is needed here.
-struct Broker {
+pub struct Broker {
     stream: Box<dyn Link>,
 }
 
 impl Broker {
+    /// Signed in as the broker itself, whose password is in its settings, so that it knows it before it knows any user.
+    ///
+    /// # Errors
+    /// When Kafka does not answer, or refuses.
+    pub fn as_itself(layout: &Layout) -> Result<Self> {
+        let port = layout.port(Port::KafkaSasl);
+        let stream =
+            link::open(layout, port, None, TIMEOUT).with_context(|| format!("cannot reach port {port}"))?;
+        let mut broker = Self { stream };
+        broker.sign_in(super::BROKER, &super::secret(layout, super::BROKER)?)?;
+        Ok(broker)
+    }
+
     fn sign_in(&mut self, user: &str, password: &str) -> Result<()> {
         let mut mechanism = Vec::new();
         put(&mut mechanism, "PLAIN");
@@ -129,7 +139,7 @@ impl Broker {
         let token = format!("\0{user}\0{password}");
         let mut body = i32::try_from(token.len())?.to_be_bytes().to_vec();
         body.extend_from_slice(token.as_bytes());
-        self.ask(SASL_AUTHENTICATE, &body)?.no_error("the administrator's password")
+        self.ask(SASL_AUTHENTICATE, &body)?.no_error("the password")
     }
 
     fn create(&mut self, rules: &[Rule<'_>]) -> Result<()> {
@@ -159,7 +169,11 @@ impl Broker {
         Ok(())
     }
 
-    fn ask(&mut self, (api, version): (i16, i16), body: &[u8]) -> Result<Answer> {
+    /// Asks by the API of this number and version.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub fn ask(&mut self, (api, version): (i16, i16), body: &[u8]) -> Result<Answer> {
         // Correlation 1, no name of a client.
         let header = [api.to_be_bytes(), version.to_be_bytes(), [0, 0], [0, 1], [0xff, 0xff]].concat();
         let length = i32::try_from(header.len() + body.len())?;
@@ -188,24 +202,33 @@ fn put(body: &mut Vec<u8>, text: &str) {
     body.extend_from_slice(text.as_bytes());
 }
 
-struct Answer {
+/// What is left of an answer to be read.
+pub struct Answer {
     rest: Vec<u8>,
 }
 
 impl Answer {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+    /// # Errors
+    /// When there are not so many bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let bytes = *self.rest.first_chunk::<N>().context("Kafka's answer is cut off")?;
         self.skip(N)?;
         Ok(bytes)
     }
 
-    fn skip(&mut self, bytes: usize) -> Result<()> {
+    /// # Errors
+    /// When there are not so many bytes.
+    pub fn skip(&mut self, bytes: usize) -> Result<()> {
         ensure!(self.rest.len() >= bytes, "Kafka's answer is cut off");
         self.rest.drain(..bytes);
         Ok(())
     }
 
-    fn no_error(&mut self, what: &str) -> Result<()> {
+    /// Reads an error code.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub fn no_error(&mut self, what: &str) -> Result<()> {
         match i16::from_be_bytes(self.array()?) {
             0 => Ok(()),
             code => bail!("Kafka refused {what}: error {code} of its protocol"),

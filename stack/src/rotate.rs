@@ -1,0 +1,197 @@
+//! `cargo stack rotate`: another secret for every login of a running stack, while it works.
+//!
+//! * For each server: new files of secrets, then the server, then at once the files that clients read. A client that connects in
+//!   between is refused, and tries again with the file as it is then. A server that refuses leaves all as it was.
+//! * Open connections outlive the password that they were made with.
+//! * Redis and admin listeners take two secrets: the old ones hold until `rotate --end`. Elsewhere they end at once.
+//! * Clients of Kafka read their file at the start, and so do exporters: they are restarted, exporters here, services by whoever
+//!   rotates, one after the other (docs/runbooks/rotation.md).
+//! * The broker of Kafka signs in to itself by a secret that it reads at its start. It stays as it is.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::control::{Client, Request};
+use crate::layout::{Layout, Port, write_private};
+use crate::login::Login;
+use crate::output::{Progress, Step};
+use crate::servers::{Server, kafka, rabbitmq};
+use crate::{environment, link, secrets, workspace};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The secrets before: each file of secrets, and what it held.
+type Old = Vec<(String, String)>;
+
+/// Gives every login another secret.
+///
+/// # Errors
+/// When the stack is not up, or at the first server that refuses.
+pub fn begin(layout: &Layout) -> Result<()> {
+    let mut lock = fd_lock::RwLock::new(fs::File::create(layout.dir.join("command.lock"))?);
+    let _alone = lock.try_write().context("another `up`, `down` or `rotate` of this stack is under way")?;
+    let mut client = Client::of_running(layout)?;
+    ensure!(
+        !before(layout).is_file(),
+        "the secrets of the last rotation still hold beside the new ones: cargo stack rotate --end"
+    );
+    let progress = Progress::default();
+    progress.step("postgres", |_| {
+        let (old_url, mut names) = (superuser_url(layout)?, vec![Login::Superuser.secret()]);
+        names.extend(Login::ROLES.map(|(role, _)| role.secret()));
+        renewed(layout, &names, |_| set_roles(layout, &old_url))?;
+        client_files(layout)?;
+        Ok(format!("{} roles", names.len()))
+    })?;
+    progress.step("rabbitmq", |_| {
+        let names = rabbitmq::USERS.map(Login::secret);
+        let admin = Login::QueueAdministrator;
+        let old_password = admin.password(layout)?;
+        renewed(layout, &names, |_| set_queue_users(layout, &old_password))?;
+        Server::RabbitMq.prepare(layout, &Step::silent())?;
+        client_files(layout)?;
+        Ok(format!("{} users", names.len()))
+    })?;
+    progress.step("redis", |_| {
+        let names = crate::servers::redis::USERS.map(Login::secret);
+        let old_password = Login::CacheAdministrator.password(layout)?;
+        renewed(layout, &names, |_| set_cache_users(layout, &old_password, ">"))?;
+        Server::Redis.prepare(layout, &Step::silent())?;
+        client_files(layout)?;
+        Ok(format!("{} users; the old passwords hold until --end", names.len()))
+    })?;
+    progress.step("kafka", |_| {
+        let users: Vec<&str> = kafka::USERS.into_iter().chain([kafka::ADMIN]).collect();
+        let names: Vec<String> = users.iter().map(|user| kafka::secret_name(user)).collect();
+        renewed(layout, &names, |_| kafka::scram::set_users(layout))?;
+        client_files(layout)?;
+        Ok(format!("{} users", names.len()))
+    })?;
+    progress.step("admin listeners", |_| {
+        write_private(&before(layout), &layout.admin_token()?)?;
+        layout.renew_secret(TOKEN)?;
+        client_files(layout)?;
+        Ok("a token; the old one holds until --end".to_owned())
+    })?;
+    exporters(layout, &mut client, &progress)
+}
+
+/// Ends the time in which two secrets hold.
+///
+/// # Errors
+/// When the stack is not up, or Redis refuses.
+pub fn end(layout: &Layout) -> Result<()> {
+    Client::of_running(layout)?;
+    let progress = Progress::default();
+    progress.step("redis", |_| {
+        set_cache_users(layout, &Login::CacheAdministrator.password(layout)?, "resetpass >")?;
+        Ok("the old passwords are refused".to_owned())
+    })?;
+    progress.step("admin listeners", |_| {
+        match fs::remove_file(before(layout)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
+        client_files(layout)?;
+        Ok("the old token is refused once its readers have been restarted".to_owned())
+    })
+}
+
+const TOKEN: &str = "admin-token";
+
+/// The token before, for as long as it holds too.
+fn before(layout: &Layout) -> std::path::PathBuf {
+    layout.secrets().join("admin-token.before")
+}
+
+/// Makes these secrets anew and has the server take them; if it does not, they are as before.
+fn renewed(layout: &Layout, names: &[String], set: impl FnOnce(&Old) -> Result<()>) -> Result<()> {
+    let old: Old =
+        names.iter().map(|name| Ok((name.clone(), layout.renew_secret(name)?))).collect::<Result<_>>()?;
+    let outcome = set(&old);
+    if outcome.is_err() {
+        for (name, secret) in &old {
+            write_private(&layout.secrets().join(name), secret)?;
+        }
+    }
+    outcome
+}
+
+/// Writes every file that clients read.
+fn client_files(layout: &Layout) -> Result<()> {
+    environment::write(layout)?;
+    secrets::write(layout)
+}
+
+fn superuser_url(layout: &Layout) -> Result<String> {
+    environment::postgres_url(layout, "postgres", Login::Superuser)
+}
+
+/// `migrate` sets the passwords of the roles, and that of the superuser whom it signs in as.
+fn set_roles(layout: &Layout, old_url: &str) -> Result<()> {
+    let mut command = workspace::command(layout, &workspace::binary(layout, "migrate").display().to_string());
+    command.arg("--passwords").env("ADMIN_DATABASE_URL", old_url);
+    command.env("ADMIN_NEW_PASSWORD", Login::Superuser.password(layout)?);
+    let output = command.envs(environment::role_passwords(layout)?).output().context("cannot run migrate")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+/// All users at once, as the administrator with the password before.
+fn set_queue_users(layout: &Layout, old_password: &str) -> Result<()> {
+    let body = rabbitmq::definitions(layout)?.to_string();
+    let login = BASE64_STANDARD.encode(format!("{}:{old_password}", Login::QueueAdministrator.user()));
+    let request = format!(
+        "POST /api/definitions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {login}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = ask(layout, Port::RabbitManagement, &request, "HTTP/1.1 204".len())?;
+    ensure!(answer.starts_with("HTTP/1.1 2"), "RabbitMQ answered {answer:?} to its new users");
+    Ok(())
+}
+
+/// As the administrator with this password; `how` is what a password of Redis' access control lists begins with.
+fn set_cache_users(layout: &Layout, admin_password: &str, how: &str) -> Result<()> {
+    let mut request = format!("AUTH {} {admin_password}\r\n", Login::CacheAdministrator.user());
+    let mut expected = "+OK\r\n".to_owned();
+    for login in crate::servers::redis::USERS {
+        request.push_str(&format!("ACL SETUSER {} {how}{}\r\n", login.user(), login.password(layout)?));
+        expected.push_str("+OK\r\n");
+    }
+    let answer = ask(layout, Port::Redis, &request, expected.len())?;
+    if answer != expected {
+        bail!("Redis answered {answer:?} to its new passwords");
+    }
+    Ok(())
+}
+
+/// The first bytes of the answer to a request.
+fn ask(layout: &Layout, port: Port, request: &str, bytes: usize) -> Result<String> {
+    let describe = || format!("cannot ask port {}", layout.port(port));
+    let mut stream = link::open(layout, layout.port(port), None, TIMEOUT).with_context(describe)?;
+    stream.write_all(request.as_bytes()).with_context(describe)?;
+    let mut answer = vec![0; bytes];
+    stream.read_exact(&mut answer).with_context(describe)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Exporters are no part of anything that is paid for: they are started anew.
+fn exporters(layout: &Layout, client: &mut Client, progress: &Progress) -> Result<()> {
+    for server in [Server::PostgresExporter, Server::RedisExporter] {
+        if Server::of(layout).contains(&server) {
+            progress.step(server.name(), |step| {
+                client.send(&Request::Stop { name: server.name().to_owned() })?;
+                for spec in server.prepare(layout, step)? {
+                    client.send(&Request::Run { spec })?;
+                }
+                Ok("started anew".to_owned())
+            })?;
+        }
+    }
+    Ok(())
+}
