@@ -47,8 +47,16 @@ pub struct Stack {
 impl Stack {
     /// Reads the environment, which `cargo stack` sets for its commands and tests.
     pub fn from_env() -> Result<Self> {
+        Self::read(secret_files::value)
+    }
+
+    /// Reads variables that may have changed since this process was started.
+    ///
+    /// # Errors
+    /// When one is missing.
+    pub fn read(variable: impl Fn(&str) -> Result<Option<String>>) -> Result<Self> {
         let get = |name: &str| {
-            secret_files::value(name)?.with_context(|| {
+            variable(name)?.with_context(|| {
                 format!("{name} is not set: source .stack/env first, or run this through `cargo stack`")
             })
         };
@@ -61,19 +69,19 @@ impl Stack {
             balance_url: get("BALANCE_URL")?,
             balance_admin_url: get("BALANCE_ADMIN_URL")?,
             processor_admin_url: get("PROCESSOR_ADMIN_URL")?,
-            notifier_admin_url: std::env::var("NOTIFIER_ADMIN_URL").ok(),
+            notifier_admin_url: variable("NOTIFIER_ADMIN_URL")?,
             gateway_url: get("GATEWAY_URL")?,
             prometheus_url: get("PROMETHEUS_URL")?,
-            search_url: secret_files::value("SEARCH_URL")?,
+            search_url: variable("SEARCH_URL")?,
             kafka_brokers: get("KAFKA_BROKERS")?,
-            kafka_config: properties()?,
+            kafka_config: properties(variable("KAFKA_CONFIG")?)?,
             kafka_admin_config: get("KAFKA_ADMIN_CONFIG")?,
             amqp_url: get("AMQP_URL")?,
             payments_database_url: get("PAYMENTS_DATABASE_URL")?,
             balance_database_url: get("BALANCE_DATABASE_URL")?,
             processor_database_url: get("PROCESSOR_DATABASE_URL")?,
-            notifier_database_url: secret_files::value("NOTIFIER_DATABASE_URL")?,
-            fraud_database_url: secret_files::value("FRAUD_DATABASE_URL")?,
+            notifier_database_url: variable("NOTIFIER_DATABASE_URL")?,
+            fraud_database_url: variable("FRAUD_DATABASE_URL")?,
             postgres_admin_url: get("POSTGRES_ADMIN_URL")?,
             admin_token: get("ADMIN_TOKEN")?,
             demo_user_id: get("DEMO_USER_ID")?,
@@ -96,7 +104,8 @@ impl Stack {
 }
 
 /// The file in KAFKA_CONFIG, if the variable is set.
-fn properties() -> Result<Option<Properties>> {
-    let file = std::env::var("KAFKA_CONFIG").ok().filter(|file| !file.is_empty());
-    file.map(|file| Properties::read(&file).map_err(anyhow::Error::msg)).transpose()
+fn properties(file: Option<String>) -> Result<Option<Properties>> {
+    file.filter(|file| !file.is_empty())
+        .map(|file| Properties::read(&file).map_err(anyhow::Error::msg))
+        .transpose()
 }

@@ -157,9 +157,12 @@ fn sign_in(brokers: &Brokers) -> Result<String> {
     let config = brokers.config();
     let get =
         |key: &str| config.get(key).with_context(|| format!("{key} is not in the administrator's file"));
-    let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
     let (user, password) = (get("sasl.username")?, get("sasl.password")?);
     let (protocol, mechanism) = (get("security.protocol")?, get("sasl.mechanism")?);
+    let module = match mechanism {
+        "PLAIN" => "org.apache.kafka.common.security.plain.PlainLoginModule",
+        _ => "org.apache.kafka.common.security.scram.ScramLoginModule",
+    };
     let lines = ["", "producer."].map(|of| {
         format!(
             "{of}security.protocol={protocol}
