@@ -15,6 +15,7 @@ mod pages;
 mod poison;
 mod relay_down;
 pub mod report;
+mod restore;
 mod rotate;
 pub mod runbook;
 pub mod script;
@@ -25,7 +26,7 @@ pub mod view;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use coroctl::stack::Stack;
 
@@ -63,6 +64,8 @@ pub enum Name {
     StuckCharge,
     /// Migrations, and each process is replaced, by the programs in the folder RELEASE if there is one.
     Upgrade,
+    /// Each database in turn is dropped, and comes back from a backup that lacks the last payments.
+    Restore,
     /// Every login gets another secret. The last one: what this process was started with opens nothing any more.
     Rotate,
 }
@@ -142,6 +145,14 @@ pub const DRILLS: &[Drill] = &[
         requests_may_fail: false,
     },
     Drill {
+        name: Name::Restore,
+        alert: alert("CdcRelayRefused", 150),
+        page: "restore.md",
+        section: "Recover, and open",
+        // While a database is away or closed, requests are answered 503.
+        requests_may_fail: true,
+    },
+    Drill {
         name: Name::Rotate,
         alert: None,
         page: "rotation.md",
@@ -187,12 +198,17 @@ pub async fn report(stack: &Stack, name: Name, view: View) -> Result<Report> {
     let operator = Operator::new(&chaos::view::View::silent()).await?;
     let mut harness = Harness::begin(stack, drill, view).await?;
     let played = tokio::select! {
-        played = play(&mut harness) => played,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+        played = play(&mut harness) => Some(played),
+        _ = tokio::signal::ctrl_c() => None,
     };
     // Both, also if one of them fails.
-    let (undone, healed) = (undo(stack, name).await, operator.heal().await);
-    harness.finish(played.and(undone).and(healed)).await
+    let mended = (undo(stack, name).await, operator.heal().await);
+    let mended = mended.0.and(mended.1);
+    let Some(played) = played else {
+        mended?;
+        bail!("interrupted; the stack runs as before")
+    };
+    harness.finish(played.and(mended)).await
 }
 
 async fn play(harness: &mut Harness) -> Result<()> {
@@ -203,6 +219,7 @@ async fn play(harness: &mut Harness) -> Result<()> {
         Name::GatewayDown => gateway_down::play(harness).await,
         Name::StuckCharge => stuck_charge::play(harness).await,
         Name::Upgrade => upgrade::play(harness).await,
+        Name::Restore => restore::play(harness).await,
         Name::Rotate => rotate::play(harness).await,
     }
 }

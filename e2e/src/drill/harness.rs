@@ -313,9 +313,11 @@ impl Harness {
     ///
     /// # Errors
     /// When the audit itself cannot be made.
-    pub async fn finish(self, played: Result<()>) -> Result<Report> {
+    pub async fn finish(mut self, played: Result<()>) -> Result<Report> {
         let mut misses: Vec<String> = played.err().map(|error| format!("{error:#}")).into_iter().collect();
         self.load.stop();
+        // Requests under way may still be accepted.
+        (&mut self.running).await.context("load")?;
         let paid = self.load.accepted();
         let of_load = paid.iter().map(|paid| (paid.user_id, paid.payment_id));
         let (users, ids): (Vec<Uuid>, Vec<Uuid>) = of_load.chain(self.others.iter().copied()).unzip();
@@ -338,7 +340,6 @@ impl Harness {
             ..Default::default()
         };
         let findings = audit::run_with(&self.stack, &options).await.context("audit")?;
-        self.running.await.context("load")?;
         self.view.finish();
         Ok(Report {
             drill: self.drill.name.title(),
