@@ -63,10 +63,7 @@ async fn entries(recovery: &mut Recovery) -> anyhow::Result<()> {
     let mut batches = recovery.topic(BALANCE_TOPIC).read(read)?;
     let (mut counts, mut progress) = (Counts::default(), Progress::default());
     let (mut stopped, mut overlap) = (HashSet::new(), Overlap::default());
-    let pool = recovery.pool().clone();
-    let mut client = pool.get().await.context("no connection to the balance database")?;
-    // Kafka may be slower than a service may be.
-    client.batch_execute("set idle_in_transaction_session_timeout = 0").await?;
+    let mut client = recovery.client().await?;
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     while let Some(batch) = batches.next().await? {
         let (batch, unreadable): (Vec<_>, Vec<_>) = batch.into_iter().partition(Result::is_ok);

@@ -72,10 +72,7 @@ async fn rows(recovery: &mut Recovery) -> anyhow::Result<()> {
     let mut batches = recovery.topic(PAYMENT_TOPIC).read(read)?;
     let (mut counts, mut progress, mut overlap) =
         (Counts::default(), Progress::default(), Overlap::default());
-    let pool = recovery.pool().clone();
-    let mut client = pool.get().await.context("no connection to the payments database")?;
-    // Kafka may be slower than a service may be.
-    client.batch_execute("set idle_in_transaction_session_timeout = 0").await?;
+    let mut client = recovery.client().await?;
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     while let Some(batch) = batches.next().await? {
         let mut emitted = Vec::with_capacity(batch.len());

@@ -55,9 +55,7 @@ pub async fn run_within(lease: Duration, settings: Settings) -> anyhow::Result<(
     let mut recovery = Recovery::begin(settings, SERVICE).await?;
     recovery.parked(&[PAYMENT_TOPIC, PAYMENT_QUEUE]).await?;
     let store = Store::new(recovery.pool().clone(), lease);
-    let mut client = recovery.pool().get().await.context("no connection to the processor database")?;
-    // Kafka may be slower than a service may be.
-    client.batch_execute("set idle_in_transaction_session_timeout = 0").await?;
+    let mut client = recovery.client().await?;
     charges(&mut recovery, &store, &mut client).await?;
     drop(client);
     // By then each charge that may have been called has a row, for which the request comes too late.

@@ -116,6 +116,16 @@ impl Recovery {
         &self.pool
     }
 
+    /// A connection whose transactions may wait for Kafka.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let client = self.pool.get().await.context("no connection to the database")?;
+        client.batch_execute("set idle_in_transaction_session_timeout = 0").await?;
+        Ok(client)
+    }
+
     pub fn is_dry_run(&self) -> bool {
         self.settings.dry_run
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use processor_svc::work::Job;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
+use saga::incarnation;
 use uuid::Uuid;
 
 use crate::harness::{Database, Gateway, Processor, env, jobs};
@@ -100,6 +101,16 @@ async fn a_dump_that_is_older_than_redis_is_restored_and_no_charge_is_lost() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     tokio::task::spawn_blocking(|| restored.join().unwrap()).await.unwrap();
+    // It is another table of incarnations, so the database is closed.
+    let closed = async {
+        while !processor.get("/ready").await.1.contains("processor-svc recover") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), closed).await.expect("the processor says why it waits");
+    let client = database.pool.get().await.unwrap();
+    assert!(incarnation::open(&client, "ada", "a test").await.unwrap());
+    drop(client);
     queue.send(&[all.clone(), during].concat()).await;
     database.until(SUCCEEDED, 80).await;
     assert_eq!(known.count().await, 60, "Redis was warm all the time");

@@ -79,10 +79,8 @@ impl Recovery {
     /// # Errors
     /// When a topic cannot be read or the database failed.
     pub async fn parked(&mut self, topics: &[&str]) -> anyhow::Result<()> {
-        let pool = self.pool().clone();
-        let mut client = pool.get().await.context("no connection to the database")?;
+        let mut client = self.client().await?;
         let transaction = client.transaction().await.context("cannot begin a transaction")?;
-        transaction.batch_execute("set local idle_in_transaction_session_timeout = 0").await?;
         for topic in topics {
             let range = self.parked_range(topic);
             let name = range.topic.clone();
