@@ -1,34 +1,29 @@
 //! The tools of those who develop apps, as `e2e/clients` pins them.
-//!
-//! * They are installed into the build folder at the first use. A tool that is missing fails the test.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::harness::binary;
+use crate::tools::Tools;
 
-/// The folder with the snippets of docs/pay, the types made of docs/openapi.yaml, and their tools.
+/// The snippets of docs/pay, docs/openapi.yaml, and their tools.
+static TOOLS: Tools = Tools::new("clients", &["docs/pay", "docs/openapi.yaml"]);
+
+/// The folder with the tools, and with the types that they make of the document.
 pub async fn folder() -> &'static Path {
-    static FOLDER: OnceCell<PathBuf> = OnceCell::const_new();
-    let install = async || {
-        let folder = binary("clients");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/install.sh");
-        let output = Command::new(script).arg(&folder).output().await.unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{script} needs npm, and Python 3.11 with venv: {errors}");
-        folder
+    static TYPES: OnceCell<()> = OnceCell::const_new();
+    let make = async || {
+        printed(TOOLS.program("types.sh").await).await;
     };
-    FOLDER.get_or_init(install).await
+    TYPES.get_or_init(make).await;
+    TOOLS.folder().await
 }
 
 /// A program of the tools, run beside the snippets.
 pub async fn tool(program: &str) -> Command {
-    let folder = folder().await;
-    let mut command = Command::new(folder.join(program));
-    command.current_dir(folder).kill_on_drop(true);
-    command
+    let _with_types = folder().await;
+    TOOLS.program(program).await
 }
 
 /// What a program prints.

@@ -48,3 +48,4 @@ mod search;
 mod secret_files;
 mod shedding;
 mod subscribe;
+mod tools;

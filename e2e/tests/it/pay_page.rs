@@ -4,34 +4,23 @@
 //! * axe finds nothing in any state that a scenario stops at, in light and in dark.
 //! * The pictures that the scenarios take are in `browser/pictures` of the build folder; those of the README are chosen of them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::process::Command;
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::harness::{Harness, binary};
+use crate::harness::Harness;
+use crate::tools::Tools;
 
 /// The programs of the browser, by distribution.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const SCENARIO_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The folder with the scenarios and their tools, installed at the first use. A tool that is missing fails the test.
-async fn tools() -> &'static Path {
-    static TOOLS: OnceCell<PathBuf> = OnceCell::const_new();
-    let install = async || {
-        let folder = binary("browser");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/browser/install.sh");
-        let status = Command::new(script).arg(&folder).status().await.unwrap();
-        assert!(status.success(), "{script} failed; it needs npm");
-        folder
-    };
-    TOOLS.get_or_init(install).await
-}
+/// The scenarios, and what drives the browser.
+pub static TOOLS: Tools = Tools::new("browser", &[]);
 
-fn browser() -> PathBuf {
+pub fn browser() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let programs = BROWSERS.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
@@ -44,11 +33,10 @@ fn browser() -> PathBuf {
 /// Runs a scenario as a new user, who has 1,000,000. Returns the user.
 async fn play(harness: &Harness, scenario: &str) -> Uuid {
     let user = harness.client.user_with(1_000_000).await.unwrap();
-    let folder = tools().await;
-    let mut command = Command::new(folder.join("node"));
-    command.arg(format!("{scenario}.mjs")).current_dir(folder).kill_on_drop(true);
+    let mut command = TOOLS.program("node").await;
+    command.arg(format!("{scenario}.mjs"));
     command.env("USER_ID", user.to_string()).env("CHROMIUM", browser());
-    command.env("EDGE_URL", &harness.stack.edge_url).env("PICTURES", folder.join("pictures"));
+    command.env("EDGE_URL", &harness.stack.edge_url).env("PICTURES", TOOLS.folder().await.join("pictures"));
     let output = timeout(SCENARIO_TIMEOUT, command.output()).await.expect("the scenario ends").unwrap();
     let (printed, errors) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

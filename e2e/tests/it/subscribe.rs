@@ -1,11 +1,9 @@
 //! The snippets of docs/SUBSCRIBE.md, each run as a subscriber runs it, and the records as the CloudEvents SDKs read them.
 //!
 //! * A snippet reads from the first event, prints each change once, and skips what an operator emits again.
-//! * Those in other languages are for `--all`: their tools are installed into the build folder first, as
-//!   `e2e/subscribers` pins them. A tool that is missing fails the test.
+//! * Those in other languages are for `--all`: `e2e/subscribers` pins their tools.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use coroctl::topics::{self, SAGA_TOPICS};
@@ -13,13 +11,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use crate::asyncapi::docs;
 use crate::captured;
 use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, binary};
 use crate::notify::operate;
+use crate::tools::Tools;
 
 /// A snippet that runs, as the subscriber of the stack and in a group of its own.
 struct Snippet {
@@ -79,24 +77,13 @@ async fn prints_each_change_once(command: Command) {
     }
 }
 
-/// The folder with the snippets and their tools, installed at the first use.
-async fn tools() -> &'static Path {
-    static TOOLS: OnceCell<PathBuf> = OnceCell::const_new();
-    let install = async || {
-        let folder = binary("subscribers");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/subscribers/install.sh");
-        let status = Command::new(script).arg(&folder).status().await.unwrap();
-        assert!(status.success(), "{script} failed; it needs npm, and python3 with venv");
-        folder
-    };
-    TOOLS.get_or_init(install).await
-}
+/// The snippets of docs/subscribe, and their tools.
+static TOOLS: Tools = Tools::new("subscribers", &["docs/subscribe"]);
 
 /// A program of the tools, run beside the snippets.
 async fn tool(program: &str, argument: &str) -> Command {
-    let folder = tools().await;
-    let mut command = Command::new(folder.join(program));
-    command.arg(argument).current_dir(folder);
+    let mut command = TOOLS.program(program).await;
+    command.arg(argument);
     command
 }
 
