@@ -3,8 +3,11 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/prometheus")
@@ -91,4 +94,37 @@ fn each_alert_fires_in_a_test_and_is_quiet_in_one() {
             assert!(quiet, "nothing shows that {name} is ever quiet");
         }
     }
+}
+
+/// What the exporters of Postgres and Kafka collect, by the files that say it.
+fn collected() -> BTreeSet<String> {
+    let read = |name: &str| -> Value {
+        let text = std::fs::read_to_string(folder().join("..").join(name)).unwrap();
+        serde_saphyr::from_str(&text).unwrap()
+    };
+    let (postgres, kafka) = (read("postgres/metrics.yml"), read("kafka/metrics.yml"));
+    let columns = postgres.as_object().unwrap().iter().flat_map(|(key, asked)| {
+        let columns = asked["metrics"].as_array().unwrap().iter().map(|column| column.as_object().unwrap());
+        let columns =
+            columns.flat_map(|column| column.iter().filter(|(_, column)| column["usage"] != "LABEL"));
+        columns.map(move |(name, _)| format!("{key}_{name}"))
+    });
+    let names =
+        kafka["rules"].as_array().unwrap().iter().map(|rule| rule["name"].as_str().unwrap().to_owned());
+    columns.chain(names).collect()
+}
+
+/// A rule about what nobody collects never fires.
+#[test]
+fn what_the_rules_ask_of_postgres_and_kafka_is_collected() {
+    let collected = collected();
+    let mut asked = BTreeSet::new();
+    for (_, rules, _) in rules() {
+        let expressions = rules.split("expr: ").skip(1).map(|rest| rest.split("labels:").next().unwrap());
+        let words = expressions.flat_map(|text| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+        let of_exporters = words.filter(|word| word.starts_with("postgres_") || word.starts_with("kafka_"));
+        asked.extend(of_exporters.map(str::to_owned));
+    }
+    assert!(asked.len() > 7, "{asked:?}");
+    assert!(asked.is_subset(&collected), "{:?}", asked.difference(&collected));
 }

@@ -14,6 +14,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use saga::contract::PAYMENT_QUEUE;
 use stack::layout::Layout;
+use stack::login::Login;
 use stack::services::{INSTANCES, Instance};
 use stack::{environment, state};
 use tokio_postgres::error::SqlState;
@@ -311,6 +312,33 @@ async fn the_processor_has_its_keys_in_redis_and_nothing_else() {
         let answer = Redis::connect(&address).ask(&command);
         assert!(answer.starts_with("-NOAUTH") || answer.starts_with("-WRONGPASS"), "{command}: {answer}");
     }
+}
+
+/// The logins of exporters read statistics, and neither a row nor a key.
+#[tokio::test]
+async fn exporters_see_no_row_and_no_key() {
+    let _world = Harness::shared().await;
+    let layout = layout();
+    for database in ["payments", "balance", "processor", "notifier", "fraud"] {
+        let url = environment::postgres_url(&layout, database, Login::Monitor).unwrap();
+        let code = code_of_refusal(&url, database).await;
+        assert_eq!(code, SqlState::INSUFFICIENT_PRIVILEGE, "{database}");
+    }
+    let url = environment::postgres_url(&layout, "postgres", Login::Monitor).unwrap();
+    let monitor = sql::connect(&url).await.unwrap();
+    monitor.batch_execute("select from pg_ls_waldir()").await.unwrap();
+    for statement in ["select rolpassword from pg_authid", "select pg_read_file('PG_VERSION')", "checkpoint"]
+    {
+        let error = monitor.batch_execute(statement).await.expect_err(statement);
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{statement}: {error}");
+    }
+    let mut redis = Redis::login(&environment::redis_url(&layout, Login::CacheMonitor).unwrap());
+    for command in ["PING", "GET processor/a", "KEYS *", "SCAN 0", "CONFIG GET *", "CLIENT LIST", "FLUSHALL"]
+    {
+        let answer = redis.ask(command);
+        assert!(answer.contains(MISSING_RIGHT), "{command}: {answer}");
+    }
+    assert!(redis.ask("INFO memory").starts_with('$'), "its statistics");
 }
 
 /// The processor's rights suffice: it writes the charges that ended.
