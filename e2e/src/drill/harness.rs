@@ -1,24 +1,23 @@
 //! The surroundings of a drill: a load, the alerts, the runbook, and the audit at the end.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod ending;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use coroctl::audit;
 use coroctl::client::Client;
-use coroctl::databases;
 use coroctl::stack::Stack;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::alerts::{AlertState, Prometheus};
-use super::report::{ObservedAlert, Report};
+use super::report::ObservedAlert;
 use super::runbook::Section;
 use super::view::View;
 use super::{Drill, Name, runbook, script};
-use crate::bench::audited::Audited;
 use crate::chaos;
 use crate::steady_load::SteadyLoad;
 
@@ -28,13 +27,8 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(200);
 /// The load has to be accepted before anything is broken.
 const FIRST_PAYMENTS: usize = 10;
 const FIRST_PAYMENTS_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long accepted payments may take to end once the runbook is done.
-/// Inquiries of a long outage have pauses of minutes.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(420);
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
-/// Answers are counted by their beginning: what follows names ids and times.
-const ANSWER_CHARS_MAX: usize = 60;
 
 pub struct Harness {
     pub stack: Stack,
@@ -308,69 +302,4 @@ impl Harness {
         }
         Ok(())
     }
-
-    /// Ends the load, waits for the end of every accepted payment, and audits everything.
-    ///
-    /// # Errors
-    /// When the audit itself cannot be made.
-    pub async fn finish(mut self, played: Result<()>) -> Result<Report> {
-        let mut misses: Vec<String> = played.err().map(|error| format!("{error:#}")).into_iter().collect();
-        self.load.stop();
-        // Requests under way may still be accepted.
-        (&mut self.running).await.context("load")?;
-        let paid = self.load.accepted();
-        let of_load = paid.iter().map(|paid| (paid.user_id, paid.payment_id));
-        let (users, ids): (Vec<Uuid>, Vec<Uuid>) = of_load.chain(self.others.iter().copied()).unzip();
-        let url = &self.stack.payments_database_url;
-        let all_ended =
-            async || Ok(ended(url, &users, &ids).await?.values().sum::<u64>() == ids.len() as u64);
-        if let Err(error) = self.until(SETTLE_TIMEOUT, "all payments to end", all_ended).await {
-            misses.push(format!("{error:#}"));
-        }
-        let failed_requests = by_answer(&self.load.failed());
-        if !self.drill.requests_may_fail && !failed_requests.is_empty() {
-            misses.push(format!("{} requests failed", self.load.failed_count()));
-        }
-        self.view.line(&format!("{} payments accepted; audit", ids.len()));
-        self.view.wait("the audit");
-        let options = audit::Options {
-            accepted: ids.clone(),
-            explained: self.explained.clone(),
-            wait: SETTLE_TIMEOUT,
-            ..Default::default()
-        };
-        let findings = audit::run_with(&self.stack, &options).await.context("audit")?;
-        self.view.finish();
-        Ok(Report {
-            drill: self.drill.name.title(),
-            alerts: self.alerts,
-            scripts: self.scripts,
-            seconds: self.began.elapsed().as_secs_f64(),
-            accepted: ids.len(),
-            ended: ended(&self.stack.payments_database_url, &users, &ids).await?,
-            failed_requests,
-            notes: self.notes,
-            misses,
-            audit: Audited::new(&findings),
-        })
-    }
-}
-
-/// The payments that have ended, by status.
-async fn ended(url: &str, users: &[Uuid], ids: &[Uuid]) -> Result<BTreeMap<String, u64>> {
-    const ENDED: &str = "
-        select status, count(*) from unnest($1::uuid[], $2::uuid[]) as wanted (user_id, payment_id)
-          join payments using (user_id, payment_id)
-         where status in ('completed', 'rejected', 'failed', 'cancelled') group by status";
-    let client = databases::reader("payments", url).await?;
-    let rows = client.query(ENDED, &[&users, &ids]).await.context("payments")?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1).unsigned_abs())).collect())
-}
-
-fn by_answer(failed: &[String]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for answer in failed {
-        *counts.entry(answer.chars().take(ANSWER_CHARS_MAX).collect()).or_default() += 1;
-    }
-    counts
 }

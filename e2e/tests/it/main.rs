@@ -14,6 +14,7 @@ mod conformance;
 mod contract;
 mod dashboards;
 mod documents;
+mod drills;
 mod edge;
 mod encrypted;
 mod expiry;
