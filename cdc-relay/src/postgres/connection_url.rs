@@ -2,6 +2,7 @@
 //!
 //! * A string has libpq's meaning, for every connection that the relay opens.
 //! * A missing part has libpq's default.
+//! * Where the string came from a file, a session signs in with the password that the file has then.
 //! * No text shows the password.
 
 pub(crate) mod parameters;
@@ -31,6 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A parsed connection string, with its TLS configuration.
 #[derive(Clone)]
 pub struct Database {
+    /// As it was given at the start.
+    text: Arc<str>,
     config: Config,
     tls: Arc<ClientConfig>,
 }
@@ -43,7 +46,7 @@ impl FromStr for Database {
     fn from_str(text: &str) -> Result<Database> {
         let parameters = parameters::read(text, &|name| std::env::var(name).ok());
         let parameters = parameters.context("the connection string is not usable")?;
-        Database::new(complete(parameters)?)
+        Database::new(text, complete(parameters)?)
     }
 }
 
@@ -88,7 +91,7 @@ fn default_host(port: &str) -> String {
 
 impl Database {
     /// Builds the connection from complete parameters.
-    fn new(mut parameters: Parameters) -> Result<Database> {
+    fn new(text: &str, mut parameters: Parameters) -> Result<Database> {
         let tls_parameters = TlsParameters::take(&mut parameters)?;
         let mode = tls_parameters.mode()?;
         let mut config = config(&parameters)?;
@@ -110,7 +113,8 @@ impl Database {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.application_name("cdc-relay");
-        Ok(Database { tls: Arc::new(postgres_tls::client(mode, &tls_parameters)?), config })
+        let tls = Arc::new(postgres_tls::client(mode, &tls_parameters)?);
+        Ok(Database { text: text.into(), tls, config })
     }
 }
 
@@ -169,6 +173,13 @@ impl Database {
         self.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
+    /// The password that holds now.
+    pub fn current_password(&self) -> Vec<u8> {
+        let text = secret_files::current(&self.text);
+        let other = if *text == *self.text { None } else { text.parse::<Database>().ok() };
+        other.as_ref().unwrap_or(self).get_password().unwrap_or_default().to_vec()
+    }
+
     /// The number of hosts; a session connects to one of them.
     pub fn host_count(&self) -> usize {
         self.get_hosts().len().max(self.get_hostaddrs().len())
@@ -204,6 +215,9 @@ impl Database {
         let tls = MakeRustlsConnect::new((*self.tls).clone());
         let mut config = config.clone();
         config.options(settings::options(config.get_options()));
+        if config.get_password().is_some() {
+            config.password(self.current_password());
+        }
         let (client, connection) = config.connect(tls).await?;
         tokio::spawn(connection);
         client.simple_query(&settings::after_sign_in()).await?;
@@ -228,6 +242,20 @@ mod tests {
 
     fn mode(url: &str) -> Option<Mode> {
         tls_parameters(url).expect("a URL").mode().ok()
+    }
+
+    #[test]
+    fn a_session_signs_in_with_the_password_that_the_file_has_then() {
+        let file = std::env::temp_dir().join(format!("cdc-relay-url-{}", std::process::id()));
+        std::fs::write(&file, "postgres://u:one@h/d").unwrap();
+        let url = secret_files::take("SHOP_URL_FILE", &file).unwrap();
+        let database: super::Database = url.parse().unwrap();
+        assert_eq!(database.current_password(), b"one");
+        for (content, password) in [("postgres://u:two@h/d\n", "two"), ("no connection string=", "one")] {
+            std::fs::write(&file, content).unwrap();
+            assert_eq!(database.current_password(), password.as_bytes(), "{content}");
+        }
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The consumer loop on a real Kafka: nothing is skipped, poison is found, order is kept. And tokens of an issuer
+//! The consumer loop on a real Kafka: nothing is skipped, poison is found, order is kept. A password that changes (`login`). And tokens of an issuer
 //! (`identity`), which need no server.
 //!
 //! Each test has topics and a group of its own.
@@ -12,6 +12,7 @@ mod identity;
 mod issuer;
 mod issuer_keys;
 mod lag;
+mod login;
 mod missing;
 mod poison;
 

@@ -57,7 +57,7 @@ pub const READER: &str = "reader";
 /// Where the passwords of the users are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Users {
-    /// In the settings of the broker, which it reads at its start: it needs nobody to tell it.
+    /// In the settings of the broker, which it reads at its start: nobody has to give them to it.
     Listed,
     /// Kept by the broker, to which they are given when it has started.
     Kept,

@@ -18,7 +18,7 @@ use crate::postgres::error::{Result, protocol};
 
 impl Session {
     pub(super) fn authenticate(&mut self, user: &str, database: &Database) -> Result<()> {
-        let password = database.get_password().unwrap_or_default();
+        let password = &database.current_password()[..];
         let required = database.get_channel_binding() == Binding::Require;
         let (mut scram, mut proved, mut signed_in) = (None, false, false);
         loop {

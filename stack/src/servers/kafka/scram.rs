@@ -1,4 +1,4 @@
-//! Gives the users of Kafka their passwords, as credentials that the broker keeps (SCRAM-SHA-512): they may be changed while it runs.
+//! Gives the users of Kafka their passwords, as credentials that the broker keeps (SCRAM-SHA-512) and that may change while it runs.
 //!
 //! * A password itself is not sent: only what is made of it and a salt (RFC 5802, section 3).
 //! * Who has signed in stays so until the connection ends.
