@@ -59,6 +59,28 @@ const aside = [
   graph('Alarms of the processor, in an hour', 8, 'short', [['sum by (what) (increase(processor_alarms_total[1h]))', '{{what}}']]),
 ]
 
+const audit = [
+  number('Contradictions, in an hour', 4, 'short', 'sum(max by (check) (increase(auditor_violations_total[1h])))', good(1), {
+    description: 'Confirmed by the continuous audit. The log names each.',
+  }),
+  number('Suspicions', 4, 'short', 'max(auditor_suspicions)', [['green'], ['orange', 1]], {
+    description: 'Read again before they are reported. They come and go while payments move.',
+  }),
+  number('Last examined', 4, 's', 'time() - max(auditor_last_examined_timestamp_seconds)', [['green'], ['orange', 600]], {
+    description: 'Since a pass examined a payment. Where nothing is paid, nothing is examined.',
+  }),
+  number('Records not read', 4, 'short', 'max(auditor_behind_records)', [['green'], ['orange', 1000], ['red', 50000]]),
+  number('CPU', 8, 'percentunit', 'max(rate(process_cpu_seconds_total{job="auditor"}[5m]))', [['green'], ['orange', 0.02], ['red', 0.2]], {
+    description: 'Of one core. What it costs follows what changes.',
+  }),
+  graph('Examined', 8, 'ops', [['sum by (kind) (rate(auditor_examined_total[$__rate_interval]))', '{{kind}}']]),
+  graph('Time of a pass', 8, 's', quantiles('auditor_pass_seconds'), 'Of passes that examined something.'),
+  graph('Payments in memory', 8, 'short', [
+    ['max(auditor_pending_payments)', 'not compared yet'],
+    ['max by (waits_for) (auditor_late_payments)', 'late, waiting for {{waits_for}}'],
+  ]),
+]
+
 export const money = {
   uid: 'coro-money',
   title: 'Money moving',
@@ -70,5 +92,6 @@ export const money = {
     { title: 'Settling', panels: settling },
     { title: 'The gateway', panels: gateway },
     { title: 'Set aside', panels: aside },
+    { title: 'The continuous audit', panels: audit },
   ],
 }

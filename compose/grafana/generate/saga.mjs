@@ -67,6 +67,19 @@ const consumers = [
   graph('Records that wait for a row', 6, 'short', [['max by (job) (consumer_waiting_records)', '{{job}}']]),
 ]
 
+const TERMINAL = '{event=~"completed|rejected|failed|cancelled"}'
+
+const traces = [
+  graph('Traces', 8, 'ops', [rate('tracer_traces_total', 'outcome')], 'Sent to the collector, or refused by it.'),
+  graph('Share of payments that is traced', 8, 'percentunit', [
+    [
+      `sum(rate(tracer_traces_total{outcome="sent"}[$__rate_interval])) / sum(rate(payments_transitions_total${TERMINAL}[$__rate_interval]))`,
+      'traced',
+    ],
+  ], 'TRACE_SAMPLE_RATIO says how many are to be.'),
+  graph('Events that wait for their trace', 8, 'short', [['sum(tracer_events_pending)', 'pending']], 'Of payments without an end, or the collector is away.'),
+]
+
 export const saga = {
   uid: 'coro-saga',
   title: 'The saga, step by step',
@@ -77,5 +90,6 @@ export const saga = {
     { title: 'Steps per second', panels: steps },
     { title: 'Between the steps', panels: between },
     { title: 'Consumers', panels: consumers },
+    { title: 'Traces', panels: traces },
   ],
 }
