@@ -179,22 +179,27 @@ fn follow(
         Kind::Release => (amount, -hold(entry, first)?),
     };
     let is_deposit = held == 0;
-    let Account { available: had, held: hold, last_entry_no } = match account {
+    let before = match account {
         Some(account) => account,
         None if is_deposit => Account::default(),
         None => return Err(Contradiction::NoAccount),
     };
-    if is_deposit && amount > BALANCE_MAX - had - hold {
+    if is_deposit && amount > BALANCE_MAX - before.available - before.held {
         return Err(Contradiction::TooMuch);
     }
-    if had + available < 0 {
+    let after = Account {
+        available: before.available + available,
+        held: before.held + held,
+        last_entry_no: before.last_entry_no + 1,
+    };
+    if after.available < 0 {
         return Err(Contradiction::Overdrawn);
     }
-    if hold + held < 0 {
+    // The account is not the fold of its entries.
+    if after.held < 0 {
         return Err(Contradiction::NoHold);
     }
-    let last_entry_no = last_entry_no + 1;
-    Ok(Some(Account { available: had + available, held: hold + held, last_entry_no }))
+    Ok(Some(after))
 }
 
 /// The amount of the hold that a second phase ends.
