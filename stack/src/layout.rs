@@ -60,7 +60,7 @@ pub enum Port {
     NodeExporter = 60,
     PostgresExporter = 61,
     RedisExporter = 62,
-    /// Of Kafka's own exporter, in its process.
+    /// The exporter of Kafka, in its own process.
     KafkaMetrics = 63,
 }
 

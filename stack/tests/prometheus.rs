@@ -96,7 +96,7 @@ fn each_alert_fires_in_a_test_and_is_quiet_in_one() {
     }
 }
 
-/// What the exporters of Postgres and Kafka collect, by the files that say it.
+/// The metrics that the exporters of Postgres and Kafka collect, by their files.
 fn collected() -> BTreeSet<String> {
     let read = |name: &str| -> Value {
         let text = std::fs::read_to_string(folder().join("..").join(name)).unwrap();

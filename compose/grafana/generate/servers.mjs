@@ -107,7 +107,7 @@ const redis = [
   graph('Evicted keys, in an hour', 6, 'short', [['increase(redis_evicted_keys_total[1h])', '{{instance}}']], 'The memory is full. That costs time, and nothing else.'),
 ]
 
-// What an exporter says of a process is of its own.
+// An exporter's figures of a process are those of its own.
 const own = (query) =>
   [['!~', '{{instance}}'], ['=~', 'exporter of {{instance}}']].map(([is, legend]) => [query(`{job${is}"node|postgres|redis"}`), legend])
 

@@ -1,5 +1,5 @@
-//! Exporters: the metrics of what exposes none by itself, for Prometheus. Of the machine, of Postgres and of Redis, each by a
-//! program of the distribution; Kafka's is in its own process (`kafka/agent.rs`).
+//! Exporters give Prometheus the metrics of what exposes none by itself: the machine, Postgres and Redis, each by a program of the
+//! distribution. Kafka's is in its own process (`kafka/agent.rs`).
 //!
 //! * Each reads when it is scraped, and does nothing in between.
 //! * Each collects what a panel or a rule needs, and nothing else.

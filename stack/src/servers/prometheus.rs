@@ -59,7 +59,7 @@ pub fn write_targets(layout: &Layout) -> Result<()> {
     layout.write_for_server(&layout.server_dir("prometheus")?.join("targets.json"), &targets)
 }
 
-/// What exporters are about, and where they are. A rule finds a machine by the job `node`.
+/// The subject of each exporter, and its port. The rules of machines look for the job `node`.
 const EXPORTERS: [(&str, Port); 4] = [
     ("kafka", Port::KafkaMetrics),
     ("node", Port::NodeExporter),
