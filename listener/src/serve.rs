@@ -3,17 +3,22 @@
 //! * Every answer names its request (`Request-Id`) and is kept by no cache, unless its route says otherwise.
 //! * Every answer says what the web page that asked is allowed (CORS), if the listener has pages.
 //! * A connection is closed when its head does not arrive in time.
+//! * Who knows beforehand may speak HTTP/2 to a public listener, under TLS too: many long answers then share a connection and its
+//!   buffers. Its streams are limited, and a connection whose peer is gone is closed.
 //! * Open connections are limited by what the process may open; further ones wait.
 //! * On shutdown no new connection is taken; requests under way are answered, with `connection: close`.
 
 use std::convert::Infallible;
+use std::future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -21,8 +26,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use warp::http::header::{ALLOW, CACHE_CONTROL, HeaderValue};
-use warp::http::{Method, Request, StatusCode};
+use warp::http::header::{ALLOW, CACHE_CONTROL, HOST, HeaderValue};
+use warp::http::request::Parts;
+use warp::http::{Method, Request, StatusCode, Version};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
@@ -44,6 +50,14 @@ const CONNECTIONS_MAX: u64 = 16_384;
 const FILES_RESERVED: u64 = 256;
 /// Bytes of one connection that wait to be parsed or sent. The largest head that is accepted is smaller.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// Requests under way on one connection of HTTP/2; further ones wait for its client.
+const STREAMS_MAX: u32 = 1_000;
+/// Bytes of a request's head by HTTP/2.
+const HEAD_BYTES_MAX: u32 = 32 * 1024;
+/// Bytes of all bodies that may be under way to us on one connection of HTTP/2: they are small.
+const WINDOW_BYTES: u32 = 256 * 1024;
+/// A connection of HTTP/2 is asked so often whether its peer is there, which has to answer within the same time.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long requests under way may take to end after shutdown began.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -72,9 +86,15 @@ where
         let (routes, audience) = (routes.clone(), audience.clone());
         // In a box, which ends with the answer's head: hyper keeps room for the future as long as the connection, and it has
         // several kilobytes. Thousands of connections carry a stream of events, or wait for their next request.
-        let service =
-            service_fn(move |request| Box::pin(answer(routes.clone(), audience.clone(), render, request)));
-        let connection = serve_connection(tls.clone(), stream, service, graceful.watcher(), shutdown.clone());
+        let (is_public, asked) = (matches!(audience, Audience::Public(_)), Arc::new(AtomicBool::new(false)));
+        let is_asked = asked.clone();
+        let service = service_fn(move |request| {
+            is_asked.store(true, Ordering::Relaxed);
+            Box::pin(answer(routes.clone(), audience.clone(), render, request))
+        });
+        let http = if is_public { Http::OneOrTwo { asked } } else { Http::One };
+        let connection =
+            serve_connection(tls.clone(), stream, service, http, graceful.watcher(), shutdown.clone());
         // Each holds its slot to its end.
         tokio::spawn(async move {
             connection.await;
@@ -105,24 +125,41 @@ fn connections_max() -> anyhow::Result<usize> {
     Ok(usize::try_from(connections)?)
 }
 
+/// The versions of HTTP that a connection may have.
+enum Http {
+    One,
+    /// As the client begins. `asked`: a first request has come.
+    OneOrTwo {
+        asked: Arc<AtomicBool>,
+    },
+}
+
 async fn serve_connection<S>(
     tls: Tls,
     stream: TcpStream,
     service: S,
+    http: Http,
     watcher: Watcher,
     shutdown: CancellationToken,
 ) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
 {
-    match tls.accept(stream, &shutdown).await {
-        // In boxes, so that a connection has room for one of the two and for no handshake.
-        Ok(Stream::Plain(stream)) => Box::pin(serve_http(stream, service, watcher)).await,
-        Ok(Stream::Encrypted(stream)) => Box::pin(serve_http(stream, service, watcher)).await,
-        Err(error) => tracing::debug!(%error, "no TLS"),
+    // In boxes, so that a connection has room for one of them and for no handshake.
+    match (tls.accept(stream, &shutdown).await, http) {
+        (Ok(Stream::Plain(stream)), Http::One) => Box::pin(serve_http1(stream, service, watcher)).await,
+        (Ok(Stream::Encrypted(stream)), Http::One) => Box::pin(serve_http1(stream, service, watcher)).await,
+        (Ok(Stream::Plain(stream)), Http::OneOrTwo { asked }) => {
+            Box::pin(serve_either(stream, service, &asked, watcher)).await;
+        }
+        (Ok(Stream::Encrypted(stream)), Http::OneOrTwo { asked }) => {
+            Box::pin(serve_either(stream, service, &asked, watcher)).await;
+        }
+        (Err(error), _) => tracing::debug!(%error, "no TLS"),
     }
 }
 
-async fn serve_http<T, S>(stream: T, service: S, watcher: Watcher)
+async fn serve_http1<T, S>(stream: T, service: S, watcher: Watcher)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
@@ -132,6 +169,54 @@ where
     http.max_buf_size(BUFFER_BYTES_MAX);
     if let Err(error) = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+async fn serve_either<T, S>(stream: T, service: S, asked: &AtomicBool, watcher: Watcher)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_READ_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX);
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_INTERVAL)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .initial_connection_window_size(WINDOW_BYTES);
+    let connection = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+    // hyper limits the time of a head once it knows the version of HTTP, and not the time before.
+    let late = async {
+        tokio::time::sleep(HEAD_READ_TIMEOUT).await;
+        if asked.load(Ordering::Relaxed) {
+            future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        ended = connection => {
+            if let Err(error) = ended {
+                tracing::debug!(error, "connection ended");
+            }
+        }
+        () = late => tracing::debug!("nothing was asked on a connection in time"),
+    }
+}
+
+/// HTTP/2 says the host in the target, and may repeat it as a header. The former counts (RFC 9113, section 8.3.1), and
+/// everything here reads it from the header.
+fn name_host(parts: &mut Parts) {
+    if parts.version == Version::HTTP_2
+        && let Some(authority) = parts.uri.authority()
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        parts.headers.insert(HOST, host);
     }
 }
 
@@ -145,7 +230,8 @@ pub async fn answer<S>(
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    name_host(&mut parts);
     let (id, grant) = (request_id::of(&parts.headers), audience.grant(&parts));
     let answered = refuse_or_route(routes, audience, render, Request::from_parts(parts, body));
     let (answered, given) = request_id::scope(id.clone(), answer_headers::collect(answered)).await;

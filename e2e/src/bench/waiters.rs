@@ -6,6 +6,7 @@
 //!    that do not end meanwhile. The figure is the processor time of the stack.
 //! 3. The audit: figures of a system that lost a payment or a coin are not figures.
 
+mod opener;
 mod report;
 mod streams;
 mod waits;
@@ -36,6 +37,9 @@ pub struct Options {
     /// Clients that follow a payment each by the stream of its events; 0 leaves that part out.
     #[arg(long, default_value_t = 10_000)]
     pub streams: usize,
+    /// A connection of HTTP/1.1 for each of them, in the place of HTTP/2 as the edge speaks it.
+    #[arg(long)]
+    pub http1: bool,
     /// Clients that wait for a payment each by `?wait=`.
     #[arg(long, default_value_t = 1000)]
     pub waiters: usize,
@@ -68,7 +72,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     tracing::info!(users = USERS, "funding users");
     let users = Users::fund(&client, USERS, 0.0).await?;
     let streams = if options.streams > 0 {
-        Some(streams::measure(stack, &client, &meter, &users, options.streams).await?)
+        Some(streams::measure(stack, &client, &meter, &users, options.streams, options.http1).await?)
     } else {
         None
     };

@@ -7,14 +7,15 @@ use anyhow::{Context, Result, bail, ensure};
 use coroctl::client::Client;
 use coroctl::stack::Stack;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::opener::Opener;
 use super::{Followed, REQUESTS_AT_ONCE, pay};
 use crate::bench::cpu::Meter;
 use crate::bench::users::Users;
@@ -25,8 +26,6 @@ const LISTENER: &str = "payments-svc";
 const OUTAGE_MS: u64 = 300_000;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 const END_TIMEOUT: Duration = Duration::from_secs(240);
-/// A line of a stream is a document, which is below 2 kB.
-const BUFFER_BYTES: usize = 2048;
 
 /// The figures.
 #[derive(Clone, Copy, Serialize)]
@@ -40,17 +39,18 @@ pub struct Streams {
     pub end_seconds: f64,
 }
 
-/// Opens `count` streams, measures, and lets their payments end.
+/// Opens `count` streams, by HTTP/2 as the edge does or by HTTP/1.1, measures, and lets their payments end.
 pub async fn measure(
     stack: &Stack,
     client: &Client,
     meter: &Meter,
     users: &Users,
     count: usize,
+    http1: bool,
 ) -> Result<Streams> {
     allow_descriptors(count)?;
     outage(stack, true).await?;
-    let measured = while_the_gateway_is_away(stack, client, meter, users, count).await;
+    let measured = while_the_gateway_is_away(stack, client, meter, users, count, http1).await;
     outage(stack, false).await?;
     let (mut streams, mut clients) = measured?;
     let began = Instant::now();
@@ -78,26 +78,27 @@ async fn while_the_gateway_is_away(
     meter: &Meter,
     users: &Users,
     count: usize,
+    http1: bool,
 ) -> Result<(Streams, JoinSet<Result<()>>)> {
     tracing::info!(count, "paying while the gateway is away");
     let payments = pay(client, users, super::super::caller::CLIENT_NUMBER, count).await?;
     if let Some(Followed { user_id, payment_id }) = payments.last() {
         client.wait_for_status(*user_id, *payment_id, "authorized", OPEN_TIMEOUT).await?;
     }
-    let authority: Arc<str> =
-        stack.payments_url.strip_prefix("http://").context("PAYMENTS_URL is no http:// URL")?.into();
+    let authority = stack.payments_url.strip_prefix("http://").context("PAYMENTS_URL is no http:// URL")?;
+    let opener = &Opener::new(authority, count, http1).await?;
     let memory_bytes_before = meter.memory_bytes(LISTENER)?;
     tracing::info!(count, "opening streams");
     let began = Instant::now();
     let opened = Arc::new(Semaphore::new(0));
-    let connected: Vec<(BufReader<TcpStream>, Followed)> = stream::iter(payments)
-        .map(|followed| connect(authority.clone(), followed))
+    let streams: Vec<(Incoming, Followed)> = stream::iter(payments.into_iter().enumerate())
+        .map(|(nth, followed)| async move { anyhow::Ok((opener.open(nth, followed).await?, followed)) })
         .buffer_unordered(REQUESTS_AT_ONCE)
         .try_collect()
         .await?;
     let mut clients = JoinSet::new();
-    for (connection, followed) in connected {
-        clients.spawn(follow(connection, followed, opened.clone()));
+    for (stream, followed) in streams {
+        clients.spawn(follow(stream, followed, opened.clone()));
     }
     let all = u32::try_from(count).context("too many streams")?;
     tokio::select! {
@@ -116,49 +117,34 @@ async fn while_the_gateway_is_away(
     Ok((streams, clients))
 }
 
-/// Sends the request. A connection of its own for each client, as a listener sees them.
-async fn connect(authority: Arc<str>, followed: Followed) -> Result<(BufReader<TcpStream>, Followed)> {
-    let mut connection = TcpStream::connect(&*authority).await.context("connect to payments-svc")?;
-    let Followed { user_id, payment_id } = followed;
-    let request = format!(
-        "GET /payments/{payment_id}/events HTTP/1.1\r\nhost: {authority}\r\nx-user-id: {user_id}\r\n\r\n"
-    );
-    connection.write_all(request.as_bytes()).await.context("GET /payments/{id}/events")?;
-    Ok((BufReader::with_capacity(BUFFER_BYTES, connection), followed))
-}
-
-/// Reads one stream to its end. Each event is one chunk of the body, so a line of a stream is a line of the connection.
+/// Reads one stream to its end.
 async fn follow(
-    mut connection: BufReader<TcpStream>,
+    mut stream: Incoming,
     Followed { payment_id, .. }: Followed,
     opened: Arc<Semaphore>,
 ) -> Result<()> {
-    let (mut line, mut version, mut is_terminal) = (String::new(), 0, false);
-    loop {
-        line.clear();
-        let read =
-            connection.read_line(&mut line).await.with_context(|| format!("the stream of {payment_id}"))?;
-        let text = line.trim_end();
-        if read == 0 || text == "0" {
-            ensure!(
-                is_terminal,
-                "the stream of {payment_id} ended after version {version}, before its payment"
-            );
-            return Ok(());
-        }
-        if text.starts_with("HTTP/") {
-            ensure!(text.contains(" 200 "), "the stream of {payment_id} was refused: {text}");
-        } else if let Some(id) = text.strip_prefix("id:") {
-            let id: u64 = id.trim().parse().with_context(|| format!("the id {id} of an event"))?;
-            ensure!(id > version, "the stream of {payment_id} repeats version {id}");
-            if version == 0 {
-                opened.add_permits(1);
+    let (mut text, mut version, mut is_terminal) = (String::new(), 0, false);
+    while let Some(frame) = stream.frame().await {
+        let frame = frame.with_context(|| format!("the stream of {payment_id}"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        text.push_str(std::str::from_utf8(&data).context("a stream of events is text")?);
+        while let Some(end) = text.find('\n') {
+            let line = text[..end].trim_end();
+            if let Some(id) = line.strip_prefix("id:") {
+                let id: u64 = id.trim().parse().with_context(|| format!("the id {id} of an event"))?;
+                ensure!(id > version, "the stream of {payment_id} repeats version {id}");
+                if version == 0 {
+                    opened.add_permits(1);
+                }
+                version = id;
+            } else if let Some(document) = line.strip_prefix("data:") {
+                is_terminal = document.contains(r#""status":"completed""#);
             }
-            version = id;
-        } else if let Some(document) = text.strip_prefix("data:") {
-            is_terminal = document.contains(r#""status":"completed""#);
+            text.drain(..=end);
         }
     }
+    ensure!(is_terminal, "the stream of {payment_id} ended after version {version}, before its payment");
+    Ok(())
 }
 
 /// Begins or ends an outage of the gateway.
