@@ -35,6 +35,12 @@ pub fn redis(layout: &Layout, user: &str, password: &str) -> bool {
     exchange(layout, Port::Redis, question.as_bytes(), 12).is_some_and(|answer| answer == b"+OK\r\n+PONG\r\n")
 }
 
+/// Whether Redis takes this password of a user, whatever else the user may do.
+pub fn redis_login(layout: &Layout, user: &str, password: &str) -> bool {
+    let question = format!("AUTH {user} {password}\r\n");
+    exchange(layout, Port::Redis, question.as_bytes(), 5).is_some_and(|answer| answer == b"+OK\r\n")
+}
+
 /// It greets whoever connects.
 pub fn smtp(layout: &Layout) -> bool {
     exchange(layout, Port::Smtp, b"", 4).is_some_and(|answer| answer == b"220 ")

@@ -85,7 +85,7 @@ impl Key {
             Lock::RabbitMq { url } => rabbitmq(url).await,
             Lock::Redis { layout, user } => {
                 let (layout, user, secret) = (layout.clone(), *user, self.secret.clone());
-                Ok(tokio::task::spawn_blocking(move || probe::redis(&layout, user, &secret)).await?)
+                Ok(tokio::task::spawn_blocking(move || probe::redis_login(&layout, user, &secret)).await?)
             }
             Lock::Kafka { properties } => {
                 let properties = properties.clone();
