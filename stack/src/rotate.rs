@@ -9,6 +9,7 @@
 //! * The broker of Kafka signs in to itself by a secret that it reads at its start. It stays as it is.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,13 +20,10 @@ use crate::control::{Client, Request};
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::{Progress, Step};
-use crate::servers::{Server, kafka, rabbitmq};
+use crate::servers::{Server, kafka, rabbitmq, redis};
 use crate::{environment, link, secrets, workspace};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The secrets before: each file of secrets, and what it held.
-type Old = Vec<(String, String)>;
 
 /// Gives every login another secret.
 ///
@@ -43,7 +41,7 @@ pub fn begin(layout: &Layout) -> Result<()> {
     progress.step("postgres", |_| {
         let (old_url, mut names) = (superuser_url(layout)?, vec![Login::Superuser.secret()]);
         names.extend(Login::ROLES.map(|(role, _)| role.secret()));
-        renewed(layout, &names, |_| set_roles(layout, &old_url))?;
+        renewed(layout, &names, || set_roles(layout, &old_url))?;
         client_files(layout)?;
         Ok(format!("{} roles", names.len()))
     })?;
@@ -51,15 +49,15 @@ pub fn begin(layout: &Layout) -> Result<()> {
         let names = rabbitmq::USERS.map(Login::secret);
         let admin = Login::QueueAdministrator;
         let old_password = admin.password(layout)?;
-        renewed(layout, &names, |_| set_queue_users(layout, &old_password))?;
+        renewed(layout, &names, || set_queue_users(layout, &old_password))?;
         Server::RabbitMq.prepare(layout, &Step::silent())?;
         client_files(layout)?;
         Ok(format!("{} users", names.len()))
     })?;
     progress.step("redis", |_| {
-        let names = crate::servers::redis::USERS.map(Login::secret);
+        let names = redis::USERS.map(Login::secret);
         let old_password = Login::CacheAdministrator.password(layout)?;
-        renewed(layout, &names, |_| set_cache_users(layout, &old_password, ">"))?;
+        renewed(layout, &names, || set_cache_users(layout, &old_password, ">"))?;
         Server::Redis.prepare(layout, &Step::silent())?;
         client_files(layout)?;
         Ok(format!("{} users; the old passwords hold until --end", names.len()))
@@ -67,7 +65,7 @@ pub fn begin(layout: &Layout) -> Result<()> {
     progress.step("kafka", |_| {
         let users: Vec<&str> = kafka::USERS.into_iter().chain([kafka::ADMIN]).collect();
         let names: Vec<String> = users.iter().map(|user| kafka::secret_name(user)).collect();
-        renewed(layout, &names, |_| kafka::scram::set_users(layout))?;
+        renewed(layout, &names, || kafka::scram::set_users(layout))?;
         client_files(layout)?;
         Ok(format!("{} users", names.len()))
     })?;
@@ -104,15 +102,15 @@ pub fn end(layout: &Layout) -> Result<()> {
 const TOKEN: &str = "admin-token";
 
 /// The token before, for as long as it holds too.
-fn before(layout: &Layout) -> std::path::PathBuf {
+fn before(layout: &Layout) -> PathBuf {
     layout.secrets().join("admin-token.before")
 }
 
 /// Makes these secrets anew and has the server take them; if it does not, they are as before.
-fn renewed(layout: &Layout, names: &[String], set: impl FnOnce(&Old) -> Result<()>) -> Result<()> {
+fn renewed(layout: &Layout, names: &[String], set: impl FnOnce() -> Result<()>) -> Result<()> {
     let old: Old =
         names.iter().map(|name| Ok((name.clone(), layout.renew_secret(name)?))).collect::<Result<_>>()?;
-    let outcome = set(&old);
+    let outcome = set();
     if outcome.is_err() {
         for (name, secret) in &old {
             write_private(&layout.secrets().join(name), secret)?;
@@ -159,7 +157,7 @@ fn set_queue_users(layout: &Layout, old_password: &str) -> Result<()> {
 fn set_cache_users(layout: &Layout, admin_password: &str, how: &str) -> Result<()> {
     let mut request = format!("AUTH {} {admin_password}\r\n", Login::CacheAdministrator.user());
     let mut expected = "+OK\r\n".to_owned();
-    for login in crate::servers::redis::USERS {
+    for login in redis::USERS {
         request.push_str(&format!("ACL SETUSER {} {how}{}\r\n", login.user(), login.password(layout)?));
         expected.push_str("+OK\r\n");
     }
@@ -194,4 +192,41 @@ fn exporters(layout: &Layout, client: &mut Client, progress: &Progress) -> Resul
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(name: &str) -> Layout {
+        let dir = std::env::temp_dir().join(format!("stack-rotate-{name}-{}", std::process::id()));
+        Layout::new(Some(dir), 22_000).unwrap()
+    }
+
+    #[test]
+    fn secrets_are_replaced_unless_the_server_refuses() {
+        let layout = layout("refused");
+        let names = [Login::Relay.secret(), Login::Checker.secret()];
+        let now = || names.each_ref().map(|name| layout.secret(name).unwrap());
+        let first = now();
+        let refused = renewed(&layout, &names, || bail!("refused")).unwrap_err();
+        assert_eq!((refused.to_string(), now()), ("refused".to_owned(), first.clone()));
+        renewed(&layout, &names, || Ok(())).unwrap();
+        assert!(now().iter().zip(&first).all(|(new, old)| new != old && new.len() == old.len()));
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+
+    #[test]
+    fn two_tokens_hold_until_the_end() {
+        let layout = layout("token");
+        let old = layout.admin_token().unwrap();
+        assert_eq!(layout.admin_tokens().unwrap(), old);
+        write_private(&before(&layout), &old).unwrap();
+        assert_eq!(layout.renew_secret(TOKEN).unwrap(), old);
+        let new = layout.admin_token().unwrap();
+        assert_eq!(layout.admin_tokens().unwrap(), format!("{new},{old}"));
+        fs::remove_file(before(&layout)).unwrap();
+        assert_eq!(layout.admin_tokens().unwrap(), new);
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
 }
