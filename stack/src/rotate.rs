@@ -95,7 +95,7 @@ pub fn end(layout: &Layout) -> Result<()> {
             Ok(()) | Err(_) => {}
         }
         client_files(layout)?;
-        Ok("the old token is refused once its readers have been restarted".to_owned())
+        Ok("the old token is refused".to_owned())
     })
 }
 
@@ -108,8 +108,8 @@ fn before(layout: &Layout) -> PathBuf {
 
 /// Makes these secrets anew and has the server take them; if it does not, they are as before.
 fn renewed(layout: &Layout, names: &[String], set: impl FnOnce() -> Result<()>) -> Result<()> {
-    let old: Old =
-        names.iter().map(|name| Ok((name.clone(), layout.renew_secret(name)?))).collect::<Result<_>>()?;
+    let renew = |name: &String| Ok((name.clone(), layout.renew_secret(name)?));
+    let old = names.iter().map(renew).collect::<Result<Vec<_>>>()?;
     let outcome = set();
     if outcome.is_err() {
         for (name, secret) in &old {
