@@ -5,6 +5,7 @@
 //! * A request of a web page (`Origin`) comes from a page of this listener.
 //! * A call that writes carries a token and the type of its body. Without a configured token nobody writes.
 //! * While the token is changed, the new one and the old one both hold. A token of a file is the one that the file has now.
+//! * A token may be one operator's, `alice:TOKEN`. Routes know then who calls ([`Operator`]), whatever the caller says.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 use warp::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use warp::http::request::Parts;
 use warp::http::uri::Authority;
@@ -30,7 +31,7 @@ const TOKEN_CHARS_MIN: usize = 16;
 #[derive(Args, Clone, Debug, Default)]
 pub struct Operators {
     /// Token of calls that write on the admin listener (`Authorization: Bearer …`). Without a token nobody writes. Several, with
-    /// commas between, all hold: for as long as it is being changed.
+    /// commas between, all hold: for as long as it is being changed, or one for each operator, `alice:TOKEN,bob:TOKEN`.
     #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<Token>,
     /// Names by which the admin listener may be called, besides those of the loopback: `payments.internal` with any port,
@@ -75,6 +76,14 @@ impl Audience {
         }
     }
 
+    /// The operator whose token the request carries, if it is somebody's own.
+    pub(crate) fn operator(&self, parts: &Parts) -> Option<Operator> {
+        match self {
+            Self::Anyone | Self::Public(_) => None,
+            Self::Operators(operators) => operators.operator(parts),
+        }
+    }
+
     /// Whether its caller may write.
     pub(crate) fn may_write(&self, parts: &Parts) -> Result<(), Refusal> {
         match self {
@@ -84,7 +93,29 @@ impl Audience {
     }
 }
 
+/// The name of an operator who showed a token of their own: an extension of the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator(pub String);
+
+/// Length limit of an operator's name, in characters.
+pub const OPERATOR_CHARS_MAX: usize = 64;
+
+/// Whether a text names an operator: lower-case letters, digits and `._@-`, beginning with a letter or digit. Two names that differ
+/// only in case would not be two people.
+pub fn is_operator_name(text: &str) -> bool {
+    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let mut bytes = text.bytes();
+    text.len() <= OPERATOR_CHARS_MAX
+        && bytes.next().is_some_and(is_alphanumeric)
+        && bytes.all(|byte| is_alphanumeric(byte) || b"._@-".contains(&byte))
+}
+
 impl Operators {
+    fn operator(&self, parts: &Parts) -> Option<Operator> {
+        let (token, given) = (self.admin_token.as_ref()?, parts.headers.get(AUTHORIZATION)?);
+        token.holder(given)?.map(Operator)
+    }
+
     fn admit(&self, parts: &Parts) -> Result<(), Refusal> {
         let host = parts.headers.get(HOST).and_then(authority);
         // A request to a proxy has the whole URI; then both names count.
@@ -121,7 +152,7 @@ impl Operators {
             let detail = "No ADMIN_TOKEN is configured, so nobody may write. Configure one to write.";
             return Err(Refusal::new(Reason::Forbidden, detail));
         };
-        if !parts.headers.get(AUTHORIZATION).is_some_and(|given| token.is_in(given)) {
+        if !parts.headers.get(AUTHORIZATION).is_some_and(|given| token.holder(given).is_some()) {
             let detail = "The token is missing or wrong. Send `Authorization: Bearer` and the ADMIN_TOKEN.";
             return Err(Refusal::new(Reason::Unauthorized, detail));
         }
@@ -182,22 +213,34 @@ impl fmt::Debug for Name {
 pub struct Token {
     /// As it was given at the start.
     given: String,
-    all: Vec<String>,
+    all: Vec<Secret>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Secret {
+    text: String,
+    /// The operator's whose it is; none: it is for all.
+    holder: Option<String>,
 }
 
 impl Token {
-    /// Compares in a time that does not depend on how much of the token is right, nor on which of them it is.
-    fn is_in(&self, authorization: &HeaderValue) -> bool {
+    /// Whose token a header has; `None` when it has none that is good. Compares in a time that does not depend on how much of the
+    /// token is right.
+    fn holder(&self, authorization: &HeaderValue) -> Option<Option<String>> {
         let given = authorization.as_bytes();
-        let Some((scheme, rest)) = given.split_at_checked("Bearer ".len()) else { return false };
+        let (scheme, rest) = given.split_at_checked("Bearer ".len())?;
         let given = rest.trim_ascii();
-        let tokens = self.current();
-        let equal = tokens.iter().fold(Choice::from(0), |found, token| found | given.ct_eq(token.as_bytes()));
-        scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(equal)
+        let mut holder = None;
+        for secret in self.current().iter() {
+            if bool::from(given.ct_eq(secret.text.as_bytes())) {
+                holder = Some(secret.holder.clone());
+            }
+        }
+        holder.filter(|_| scheme.eq_ignore_ascii_case(b"Bearer "))
     }
 
     /// Those of the file that it came from, as they are now. Writing calls are rare enough to read a file for each.
-    fn current(&self) -> Cow<'_, [String]> {
+    fn current(&self) -> Cow<'_, [Secret]> {
         let text = secret_files::current(&self.given);
         match text.parse::<Self>() {
             Ok(other) if text != self.given => Cow::Owned(other.all),
@@ -210,14 +253,32 @@ impl FromStr for Token {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        let all = text.split(',').map(str::parse).collect::<Result<Vec<Secret>, _>>()?;
+        let repeated = |secret: &Secret| all.iter().filter(|other| other.text == secret.text).count() > 1;
+        if all.iter().any(repeated) {
+            return Err("a token is given twice; two operators have two tokens".to_owned());
+        }
+        Ok(Self { given: text.to_owned(), all })
+    }
+}
+
+impl FromStr for Secret {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (holder, text) = text.split_once(':').map_or((None, text), |(holder, text)| (Some(holder), text));
+        if let Some(holder) = holder.filter(|holder| !is_operator_name(holder)) {
+            return Err(format!(
+                "{holder:.64?} names no operator; give lower-case letters, digits and ._@- before the colon"
+            ));
+        }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
-        let all: Vec<String> = text.split(',').map(str::to_owned).collect();
-        if all.iter().any(|token| token.len() < TOKEN_CHARS_MIN || !token.bytes().all(plain)) {
+        if text.len() < TOKEN_CHARS_MIN || !text.bytes().all(plain) {
             return Err(format!(
                 "the token is too short or has other characters; give at least {TOKEN_CHARS_MIN} letters, digits or -._~+/="
             ));
         }
-        Ok(Self { given: text.to_owned(), all })
+        Ok(Self { text: text.to_owned(), holder: holder.map(str::to_owned) })
     }
 }
 

@@ -150,11 +150,33 @@ fn a_token_of_a_file_is_the_one_that_the_file_has_now() {
 }
 
 #[test]
+fn a_token_of_ones_own_says_who_calls() {
+    const OF_ALICE: &str = "alices-0123456789";
+    let token: Token = format!("alice:{OF_ALICE},bob:bobs-0123456789ab,{TOKEN}").parse().unwrap();
+    let holder = |given: &str| token.holder(&HeaderValue::from_str(&format!("Bearer {given}")).unwrap());
+    for (given, expected) in [
+        (OF_ALICE, Some(Some("alice"))),
+        ("bobs-0123456789ab", Some(Some("bob"))),
+        (TOKEN, Some(None)),
+        ("alice:alices-0123456789", None),
+        ("somebody-elses-0123", None),
+        ("", None),
+    ] {
+        assert_eq!(holder(given), expected.map(|holder| holder.map(str::to_owned)), "{given}");
+    }
+}
+
+#[test]
 fn a_token_is_long_enough_plain_and_never_shown() {
     for bad in [
         "",
         "0123456789abcdef,",
         "0123456789abcdef,short",
+        "0123456789abcdef,0123456789abcdef",
+        "alice:0123456789abcdef,bob:0123456789abcdef",
+        "alice:short",
+        "Alice:0123456789abcdef",
+        ":0123456789abcdef",
         "0123456789abcdef, fedcba9876543210",
         "short",
         "0123456789 abcdef",

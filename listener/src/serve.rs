@@ -260,6 +260,9 @@ where
     }
     let offer = Arc::new(Offer::new(audience.may_write(&parts)));
     parts.extensions.insert(offer.clone());
+    if let Some(operator) = audience.operator(&parts) {
+        parts.extensions.insert(operator);
+    }
     let asks_for_options = parts.method == Method::OPTIONS;
     let mut response = routes.call(Request::from_parts(parts, body)).await?;
     if response.status() == StatusCode::METHOD_NOT_ALLOWED

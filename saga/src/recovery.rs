@@ -24,13 +24,14 @@ use anyhow::{Context, bail, ensure};
 use brokers::Brokers;
 use clap::Args;
 use jiff::Timestamp;
+use listener::operators::is_operator_name;
 
 pub use self::overlap::Overlap;
 pub use self::program::Program;
 use crate::consumer::TopicRange;
 use crate::fields::text_error;
 use crate::incarnation;
-use crate::parked::routes::{REASON_CHARS_MAX, is_operator_name};
+use crate::parked::routes::REASON_CHARS_MAX;
 use crate::postgres::{self, Client, Pool};
 use crate::telemetry::LogFormat;
 

@@ -4,10 +4,11 @@
 //! * `POST /resolutions/{id}/confirm` confirms, as another operator: 200 with the charge before and after; 404 without such a
 //!   proposal; 409 `act-refused` with the reason. Nothing is changed then.
 //! * The same request again has the same answer (`Idempotent-Replayed: true`).
+//! * Whoever shows a token of their own acts under their own name, so that two names are two people.
 
 use saga::fields::{Fields, parse_uuid};
 use saga::http as edge;
-use saga::parked::routes::{REASON_CHARS_MAX, operator};
+use saga::parked::routes::{Operator, REASON_CHARS_MAX, holder, operator};
 use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -34,14 +35,18 @@ pub fn routes(operators: &Operators) -> BoxedFilter<(Response,)> {
     let propose = warp::path!("resolutions")
         .and(edge::post())
         .and(with.clone())
+        .and(holder())
         .and(edge::json_body())
-        .then(|operators: Operators, body| async move { answer(propose(&operators, body).await) });
+        .then(|operators: Operators, holder: Option<Operator>, body| async move {
+            answer(propose(&operators, holder.as_ref(), body).await)
+        });
     let confirm = warp::path!("resolutions" / String / "confirm")
         .and(edge::post())
         .and(with)
+        .and(holder())
         .and(edge::json_body())
-        .then(|id: String, operators: Operators, body| async move {
-            answer(confirm(&operators, &id, body).await)
+        .then(|id: String, operators: Operators, holder: Option<Operator>, body| async move {
+            answer(confirm(&operators, &id, holder.as_ref(), body).await)
         });
     propose.or(confirm).unify().boxed()
 }
@@ -55,8 +60,8 @@ fn unavailable(error: &anyhow::Error) -> Problem {
     Problem::unavailable()
 }
 
-async fn propose(operators: &Operators, body: Value) -> Result<Response, Problem> {
-    let proposal = proposal(body)?;
+async fn propose(operators: &Operators, holder: Option<&Operator>, body: Value) -> Result<Response, Problem> {
+    let proposal = proposal(body, holder)?;
     let done = operators.cancels.store.propose(&proposal).await.map_err(|error| unavailable(&error))?;
     let (status, at, is_repeated) = match done {
         Proposed::Recorded(at) => (StatusCode::CREATED, at, false),
@@ -76,11 +81,16 @@ async fn propose(operators: &Operators, body: Value) -> Result<Response, Problem
     Ok(replayed(warp::reply::with_status(warp::reply::json(&body), status), is_repeated))
 }
 
-async fn confirm(operators: &Operators, id: &str, body: Value) -> Result<Response, Problem> {
+async fn confirm(
+    operators: &Operators,
+    id: &str,
+    holder: Option<&Operator>,
+    body: Value,
+) -> Result<Response, Problem> {
     let unknown = || Problem::not_found("There is no proposal with this id.");
     let resolution_id = parse_uuid(id).ok_or_else(unknown)?;
     let mut fields = Fields::of(body)?;
-    let operator = operator(&mut fields);
+    let operator = operator(&mut fields, holder);
     let reason = fields.text("reason", REASON_CHARS_MAX);
     fields.finish()?;
     let done = operators.confirm(resolution_id, &operator, &reason).await;
@@ -114,7 +124,7 @@ fn rendered(resolution_id: Uuid, confirmation: &Confirmation) -> Value {
     })
 }
 
-fn proposal(body: Value) -> Result<NewProposal, Problem> {
+fn proposal(body: Value, holder: Option<&Operator>) -> Result<NewProposal, Problem> {
     let mut fields = Fields::of(body)?;
     let terms = Charge {
         payment_id: fields.uuid("payment_id"),
@@ -125,7 +135,7 @@ fn proposal(body: Value) -> Result<NewProposal, Problem> {
         traceparent: None,
     };
     let evidence = evidence(&mut fields);
-    let operator = operator(&mut fields);
+    let operator = operator(&mut fields, holder);
     let reason = fields.text("reason", REASON_CHARS_MAX);
     let key = fields.text("idempotency_key", KEY_CHARS_MAX);
     fields.finish()?;
@@ -173,7 +183,7 @@ mod tests {
             (json!({"evidence": "declined", "code": "voided"}), Evidence::Declined { code: "voided".into() }),
             (json!({"evidence": "never_made"}), Evidence::NeverMade),
         ] {
-            assert_eq!(proposal(body(&given)).unwrap().evidence, expected);
+            assert_eq!(proposal(body(&given), None).unwrap().evidence, expected);
         }
         for bad in [
             json!({}),
@@ -183,7 +193,7 @@ mod tests {
             json!({"evidence": "never_made", "code": "voided"}),
             json!({"evidence": "never_made", "operator": "Alice"}),
         ] {
-            assert!(proposal(body(&bad)).is_err(), "{bad}");
+            assert!(proposal(body(&bad), None).is_err(), "{bad}");
         }
     }
 
@@ -192,7 +202,7 @@ mod tests {
         let id = |change: &Value| {
             let mut change = change.clone();
             change["evidence"] = "never_made".into();
-            proposal(body(&change)).unwrap().resolution_id
+            proposal(body(&change), None).unwrap().resolution_id
         };
         let first = id(&json!({}));
         assert_eq!(first, id(&json!({"reason": "another"})));

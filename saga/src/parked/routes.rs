@@ -1,9 +1,14 @@
 //! The calls of an admin listener by which operators act on parked messages.
 //!
-//! * `POST /parked/retry` and `POST /parked/dismiss`, with `parked_id`, `operator` and `reason`.
+//! * `POST /parked/retry` and `POST /parked/dismiss`, with `parked_id`, `operator` and `reason`. Whoever shows a token of their own
+//!   acts under their own name.
 //! * 200 with the act, also when it was done before (`Idempotent-Replayed: true`); 404 without such a message; 409
 //!   `act-refused` with the reason; nothing is changed then.
 
+use std::convert::Infallible;
+
+pub use listener::operators::Operator;
+use listener::operators::{OPERATOR_CHARS_MAX, is_operator_name};
 use serde_json::{Value, json};
 use warp::Filter;
 use warp::filters::BoxedFilter;
@@ -19,8 +24,6 @@ use crate::problem::{Kind, Problem};
 const PARKED_ID_CHARS_MAX: usize = 1_000;
 /// Length limit of a reason, in characters.
 pub const REASON_CHARS_MAX: usize = 500;
-/// Length limit of an operator's name, in characters.
-const OPERATOR_CHARS_MAX: usize = 64;
 
 /// `POST /parked/retry`, `POST /parked/dismiss`.
 pub fn routes<R: Reapply>(pool: &Pool, service: &R) -> BoxedFilter<(Response,)> {
@@ -29,24 +32,43 @@ pub fn routes<R: Reapply>(pool: &Pool, service: &R) -> BoxedFilter<(Response,)> 
     let retry = warp::path!("parked" / "retry")
         .and(http::post())
         .and(with.clone())
+        .and(holder())
         .and(http::json_body())
-        .then(|(pool, service): (Pool, R), body| answer(pool, service, Act::Retried, body));
+        .then(|(pool, service): (Pool, R), holder, body| answer(pool, service, Act::Retried, holder, body));
     let dismiss = warp::path!("parked" / "dismiss")
         .and(http::post())
         .and(with)
+        .and(holder())
         .and(http::json_body())
-        .then(|(pool, service): (Pool, R), body| answer(pool, service, Act::Dismissed, body));
+        .then(|(pool, service): (Pool, R), holder, body| answer(pool, service, Act::Dismissed, holder, body));
     retry.or(dismiss).unify().boxed()
 }
 
-async fn answer<R: Reapply>(pool: Pool, service: R, act: Act, body: Value) -> Response {
-    done(&pool, &service, act, body).await.unwrap_or_else(Reply::into_response)
+/// The operator whose token the request carries, if it is somebody's own.
+pub fn holder() -> impl Filter<Extract = (Option<Operator>,), Error = Infallible> + Clone {
+    warp::ext::optional::<Operator>()
 }
 
-async fn done<R: Reapply>(pool: &Pool, service: &R, what: Act, body: Value) -> Result<Response, Problem> {
+async fn answer<R: Reapply>(
+    pool: Pool,
+    service: R,
+    act: Act,
+    holder: Option<Operator>,
+    body: Value,
+) -> Response {
+    done(&pool, &service, act, holder.as_ref(), body).await.unwrap_or_else(Reply::into_response)
+}
+
+async fn done<R: Reapply>(
+    pool: &Pool,
+    service: &R,
+    what: Act,
+    holder: Option<&Operator>,
+    body: Value,
+) -> Result<Response, Problem> {
     let mut fields = Fields::of(body)?;
     let parked_id = fields.text("parked_id", PARKED_ID_CHARS_MAX);
-    let operator = operator(&mut fields);
+    let operator = operator(&mut fields, holder);
     let reason = fields.text("reason", REASON_CHARS_MAX);
     fields.finish()?;
     let request = ActRequest { act: what, parked_id, operator, reason };
@@ -76,8 +98,8 @@ fn rendered(request: &ActRequest, record: &ActRecord) -> Value {
     })
 }
 
-/// The name of an operator: two names that differ only in case would not be two people.
-pub fn operator(fields: &mut Fields) -> String {
+/// The name of an operator. Whoever shows a token of their own (`holder`) acts under no other name.
+pub fn operator(fields: &mut Fields, holder: Option<&Operator>) -> String {
     let name = fields.text("operator", OPERATOR_CHARS_MAX);
     // An error about its length is enough.
     if !name.is_empty() && name.len() <= OPERATOR_CHARS_MAX && !is_operator_name(&name) {
@@ -85,17 +107,10 @@ pub fn operator(fields: &mut Fields) -> String {
             "operator",
             "must be lower-case letters, digits and ._@-, and begin with a letter or digit",
         );
+    } else if let Some(Operator(holder)) = holder.filter(|Operator(holder)| *holder != name) {
+        fields.refuse("operator", format!("must be {holder}, whose token this is"));
     }
     name
-}
-
-/// Whether a text names an operator: lower-case letters, digits and `._@-`.
-pub fn is_operator_name(text: &str) -> bool {
-    let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let mut bytes = text.bytes();
-    text.len() <= OPERATOR_CHARS_MAX
-        && bytes.next().is_some_and(is_alphanumeric)
-        && bytes.all(|byte| is_alphanumeric(byte) || b"._@-".contains(&byte))
 }
 
 #[cfg(test)]
@@ -106,7 +121,7 @@ mod tests {
     fn an_operator_has_one_spelling() {
         let is_accepted = |name: &str| {
             let mut fields = Fields::of(json!({"operator": name})).unwrap();
-            operator(&mut fields);
+            operator(&mut fields, None);
             fields.finish().is_ok()
         };
         for good in ["alice", "a", "bob.smith@example.org", "0-1_2"] {
@@ -115,5 +130,16 @@ mod tests {
         for bad in ["", "Alice", "al ice", "-a", "álice", "a\u{200b}", &"a".repeat(65)] {
             assert!(!is_accepted(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn whoever_shows_a_token_of_their_own_acts_under_their_own_name() {
+        let is_accepted = |name: &str, holder: Option<&str>| {
+            let mut fields = Fields::of(json!({"operator": name})).unwrap();
+            operator(&mut fields, holder.map(|name| Operator(name.to_owned())).as_ref());
+            fields.finish().is_ok()
+        };
+        assert!(is_accepted("alice", None) && is_accepted("alice", Some("alice")));
+        assert!(!is_accepted("bob", Some("alice")) && !is_accepted("", Some("alice")));
     }
 }
