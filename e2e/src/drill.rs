@@ -5,7 +5,6 @@
 //! * Rules and their times are those of production: a drill waits as long as its alert does.
 //! * Whatever happens, it leaves the stack as it found it.
 //! * [`DRILLS`] lists them. [`harness`] is what they have in common; each has a module of its own.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 pub mod alerts;
 mod gateway_down;
@@ -230,6 +229,7 @@ async fn undo(stack: &Stack, name: Name) -> Result<()> {
         Name::SlotFilling => slot_filling::undo(stack).await,
         Name::GatewayDown => gateway_down::undo(stack).await,
         Name::Upgrade => upgrade::undo(stack).await,
+        Name::Restore => restore::undo(stack).await,
         Name::Poison | Name::RelayDown | Name::StuckCharge | Name::Rotate => Ok(()),
     }
 }
