@@ -57,8 +57,9 @@ impl Topics {
         let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(*value) })
         });
-        let record = BaseRecord::to(&topic).key(key).payload(body).timestamp(at.as_millisecond());
-        let record = record.headers(headers);
+        // One partition, whose records have the places that the tests name.
+        let record = BaseRecord::to(&topic).key(key).payload(body).partition(0);
+        let record = record.timestamp(at.as_millisecond()).headers(headers);
         self.producer.send(record).map_err(|(error, _)| error).unwrap();
     }
 

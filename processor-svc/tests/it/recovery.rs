@@ -189,11 +189,11 @@ async fn work_from_before_the_backup_may_have_been_taken_up_after_it() {
     let restored = database.copy().await;
     let now = jiff::Timestamp::now();
     let before = |minutes: i64| now - jiff::SignedDuration::from_mins(minutes);
-    topic.produce_at(before(50), AUTHORIZED, &authorized(&recent[0]));
     topic.produce_at(before(70), AUTHORIZED, &authorized(&old[0]));
+    topic.produce_at(before(50), AUTHORIZED, &authorized(&recent[0]));
     recover(&restored, &topic, &[&format!("--since={now}")]).await.unwrap();
     let exposed = "select count(*) from charges where status = 'calling' and exposed and attempt = 1";
-    assert_eq!(restored.number(exposed).await, 1);
+    assert_eq!(restored.number(exposed).await, 1, "an hour before the time, and no more");
     restored.end().await;
     database.end().await;
 }
