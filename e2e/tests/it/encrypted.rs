@@ -25,14 +25,15 @@ use crate::notify::{e_mails, eventually, variable};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Ports without TLS: what the nodes of one RabbitMQ say to each other, the pages of Prometheus and Zipkin, which nothing of
-/// Coro reads, and OpenSearch, which has TLS by a plugin only.
-const PLAIN: [Port; 6] = [
+/// Coro reads, OpenSearch, which has TLS by a plugin only, and the exporter of Kafka, which takes key stores of Java only.
+const PLAIN: [Port; 7] = [
     Port::Epmd,
     Port::RabbitDistribution,
     Port::Prometheus,
     Port::Zipkin,
     Port::Search,
     Port::SearchTransport,
+    Port::KafkaMetrics,
 ];
 
 /// The stack, which has to be an encrypted one.

@@ -13,7 +13,8 @@ use crate::maven::{Artifact, Content, Download};
 use crate::output::Step;
 use crate::probe;
 
-pub const VERSION: &str = "1.6.0";
+/// The newest that Maven Central has.
+pub const VERSION: &str = "1.0.1";
 const NAME: &str = "jmx_prometheus_javaagent";
 
 fn folder(layout: &Layout) -> PathBuf {
