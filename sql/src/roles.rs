@@ -42,13 +42,14 @@ impl Role {
     }
 }
 
-/// Creates missing roles, and sets all passwords.
+/// Creates missing roles, and sets all passwords, at one moment: clients have to find the new ones in their files soon after.
 ///
 /// # Errors
-/// When `admin_url` is not a superuser's or the server cannot be reached.
+/// When `admin_url` is not a superuser's or the server cannot be reached. Nothing has changed then.
 pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
     let client = admin::connect(admin_url).await?;
     admin::lock(&client, "roles").await?;
+    let mut statements = String::new();
     for Role { name, login, replication, member_of } in &ROLES {
         let known = client.query_opt("select 1 from pg_roles where rolname = $1", &[name]).await?.is_some();
         let verb = if known { "alter" } else { "create" };
@@ -57,16 +58,18 @@ pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
             true => format!("login password '{}'", verifier(passwords.of(name)?)),
             false => "nologin password null".to_owned(),
         };
-        let mut statement =
-            format!("{verb} role {name} nosuperuser nocreatedb nocreaterole {replication} {login};");
+        statements.push_str(&format!(
+            "{verb} role {name} nosuperuser nocreatedb nocreaterole {replication} {login};"
+        ));
         if let Some(group) = member_of {
-            statement.push_str(&format!("grant {group} to {name};"));
+            statements.push_str(&format!("grant {group} to {name};"));
         }
-        client
-            .batch_execute(&statement)
-            .await
-            .with_context(|| format!("cannot create or alter role {name}; is the URL a superuser's?"))?;
     }
+    // One transaction.
+    client
+        .batch_execute(&statements)
+        .await
+        .context("cannot create or alter the roles; is the URL a superuser's?")?;
     Ok(())
 }
 

@@ -136,7 +136,7 @@ const RESERVED: &AsciiSet =
 /// # Errors
 /// When it cannot be written.
 pub fn write(layout: &Layout) -> Result<()> {
-    kafka::write_client_files(layout, kafka::Users::ours())?;
+    kafka::write_client_files(layout, kafka::Users::of(layout))?;
     let lines =
         variables(layout)?.into_iter().map(|(name, value)| format!("export {name}={}\n", quote(&value)));
     write_private(&layout.dir.join("env"), &lines.collect::<String>())

@@ -37,6 +37,10 @@ pub fn begin(layout: &Layout) -> Result<()> {
         !before(layout).is_file(),
         "the secrets of the last rotation still hold beside the new ones: cargo stack rotate --end"
     );
+    ensure!(
+        kafka::Users::of(layout) == kafka::Users::Kept,
+        "Kafka runs with the settings of an earlier version, which list its users: cargo stack down, then up again"
+    );
     let progress = Progress::default();
     progress.step("postgres", |_| {
         let (old_url, mut names) = (superuser_url(layout)?, vec![Login::Superuser.secret()]);

@@ -23,7 +23,7 @@ pub async fn play(harness: &mut Harness) -> Result<()> {
     let old = keys::all(&layout)?;
     ensure_all(&old, true, "does not open its server, so the drill would show nothing").await?;
     harness.view.line(&format!("{} secrets open their servers", old.len()));
-    let quiet = pages::Quiet::begin(harness);
+    let quiet = pages::Quiet::begin(harness).await?;
     let subscribers = upgrade::subscribers()?;
     harness.run_runbook(&[("SUBSCRIBERS", &subscribers)]).await?;
 

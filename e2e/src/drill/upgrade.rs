@@ -71,7 +71,7 @@ const MIGRATIONS: [(&str, [(&str, &str); 2]); 3] = [
 /// # Errors
 /// When a migration or a script fails, payments stand still for too long, or somebody is paged.
 pub async fn play(harness: &mut Harness) -> Result<()> {
-    let quiet = pages::Quiet::begin(harness);
+    let quiet = pages::Quiet::begin(harness).await?;
     migrate(&harness.stack, 1).await?;
     harness.view.line("migrated: a column on each busy table, a published table");
     let release = match std::env::var("RELEASE") {

@@ -64,9 +64,12 @@ pub enum Users {
 }
 
 impl Users {
-    /// Those of a stack.
-    pub fn ours() -> Self {
-        if std::env::var_os("STACK_SCRAM").is_some() { Self::Kept } else { Self::Listed }
+    /// Those of a stack: what its broker was started with, and from its next start on `Kept`.
+    pub fn of(layout: &Layout) -> Self {
+        match settings_of_last_start(layout) {
+            Some(settings) if !settings.contains(Self::Kept.mechanism()) => Self::Listed,
+            Some(_) | None => Self::Kept,
+        }
     }
 
     fn mechanism(self) -> &'static str {
@@ -116,12 +119,13 @@ pub fn download(layout: &Layout, step: &Step) -> Result<String> {
     Ok(format!("{VERSION} in {}", target.display()))
 }
 
-/// Whether its settings, as they were last written, keep anyone from anything, and let users sign in as they do now.
+/// Whether its settings, as they were last written, keep anyone from anything.
 pub fn has_authorizer(layout: &Layout) -> bool {
-    let written = fs::read_to_string(layout.data.join("kafka/server.properties"));
-    written.is_ok_and(|settings| {
-        settings.contains("authorizer.class.name") && settings.contains(Users::ours().mechanism())
-    })
+    settings_of_last_start(layout).is_some_and(|settings| settings.contains("authorizer.class.name"))
+}
+
+fn settings_of_last_start(layout: &Layout) -> Option<String> {
+    fs::read_to_string(layout.data.join("kafka/server.properties")).ok()
 }
 
 /// The file by which this user signs in, in the format of librdkafka and `kcat -F`.
@@ -173,13 +177,13 @@ pub fn secret_name(user: &str) -> String {
 }
 
 pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
-    write_client_files(layout, Users::ours())?;
+    write_client_files(layout, Users::Kept)?;
     let java = java(&JAVA).context("Java 17 or newer is not installed")?;
     let home = layout.server_dir("kafka")?;
     let classes = format!("{}/*", jars(layout).display());
     let properties = home.join("server.properties");
     let logging = home.join("log4j2.properties");
-    layout.write_for_server(&properties, &settings(layout, &home, Users::ours())?)?;
+    layout.write_for_server(&properties, &settings(layout, &home, Users::Kept)?)?;
     layout.write_for_server(&logging, LOGGING)?;
     let logging = format!("-Dlog4j2.configurationFile={}", logging.display());
     if !home.join("logs/meta.properties").is_file() {

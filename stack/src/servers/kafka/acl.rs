@@ -87,7 +87,7 @@ pub fn rules() -> Vec<Rule<'static>> {
 /// # Errors
 /// As [`allow`].
 pub fn ensure_rules(layout: &Layout) -> Result<()> {
-    if super::Users::ours() == super::Users::Kept {
+    if super::Users::of(layout) == super::Users::Kept {
         super::scram::set_users(layout)?;
     }
     allow(layout, &rules())
