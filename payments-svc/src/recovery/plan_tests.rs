@@ -134,7 +134,7 @@ fn a_row_that_no_database_could_hold_is_refused() {
         Payment { amount: 0, ..good.clone() },
         Payment { amount: AMOUNT_MAX + 1, ..good.clone() },
         Payment { version: 0, ..good.clone() },
-        Payment { client_number: "08\012".into(), ..good.clone() },
+        Payment { client_number: "08\u{0}12".into(), ..good.clone() },
         Payment { authorized_at: None, ..good.clone() },
         Payment { completed_at: None, ..good.clone() },
         Payment { failed_at: at(1), ..good.clone() },

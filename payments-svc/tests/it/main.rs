@@ -152,10 +152,10 @@ async fn the_same_request_in_one_millisecond_makes_one_payment() {
     assert!(matches!(done[1], Acceptance::Created(_)), "{done:?}");
 
     let payment = new_payment(first.user_id, "c");
-    let contenders = (0..20).map(|_| payments.accept(std::slice::from_ref(&payment)));
+    let contenders = (0..4).map(|_| payments.accept(std::slice::from_ref(&payment)));
     let done = futures_util::future::join_all(contenders).await.concat();
     assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Created(_))).count(), 1);
-    assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Replayed(_))).count(), 19);
+    assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Replayed(_))).count(), 3);
     payments.finish().await;
 }
 

@@ -251,16 +251,7 @@ async fn a_restored_database_is_closed_until_it_has_its_payments_again_and_nothi
     assert_eq!((&derived["event"], &derived["version"]), (&json!("authorized"), &json!(2)));
 
     after.becomes_ready().await;
-    let again = after.pay(user, "lost", 3).await;
-    assert_eq!(again, Answer { is_replayed: true, ..lost_answer }, "the same payment, byte by byte");
-    let reused = after.pay(user, "lost", 5).await;
-    assert!(reused.status == 422 && reused.body.contains(&lost.to_string()), "{reused:?}");
-    let (status, found) = after.get(user, "/payments?idempotency_key=lost").await;
-    assert!(status == 200 && found.contains(&lost.to_string()), "{status} {found}");
-    assert!(after.pay(user, "kept", 1).await.is_replayed, "by its own key");
-    id(&after.pay(user, "new", 6).await);
-    let stranger = Uuid::now_v7();
-    assert_ne!(id(&after.pay(stranger, "lost", 3).await), lost, "another user's key");
+    repeated_requests_get_their_payments(&after, user, lost_answer).await;
 
     let present = all_rows(&restored.pool).await;
     let (done, text) = recover(&restored.url, &topics, &[]).await;
@@ -269,6 +260,20 @@ async fn a_restored_database_is_closed_until_it_has_its_payments_again_and_nothi
     after.stop().await;
     restored.finish().await;
     payments.finish().await;
+}
+
+async fn repeated_requests_get_their_payments(service: &Service, user: Uuid, lost_answer: Answer) {
+    let lost = id(&lost_answer);
+    let again = service.pay(user, "lost", 3).await;
+    assert_eq!(again, Answer { is_replayed: true, ..lost_answer }, "the same payment, byte by byte");
+    let reused = service.pay(user, "lost", 5).await;
+    assert!(reused.status == 422 && reused.body.contains(&lost.to_string()), "{reused:?}");
+    let (status, found) = service.get(user, "/payments?idempotency_key=lost").await;
+    assert!(status == 200 && found.contains(&lost.to_string()), "{status} {found}");
+    assert!(service.pay(user, "kept", 1).await.is_replayed, "by its own key");
+    id(&service.pay(user, "new", 6).await);
+    let stranger = Uuid::now_v7();
+    assert_ne!(id(&service.pay(stranger, "lost", 3).await), lost, "another user's key");
 }
 
 #[tokio::test(flavor = "multi_thread")]
