@@ -172,7 +172,8 @@ impl Harness {
         self.until(left, &what, async || self.is(alert, AlertState::Inactive).await).await?;
         let seconds = self.mended.elapsed().as_secs_f64();
         self.view.line(&format!("{alert} is gone {seconds:.0} s after the runbook"));
-        let seen = self.alerts.iter_mut().find(|seen| seen.alert == alert);
+        // The last one: a drill may break several things, one after the other.
+        let seen = self.alerts.iter_mut().rev().find(|seen| seen.alert == alert);
         if let Some(seen) = seen {
             seen.ended_after = Some(seconds);
         }
