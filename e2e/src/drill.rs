@@ -170,7 +170,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
 }
 
 async fn run_one(stack: &Stack, name: Name, json: bool) -> Result<()> {
-    let report = report(stack, name, View::new()).await?;
+    let report = report(stack, name, View::on_stderr()).await?;
     report.print(json)?;
     report.verdict()
 }

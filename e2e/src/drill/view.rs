@@ -29,8 +29,8 @@ enum Output {
 }
 
 impl View {
-    /// On stderr, beginning now.
-    pub fn new() -> Self {
+    /// It begins now.
+    pub fn on_stderr() -> Self {
         let output = match std::io::stderr().is_terminal() {
             true => Output::Terminal(spinner()),
             false => Output::Lines(Mutex::new(Instant::now())),
