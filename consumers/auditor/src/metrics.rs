@@ -4,6 +4,7 @@ use anyhow::Result;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+use saga::telemetry;
 use strum::VariantArray;
 
 use crate::checks::{Check, WaitsFor};
@@ -34,7 +35,7 @@ impl Metrics {
         let pass = HistogramOpts::new("auditor_pass_seconds", "Seconds of a pass that examined something.")
             .buckets(vec![0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]);
         let metrics = Self {
-            registry: Registry::new(),
+            registry: telemetry::registry()?,
             violations: counters(
                 "auditor_violations_total",
                 "Contradictions that were confirmed, by the check of docs/AUDIT.md. Worry at the first one: the log names it.",

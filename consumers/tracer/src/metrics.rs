@@ -3,6 +3,7 @@
 use anyhow::Result;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use saga::consumer::ConsumerMetrics;
+use saga::telemetry;
 
 #[derive(Clone)]
 pub struct Metrics {
@@ -14,7 +15,7 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn register() -> Result<Self> {
-        let registry = Registry::new();
+        let registry = telemetry::registry()?;
         let consumer = ConsumerMetrics::register(&registry)?;
         let opts = Opts::new(
             "tracer_traces_total",
