@@ -160,20 +160,26 @@ type ByKey = HashMap<(Uuid, String), EarlierPayment>;
 async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByKey> {
     let statement = client
         .prepare_cached(
-            // Should there be both, the one with the client's key comes last, and counts.
+            // Each key is a row of its own, so that both columns of the index are compared. Should both be there, the payment
+            // with the client's key comes last, and counts.
             "select n.user_id, n.idempotency_key, p.fingerprint, p.payment_id, p.client_number, p.service_id,
                     p.amount, p.initiated_at, p.expires_at
-             from unnest($1::uuid[], $2::text[], $3::text[]) as n (user_id, idempotency_key, recovered_key)
-             join payments p
-               on p.user_id = n.user_id and p.idempotency_key = any (array[n.idempotency_key, n.recovered_key])
-             order by p.idempotency_key = n.idempotency_key",
+             from unnest($1::uuid[], $2::text[], $3::text[]) as n (user_id, idempotency_key, row_key)
+             join payments p on p.user_id = n.user_id and p.idempotency_key = n.row_key
+             order by n.row_key = n.idempotency_key",
         )
         .await?;
-    let users: Vec<Uuid> = payments.iter().map(|p| p.user_id).collect();
-    let keys: Vec<&str> = payments.iter().map(|p| p.idempotency_key.as_str()).collect();
+    let twice = || payments.iter().chain(payments);
+    let users: Vec<Uuid> = twice().map(|p| p.user_id).collect();
+    let keys: Vec<&str> = twice().map(|p| p.idempotency_key.as_str()).collect();
     let recovered = recovered_keys(payments.iter().copied());
+    let row_keys: Vec<&str> = payments
+        .iter()
+        .map(|p| p.idempotency_key.as_str())
+        .chain(recovered.iter().map(String::as_str))
+        .collect();
     let rows = client
-        .query(&statement, &[&users, &keys, &recovered])
+        .query(&statement, &[&users, &keys, &row_keys])
         .await
         .context("cannot look up idempotency keys")?;
     let payment = |row: &Row| AcceptedPayment {

@@ -103,8 +103,11 @@ pub async fn payment_by_key(pool: &Pool, user_id: Uuid, key: &str) -> anyhow::Re
     let client = pool.get().await.context("no connection to the payments database")?;
     let statement = client
         .prepare_cached(&format!(
-            "select {PAYMENT_COLUMNS} from payments where user_id = $1 and idempotency_key = any (array[$2::text, $3])
-             order by idempotency_key = $2 desc limit 1"
+            "select * from (
+                 select 1 as nth, {PAYMENT_COLUMNS} from payments where user_id = $1 and idempotency_key = $2
+                 union all
+                 select 2, {PAYMENT_COLUMNS} from payments where user_id = $1 and idempotency_key = $3
+             ) found order by nth limit 1"
         ))
         .await?;
     let recovered = recovered_key(payment_id(Timestamp::UNIX_EPOCH, user_id, key));
