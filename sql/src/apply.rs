@@ -65,8 +65,9 @@ pub async fn apply(
                 .with_context(|| format!("a migration of {database} failed; nothing of it was applied"));
         }
         let oldest = oldest(admin_url, database).await;
+        let reason = last_cause(&error);
         eprintln!(
-            "{database}: {error}; nothing was changed, and it is tried again in {pause:?}. Longest: {oldest}"
+            "{database}: {error}: {reason}. Nothing was changed; it is tried again in {pause:?}. Longest: {oldest}"
         );
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
@@ -89,6 +90,11 @@ fn is_lock(error: &(dyn Error + 'static)) -> bool {
     let is_one = code
         .is_some_and(|code| [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(code));
     is_one || error.source().is_some_and(is_lock)
+}
+
+/// What the server said.
+fn last_cause(error: &(dyn Error + 'static)) -> String {
+    error.source().map_or_else(|| error.to_string(), last_cause)
 }
 
 /// The transaction that is open longest. By a session of the superuser: others are not shown them.

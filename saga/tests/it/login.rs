@@ -69,8 +69,8 @@ async fn a_password_that_stays_wrong_is_an_error() {
     replace(&file, &url(&role, "another"));
     let at_start = secret_files::take("DATABASE_URL_FILE", &file).unwrap();
     for url in [at_start, url(&role, "wrong")] {
-        let error = pool(&url, 1, "test").unwrap().get().await.map(drop).unwrap_err().to_string();
-        assert!(error.contains("password authentication failed"), "{error}");
+        let error = pool(&url, 1, "test").unwrap().get().await.map(drop).unwrap_err();
+        assert!(format!("{error:?}").contains("password authentication failed"), "{error:?}");
     }
     std::fs::remove_file(file).unwrap();
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();
