@@ -152,7 +152,7 @@ impl Operators {
             let detail = "No ADMIN_TOKEN is configured, so nobody may write. Configure one to write.";
             return Err(Refusal::new(Reason::Forbidden, detail));
         };
-        if !parts.headers.get(AUTHORIZATION).is_some_and(|given| token.holder(given).is_some()) {
+        if parts.headers.get(AUTHORIZATION).is_none_or(|given| token.holder(given).is_none()) {
             let detail = "The token is missing or wrong. Send `Authorization: Bearer` and the ADMIN_TOKEN.";
             return Err(Refusal::new(Reason::Unauthorized, detail));
         }

@@ -27,8 +27,8 @@ struct Args {
     #[arg(long)]
     seed: bool,
     /// Only create the roles and set their passwords.
-    #[arg(long, conflicts_with = "seed")]
-    passwords: bool,
+    #[arg(long = "passwords", conflicts_with = "seed")]
+    roles_only: bool,
     /// The password that the superuser of the URL gets at the end. Without it, it keeps its own.
     #[arg(long, env = "ADMIN_NEW_PASSWORD", hide_env_values = true)]
     admin_new_password: Option<String>,
@@ -59,7 +59,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args, passwords: &sql::Passwords) -> Result<()> {
     sql::bootstrap(&args.admin_database_url, passwords).await?;
-    if !args.passwords {
+    if !args.roles_only {
         sql::migrate_all(&args.admin_database_url).await?;
     }
     if args.seed {

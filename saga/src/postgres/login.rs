@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, Error};
 
+use crate::telemetry::log_text;
+
 /// Less than the pool allows for a connection.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 const REFUSED_INTERVAL: Duration = Duration::from_millis(100);
@@ -53,7 +55,7 @@ impl Login {
             return self.at_start.clone();
         }
         super::settings(&url, &self.application_name).unwrap_or_else(|error| {
-            tracing::warn!("the file of the database URL cannot be used any more: {error:#}");
+            tracing::warn!(error = log_text(&error), "the file of the database URL cannot be used any more");
             self.at_start.clone()
         })
     }
