@@ -82,8 +82,10 @@ async function graph ({ targets, gridPos, fieldConfig: { defaults } }, { start, 
   const most = Math.max(...series.flatMap(({ points }) => points.map(([, value]) => value))) || 1
   const x = at => left + (at - start) / (end - start) * (width - left)
   const y = value => (height - bottom) * (1 - value / (most * 1.05)) + 4
-  const line = ({ points }, n) => `<polyline fill="none" stroke="${COLOURS[n % COLOURS.length]}" stroke-width="1.4"
-    points="${points.map(([at, value]) => `${x(at).toFixed(1)},${y(Math.max(0, value)).toFixed(1)}`).join(' ')}"/>`
+  // Where values are missing there is no line.
+  const move = (points, n) => n === 0 || points[n][0] - points[n - 1][0] > 2 * step ? 'M' : 'L'
+  const drawn = points => points.map(([at, value], n) => `${move(points, n)}${x(at).toFixed(1)},${y(Math.max(0, value)).toFixed(1)}`).join('')
+  const line = ({ points }, n) => `<path fill="none" stroke="${COLOURS[n % COLOURS.length]}" stroke-width="1.4" d="${drawn(points)}"/>`
   const rule = share => `<line x1="${left}" x2="${width}" y1="${y(most * share)}" y2="${y(most * share)}" stroke="#e4e7e7"/>
     <text x="${left - 4}" y="${y(most * share) + 3}" text-anchor="end">${safe(UNITS[defaults.unit](most * share))}</text>`
   const clock = share => `<text x="${x(start + (end - start) * share)}" y="${height}" text-anchor="${share ? 'end' : 'start'}">
