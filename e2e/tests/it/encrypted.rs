@@ -53,9 +53,12 @@ fn answer(port: u16, question: &[u8]) -> Vec<u8> {
     answer[..read].to_vec()
 }
 
-/// The end of the connection, or an alert of TLS (RFC 8446, section 6).
+/// The refusal of the HTTP servers of Go, which exporters have.
+const NO_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// The end of the connection, an alert of TLS (RFC 8446, section 6), or a refusal for want of TLS.
 fn is_refusal(answer: &[u8]) -> bool {
-    answer.is_empty() || answer.starts_with(&[21, 3])
+    answer.is_empty() || answer.starts_with(&[21, 3]) || answer == NO_TLS
 }
 
 #[test]
