@@ -42,8 +42,8 @@ fn statements(text: &str) -> Vec<Statement> {
             (line.len(), " ")
         } else if next == '\'' {
             (rest[1..].find('\'').map_or(rest.len(), |end| end + 2), "''")
-        } else if rest.starts_with("$$") {
-            (rest[2..].find("$$").map_or(rest.len(), |end| end + 4), "$$")
+        } else if let Some(body) = rest.strip_prefix("$$") {
+            (body.find("$$").map_or(rest.len(), |end| end + 4), "$$")
         } else {
             (next.len_utf8(), &rest[..next.len_utf8()])
         };
