@@ -9,6 +9,7 @@
 
 pub mod acl;
 pub mod agent;
+mod protocol;
 pub mod scram;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha512;
 
-use super::acl::Broker;
+use super::protocol::Broker;
 use super::{ADMIN, USERS, secret};
 use crate::layout::{Layout, random};
 
