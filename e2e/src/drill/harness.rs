@@ -265,11 +265,6 @@ impl Harness {
         self.prometheus.paged(within).await
     }
 
-    /// A record that the drill produced, or caused to be parked, by its place: topic/partition/offset. The audit leaves it out.
-    pub fn explain(&mut self, parked_id: String) {
-        self.explained.insert(parked_id);
-    }
-
     /// Looks with growing pauses until the condition is met; a look that fails is repeated.
     ///
     /// # Errors
