@@ -159,13 +159,15 @@ async fn rabbitmq_away_neither_stops_kafka_nor_loses_work() {
     harness.row("a", 0, 1, "work").await;
     harness.confirmed().await;
     proxy.cut();
-    let (before, _) = harness.positions().await;
-    for id in 1..=300 {
+    harness.row("a", 1, 1, "work").await;
+    // Until the first of them was committed, the slot may still have followed what other databases of the server write.
+    let (first, _) = harness.positions().await;
+    for id in 2..=300 {
         harness.row("a", id, 1, "work").await;
     }
     // Kafka has them all, and the slot stays where it is: a transaction is done when every sink has acknowledged it.
     distinct(&harness.topic(), 301).await;
-    assert!(harness.positions().await.1 <= Some(before));
+    assert!(harness.positions().await.1 <= Some(first));
     proxy.mend();
     let expected: Vec<String> = (0..=300).map(|id| format!("it/items/a/{id}/1")).collect();
     assert_eq!(drain(&channel, &harness.queue(), 301).await, expected);
