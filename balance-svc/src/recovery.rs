@@ -15,13 +15,12 @@ use std::collections::HashSet;
 use std::fmt;
 
 use anyhow::Context;
-use saga::consumer::Record;
-use saga::contract::{BALANCE_TOPIC, HEADER_POSITION, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
-use saga::recovery::{Overlap, Progress, Recovery, Settings};
+use saga::contract::{BALANCE_TOPIC, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
+use saga::recovery::{Emitted, Overlap, Progress, Recovery, Settings};
 
 use crate::events::Ledger;
 use crate::metrics::Metrics;
-use crate::recovery::plan::{Emitted, Lacking, Refused};
+use crate::recovery::plan::{Lacking, Refused};
 use crate::{SERVICE, store};
 
 /// The entries of the topic, by what the ledger had of them.
@@ -60,22 +59,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// Writes the entries of BalanceTopic that the ledger lacks, each batch in a transaction; a dry run is one that is rolled back.
 async fn entries(recovery: &mut Recovery) -> anyhow::Result<()> {
-    let mut batches = recovery.topic(BALANCE_TOPIC).read(read)?;
+    let mut batches =
+        recovery.topic(BALANCE_TOPIC).read(|record| Emitted::read(record, "entry of the ledger"))?;
     let (mut counts, mut progress) = (Counts::default(), Progress::default());
     let (mut stopped, mut overlap) = (HashSet::new(), Overlap::default());
     let mut client = recovery.client().await?;
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     while let Some(batch) = batches.next().await? {
-        let (batch, unreadable): (Vec<_>, Vec<_>) = batch.into_iter().partition(Result::is_ok);
-        for why in unreadable.into_iter().filter_map(Result::err) {
-            recovery.report(why);
-        }
-        let batch: Vec<Emitted> = batch.into_iter().flatten().collect();
+        let batch = recovery.readable(batch);
         let plan = store::recover(&transaction, &batch, &mut stopped).await?;
-        for (Emitted { place, is_first_emission, .. }, is_present) in batch.iter().zip(&plan.is_present) {
-            if let Some(finding) = overlap.check(place, *is_first_emission, !is_present) {
-                recovery.report_before_writing(finding)?;
-            }
+        for (emitted, is_present) in batch.iter().zip(&plan.is_present) {
+            recovery.check_overlap(&mut overlap, emitted, !is_present)?;
         }
         counts.lacking += plan.lacking.len();
         counts.present += plan.is_present.iter().filter(|is_present| **is_present).count();
@@ -95,23 +89,6 @@ async fn entries(recovery: &mut Recovery) -> anyhow::Result<()> {
     }
     println!("{BALANCE_TOPIC}: {counts}");
     Ok(())
-}
-
-/// The entry of a record.
-///
-/// # Errors
-/// When it is no event of the ledger; the text says where and why.
-fn read(record: &Record<'_>) -> Result<Emitted, String> {
-    let place = record.place();
-    let entry = record
-        .envelope()
-        .and_then(|envelope| envelope.read::<LedgerEntry>(record.body()).map_err(|error| error.to_string()));
-    match entry {
-        Ok(entry) => {
-            Ok(Emitted { entry, place, is_first_emission: record.header(HEADER_POSITION).is_some() })
-        }
-        Err(why) => Err(format!("{place}: is no entry of the ledger: {why}")),
-    }
 }
 
 /// Names each entry that is not there.

@@ -16,11 +16,10 @@ mod services;
 use std::fmt;
 
 use anyhow::Context;
-use saga::consumer::Record;
-use saga::contract::{BALANCE_TOPIC, HEADER_POSITION, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment};
-use saga::recovery::{Overlap, Progress, Recovery, Settings};
+use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment};
+use saga::recovery::{Emitted, Overlap, Progress, Recovery, Settings};
 
-use self::plan::{Emitted, Outdated, Plan, Refused};
+use self::plan::{Outdated, Plan, Refused};
 use crate::events::Payments;
 use crate::metrics::Metrics;
 use crate::{SERVICE, store};
@@ -69,24 +68,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// Writes what the database lacks of PaymentTopic, each batch in a transaction.
 async fn rows(recovery: &mut Recovery) -> anyhow::Result<()> {
-    let mut batches = recovery.topic(PAYMENT_TOPIC).read(read)?;
+    let mut batches =
+        recovery.topic(PAYMENT_TOPIC).read(|record| Emitted::read(record, "event of a payment"))?;
     let (mut counts, mut progress, mut overlap) =
         (Counts::default(), Progress::default(), Overlap::default());
     let mut client = recovery.client().await?;
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     while let Some(batch) = batches.next().await? {
-        let mut emitted = Vec::with_capacity(batch.len());
-        for read in batch {
-            match read {
-                Ok(payment) => emitted.push(payment),
-                Err(why) => recovery.report(why),
-            }
-        }
-        let plan = store::recover(&transaction, &emitted).await?;
-        for (Emitted { place, is_first_emission, .. }, is_lacking) in emitted.iter().zip(&plan.is_lacking) {
-            if let Some(finding) = overlap.check(place, *is_first_emission, *is_lacking) {
-                recovery.report_before_writing(finding)?;
-            }
+        let batch = recovery.readable(batch);
+        let plan = store::recover(&transaction, &batch).await?;
+        for (emitted, is_lacking) in batch.iter().zip(&plan.is_lacking) {
+            recovery.check_overlap(&mut overlap, emitted, *is_lacking)?;
         }
         counts.add(&plan);
         if recovery.is_dry_run() {
@@ -102,24 +94,6 @@ async fn rows(recovery: &mut Recovery) -> anyhow::Result<()> {
     }
     println!("{PAYMENT_TOPIC}: {counts}");
     Ok(())
-}
-
-/// The payment of a record.
-///
-/// # Errors
-/// When it is no event of a payment; the text says where and why.
-fn read(record: &Record<'_>) -> Result<Emitted, String> {
-    let place = record.place();
-    let payment = record
-        .envelope()
-        .and_then(|envelope| envelope.read::<Payment>(record.body()).map_err(|error| error.to_string()));
-    match payment {
-        Ok(payment) => {
-            let is_first_emission = record.header(HEADER_POSITION).is_some();
-            Ok(Emitted { payment, place, is_first_emission })
-        }
-        Err(why) => Err(format!("{place}: is no event of a payment: {why}")),
-    }
 }
 
 /// Names each payment that is not there, or is older than its events.

@@ -20,12 +20,11 @@ use std::time::Duration;
 use anyhow::Context;
 use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler, Record, TopicRange};
 use saga::contract::{
-    ChargeResult, Envelope, EventType, HEADER_POSITION, PAYMENT_QUEUE, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC,
-    Payment,
+    ChargeResult, Envelope, EventType, PAYMENT_QUEUE, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
 };
 use saga::parked::Parked;
 use saga::postgres::{Client, Transaction};
-use saga::recovery::{Overlap, Progress, Recovery, Settings};
+use saga::recovery::{Emitted, Overlap, Progress, Recovery, Settings};
 use uuid::Uuid;
 
 use crate::recovery::plan::{RowState, compare, emitted_work, last_versions};
@@ -69,9 +68,10 @@ async fn charges(recovery: &mut Recovery, store: &Store, client: &mut Client) ->
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     let (mut outcomes, mut progress) = (OutcomeCounts::default(), Progress::default());
     let mut overlap = Overlap::default();
-    let mut batches = recovery.topic(PAYMENT_RESULT_TOPIC).read(read_outcome)?;
+    let mut batches =
+        recovery.topic(PAYMENT_RESULT_TOPIC).read(|record| Emitted::read(record, "outcome of a charge"))?;
     while let Some(batch) = batches.next().await? {
-        let batch = readable(recovery, batch);
+        let batch = recovery.readable(batch);
         let written = write_outcomes(recovery, store, &transaction, &batch, &mut overlap).await?;
         outcomes.lacking += written.lacking;
         outcomes.present += written.present;
@@ -88,7 +88,7 @@ async fn charges(recovery: &mut Recovery, store: &Store, client: &mut Client) ->
     let (mut work, mut progress) = (WorkCounts::default(), Progress::default());
     let mut batches = queued(recovery).read(read_payment)?;
     while let Some(batch) = batches.next().await? {
-        let batch = readable(recovery, batch.into_iter().flatten().collect());
+        let batch = recovery.readable(batch.into_iter().flatten().collect());
         let WorkCounts { lacking, present } = write_work(store, &transaction, batch).await?;
         work.lacking += lacking;
         work.present += present;
@@ -110,43 +110,6 @@ fn queued(recovery: &Recovery) -> TopicRange {
     let range = recovery.topic(PAYMENT_TOPIC);
     let since = range.since.map(|since| since.checked_sub(QUEUED_MAX).unwrap_or(jiff::Timestamp::MIN));
     TopicRange { since, ..range }
-}
-
-/// What a record says, and where it was read: topic/partition/offset.
-struct Emitted<T> {
-    body: T,
-    place: String,
-    /// It has a position in the chain of its source.
-    is_first_emission: bool,
-}
-
-impl<T> Emitted<T> {
-    fn new(record: &Record<'_>, body: T) -> Self {
-        let is_first_emission = record.header(HEADER_POSITION).is_some();
-        Self { body, place: record.place(), is_first_emission }
-    }
-}
-
-/// The records that could be read; the others are findings.
-fn readable<T>(recovery: &mut Recovery, batch: Vec<Result<Emitted<T>, String>>) -> Vec<Emitted<T>> {
-    let mut readable = Vec::with_capacity(batch.len());
-    for record in batch {
-        match record {
-            Ok(emitted) => readable.push(emitted),
-            Err(why) => recovery.report(why),
-        }
-    }
-    readable
-}
-
-fn read_outcome(record: &Record<'_>) -> Result<Emitted<ChargeResult>, String> {
-    let body = record
-        .envelope()
-        .and_then(|envelope| envelope.read::<ChargeResult>(record.body()).map_err(|error| error.to_string()));
-    match body {
-        Ok(body) => Ok(Emitted::new(record, body)),
-        Err(why) => Err(format!("{}: is no outcome of a charge: {why}", record.place())),
-    }
 }
 
 /// `None` for an event of a payment that is not authorized yet or has ended, whatever its body.
@@ -208,11 +171,10 @@ async fn write_outcomes(
     let ids: Vec<Uuid> = batch.iter().map(|emitted| emitted.body.payment_id).collect();
     let rows = store.published(transaction, &ids).await?;
     let (mut counts, mut lacking) = (OutcomeCounts::default(), Vec::new());
-    for Emitted { body, place, is_first_emission } in batch {
+    for emitted in batch {
+        let Emitted { body, place, .. } = emitted;
         let row_state = compare(rows.get(&body.payment_id), body);
-        if let Some(finding) = overlap.check(place, *is_first_emission, row_state == RowState::Lacking) {
-            recovery.report_before_writing(finding)?;
-        }
+        recovery.check_overlap(overlap, emitted, row_state == RowState::Lacking)?;
         match row_state {
             RowState::Lacking => lacking.push(body),
             RowState::Present => counts.present += 1,

@@ -13,6 +13,7 @@
 #![allow(clippy::print_stdout, reason = "what it finds is its output")]
 
 mod apply;
+mod emitted;
 mod overlap;
 mod parked;
 mod program;
@@ -26,6 +27,7 @@ use clap::Args;
 use jiff::Timestamp;
 use listener::operators::is_operator_name;
 
+pub use self::emitted::Emitted;
 pub use self::overlap::Overlap;
 pub use self::program::Program;
 use crate::consumer::TopicRange;

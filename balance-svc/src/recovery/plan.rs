@@ -11,21 +11,12 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use saga::contract::LedgerEntry;
+use saga::recovery::Emitted;
 use strum::EnumString;
 use uuid::Uuid;
 
 use crate::account::Account;
 use crate::store::BALANCE_MAX;
-
-/// An entry as it was emitted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Emitted {
-    pub entry: LedgerEntry,
-    /// Where it was read: topic/partition/offset.
-    pub place: String,
-    /// It has a position in the chain of its source.
-    pub is_first_emission: bool,
-}
 
 /// The primary key of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,9 +121,13 @@ pub struct Plan<'a> {
 }
 
 /// Plans a batch. `stopped`: users with an entry that could not be written, of this batch and of those before.
-pub fn plan<'a>(batch: &'a [Emitted], mut present: Present, stopped: &mut HashSet<Uuid>) -> Plan<'a> {
+pub fn plan<'a>(
+    batch: &'a [Emitted<LedgerEntry>],
+    mut present: Present,
+    stopped: &mut HashSet<Uuid>,
+) -> Plan<'a> {
     let mut plan = Plan { is_present: Vec::with_capacity(batch.len()), ..Plan::default() };
-    for Emitted { entry, place, .. } in batch {
+    for Emitted { body: entry, place, .. } in batch {
         let (key, user_id) = (EntryKey::of(entry), entry.user_id);
         let before = present.entries.get(&key);
         plan.is_present.push(before == Some(entry));

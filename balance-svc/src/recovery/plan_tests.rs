@@ -24,9 +24,9 @@ fn entry(kind: &str, amount: i64) -> LedgerEntry {
     }
 }
 
-fn emitted(entry: &LedgerEntry) -> Emitted {
+fn emitted(entry: &LedgerEntry) -> Emitted<LedgerEntry> {
     let place = format!("t/0/{}", entry.phase);
-    Emitted { entry: entry.clone(), place, is_first_emission: true }
+    Emitted { body: entry.clone(), place, is_first_emission: true }
 }
 
 fn account(available: i64, held: i64, last_entry_no: i64) -> Account {
@@ -191,8 +191,8 @@ proptest! {
         let cut = cut.index(whole.len() + 1);
         let since = since.index(cut + 1);
         // Read from within the backup; some events come twice.
-        let mut topic: Vec<Emitted> = whole[since..].iter().map(|(entry, _)| emitted(entry)).collect();
-        let again: Vec<Emitted> = topic.iter().take(repeated.index(topic.len() + 1)).cloned().collect();
+        let mut topic: Vec<Emitted<LedgerEntry>> = whole[since..].iter().map(|(entry, _)| emitted(entry)).collect();
+        let again: Vec<Emitted<LedgerEntry>> = topic.iter().take(repeated.index(topic.len() + 1)).cloned().collect();
         topic.extend(again);
         let (mut now, mut stopped, mut made) = (state(&whole[..cut]), HashSet::new(), Vec::new());
         for batch in topic.chunks(batch_size) {

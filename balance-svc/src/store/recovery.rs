@@ -9,12 +9,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use anyhow::{Context, ensure};
 use saga::contract::LedgerEntry;
 use saga::postgres::Transaction;
+use saga::recovery::Emitted;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::account::Account;
-use crate::recovery::plan::{Emitted, EntryKey, Lacking, Plan, Present, plan};
+use crate::recovery::plan::{EntryKey, Lacking, Plan, Present, plan};
 
 const LOCK: &str = "
     select user_id, available, held, last_entry_no
@@ -59,7 +60,7 @@ const INSERT: &str = "
 /// When the database failed, or an account is not what its ledger says. Nothing may be committed then.
 pub async fn recover<'a>(
     transaction: &Transaction<'_>,
-    batch: &'a [Emitted],
+    batch: &'a [Emitted<LedgerEntry>],
     stopped: &mut HashSet<Uuid>,
 ) -> anyhow::Result<Plan<'a>> {
     let present = lock_and_read(transaction, batch).await?;
@@ -73,11 +74,14 @@ pub async fn recover<'a>(
 }
 
 /// The accounts and the payments of a batch, read under the accounts' locks.
-async fn lock_and_read(transaction: &Transaction<'_>, batch: &[Emitted]) -> anyhow::Result<Present> {
-    let users: BTreeSet<Uuid> = batch.iter().map(|emitted| emitted.entry.user_id).collect();
+async fn lock_and_read(
+    transaction: &Transaction<'_>,
+    batch: &[Emitted<LedgerEntry>],
+) -> anyhow::Result<Present> {
+    let users: BTreeSet<Uuid> = batch.iter().map(|emitted| emitted.body.user_id).collect();
     let users: Vec<Uuid> = users.into_iter().collect();
     let keys: BTreeSet<(Uuid, Uuid)> =
-        batch.iter().map(|emitted| (emitted.entry.user_id, emitted.entry.payment_id)).collect();
+        batch.iter().map(|emitted| (emitted.body.user_id, emitted.body.payment_id)).collect();
     let (key_users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
     let (lock, read) = (transaction.prepare_cached(LOCK).await?, transaction.prepare_cached(READ).await?);
     let accounts = transaction.query(&lock, &[&users]).await.context("cannot lock accounts")?;

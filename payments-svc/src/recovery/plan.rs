@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use saga::contract::{AMOUNT_MAX, Payment};
+use saga::recovery::Emitted;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -16,15 +17,6 @@ use crate::saga::{Cancel, Event, RowEvent, State, Status, Step, cancel, decide, 
 
 /// No payment has more transitions: authorized, outcome unknown, cancel requested, the end.
 const STEPS_MAX: i32 = 8;
-
-/// A payment as an event has it, and where the event was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Emitted {
-    pub payment: Payment,
-    pub place: String,
-    /// It has a position in the chain of its source.
-    pub is_first_emission: bool,
-}
 
 /// By user and payment.
 pub type PaymentKey = (Uuid, Uuid);
@@ -69,13 +61,13 @@ struct Draft {
 }
 
 /// Plans a batch, in its order. `rows` are those of its payments that are there.
-pub fn plan(batch: &[Emitted], rows: Vec<Payment>) -> Plan {
+pub fn plan(batch: &[Emitted<Payment>], rows: Vec<Payment>) -> Plan {
     let draft = |row: Payment| (key(&row), Draft { from_version: Some(row.version), row });
     let mut drafts: HashMap<PaymentKey, Draft> = rows.into_iter().map(draft).collect();
     // The order in which they are written is that of their first events, so that it does not vary.
     let mut changed: Vec<PaymentKey> = Vec::new();
     let mut plan = Plan::default();
-    for Emitted { payment, place, .. } in batch {
+    for Emitted { body: payment, place, .. } in batch {
         let key = key(payment);
         let draft = drafts.get_mut(&key);
         let verdict = judge(draft.as_ref().map(|draft| &draft.row), payment);

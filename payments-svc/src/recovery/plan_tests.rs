@@ -50,9 +50,10 @@ fn payment(text: &str) -> Payment {
     }
 }
 
-fn emitted(payments: impl IntoIterator<Item = Payment>) -> Vec<Emitted> {
+fn emitted(payments: impl IntoIterator<Item = Payment>) -> Vec<Emitted<Payment>> {
     let place = || "PaymentTopic/0/7".to_owned();
-    payments.into_iter().map(|payment| Emitted { payment, place: place(), is_first_emission: true }).collect()
+    let emitted = |body| Emitted { body, place: place(), is_first_emission: true };
+    payments.into_iter().map(emitted).collect()
 }
 
 /// What the events, in their order, do to a row: `lacking N`, `outdated N>M`, `present N`, `refused N`, with versions but

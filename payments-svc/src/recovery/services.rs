@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use saga::consumer::{Record, TopicRange};
+use saga::consumer::TopicRange;
 use saga::contract::{SERVICE_TOPIC, Service};
-use saga::recovery::Recovery;
+use saga::recovery::{Emitted, Recovery};
 
 use crate::store;
 
@@ -22,14 +22,11 @@ type Services = BTreeMap<String, Service>;
 /// When the topic cannot be read or the database failed.
 pub async fn compare(recovery: &mut Recovery) -> anyhow::Result<()> {
     let range = TopicRange { since: None, ..recovery.topic(SERVICE_TOPIC) };
-    let mut batches = range.read(read)?;
+    let mut batches = range.read(|record| Emitted::read(record, "event of a service"))?;
     let mut emitted = Services::new();
     while let Some(batch) = batches.next().await? {
-        for read in batch {
-            match read {
-                Ok(service) => take_in(&mut emitted, service),
-                Err(why) => recovery.report(why),
-            }
+        for Emitted { body, .. } in recovery.readable(batch) {
+            take_in(&mut emitted, body);
         }
     }
     let client = recovery.pool().get().await.context("no connection to the payments database")?;
@@ -39,13 +36,6 @@ pub async fn compare(recovery: &mut Recovery) -> anyhow::Result<()> {
         recovery.report(finding);
     }
     Ok(())
-}
-
-fn read(record: &Record<'_>) -> Result<Service, String> {
-    let service = record
-        .envelope()
-        .and_then(|envelope| envelope.read::<Service>(record.body()).map_err(|error| error.to_string()));
-    service.map_err(|why| format!("{}: is no event of a service: {why}", record.place()))
 }
 
 /// Keeps the last version of each service.

@@ -10,11 +10,12 @@ use std::collections::{BTreeSet, HashSet};
 use anyhow::{Context, ensure};
 use saga::contract::{Payment, Service};
 use saga::postgres::{Client, Transaction};
+use saga::recovery::Emitted;
 use serde::Serialize;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
 
-use crate::recovery::plan::{Emitted, Outdated, Plan, Refused, key, plan};
+use crate::recovery::plan::{Outdated, Plan, Refused, key, plan};
 use crate::request::{fingerprint, recovered_key};
 
 const READ: &str = "
@@ -65,7 +66,7 @@ struct NewVersion<'a> {
 ///
 /// # Errors
 /// When the database failed, or a row changed meanwhile. Nothing may be committed then.
-pub async fn recover(transaction: &Transaction<'_>, batch: &[Emitted]) -> anyhow::Result<Plan> {
+pub async fn recover(transaction: &Transaction<'_>, batch: &[Emitted<Payment>]) -> anyhow::Result<Plan> {
     let rows = read(transaction, batch).await?;
     let mut plan = plan(batch, rows);
     let made = insert(transaction, &plan.lacking).await?;
@@ -82,8 +83,8 @@ pub async fn recover(transaction: &Transaction<'_>, batch: &[Emitted]) -> anyhow
     Ok(plan)
 }
 
-async fn read(transaction: &Transaction<'_>, batch: &[Emitted]) -> anyhow::Result<Vec<Payment>> {
-    let keys: BTreeSet<(Uuid, Uuid)> = batch.iter().map(|emitted| key(&emitted.payment)).collect();
+async fn read(transaction: &Transaction<'_>, batch: &[Emitted<Payment>]) -> anyhow::Result<Vec<Payment>> {
+    let keys: BTreeSet<(Uuid, Uuid)> = batch.iter().map(|emitted| key(&emitted.body)).collect();
     if keys.is_empty() {
         return Ok(Vec::new());
     }

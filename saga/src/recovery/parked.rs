@@ -33,6 +33,8 @@ const INSERT_ACTS: &str = "
       join parked using (parked_id)
     on conflict do nothing";
 
+const ACT_TYPES: [&str; 2] = ["message.retried.v1", "message.dismissed.v1"];
+
 /// The published columns of `parked`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 struct ParkedRow {
@@ -84,14 +86,11 @@ impl Recovery {
         for topic in topics {
             let range = self.parked_range(topic);
             let name = range.topic.clone();
-            let rows: Vec<ParkedRow> = self.own_rows(range, "message.parked.v1").await?;
+            let rows: Vec<ParkedRow> = self.own_rows(range, &["message.parked.v1"]).await?;
             let lacking = insert_parked(&transaction, &rows).await?;
             println!("{name}: {}", Counts { lacking, present: rows.len() as u64 - lacking });
         }
-        let mut acts: Vec<ActRow> = Vec::new();
-        for name in ["message.retried.v1", "message.dismissed.v1"] {
-            acts.extend(self.own_rows(self.topic(OPERATOR_TOPIC), name).await?);
-        }
+        let acts: Vec<ActRow> = self.own_rows(self.topic(OPERATOR_TOPIC), &ACT_TYPES).await?;
         let lacking = insert_acts(&transaction, &acts).await?;
         println!("{OPERATOR_TOPIC}: {}", Counts { lacking, present: acts.len() as u64 - lacking });
         if !self.is_dry_run() {
@@ -109,17 +108,21 @@ impl Recovery {
         }
     }
 
-    /// The events of this type that are of rows of this service. They are few: a person has to look at each.
-    async fn own_rows<T>(&mut self, range: TopicRange, event_type: &'static str) -> anyhow::Result<Vec<T>>
+    /// The events of these types that are of rows of this service. They are few: a person has to look at each.
+    async fn own_rows<T>(
+        &mut self,
+        range: TopicRange,
+        types: &'static [&'static str],
+    ) -> anyhow::Result<Vec<T>>
     where
         T: DeserializeOwned + Send + 'static,
     {
         let source = format!("/coro/{}", self.service.trim_end_matches("-svc"));
         let read = move |record: &Record<'_>| {
-            let is_own = record.header(HEADER_SOURCE) == Some(source.as_str())
-                && record.header(HEADER_TYPE) == Some(event_type);
-            let row = is_own.then(|| serde_json::from_slice::<T>(record.body()));
-            row.map(|row| row.map_err(|error| format!("{}: is no {event_type}: {error}", record.place())))
+            let event_type = record.header(HEADER_TYPE).filter(|event_type| types.contains(event_type))?;
+            let is_own = record.header(HEADER_SOURCE) == Some(source.as_str());
+            let row = is_own.then(|| serde_json::from_slice::<T>(record.body()))?;
+            Some(row.map_err(|error| format!("{}: is no {event_type}: {error}", record.place())))
         };
         let mut rows = Vec::new();
         if !range.is_there().await? {
@@ -127,12 +130,7 @@ impl Recovery {
         }
         let mut batches = range.read(read)?;
         while let Some(batch) = batches.next().await? {
-            for row in batch.into_iter().flatten() {
-                match row {
-                    Ok(row) => rows.push(row),
-                    Err(why) => self.report(why),
-                }
-            }
+            rows.extend(self.readable(batch.into_iter().flatten().collect()));
         }
         Ok(rows)
     }
