@@ -76,18 +76,10 @@ impl Audience {
         }
     }
 
-    /// The operator whose token the request carries, if it is somebody's own.
-    pub(crate) fn operator(&self, parts: &Parts) -> Option<Operator> {
+    /// Whether its caller may write; with the operator whose token the request carries, if it is somebody's own.
+    pub(crate) fn may_write(&self, parts: &Parts) -> Result<Option<Operator>, Refusal> {
         match self {
-            Self::Anyone | Self::Public(_) => None,
-            Self::Operators(operators) => operators.operator(parts),
-        }
-    }
-
-    /// Whether its caller may write.
-    pub(crate) fn may_write(&self, parts: &Parts) -> Result<(), Refusal> {
-        match self {
-            Self::Anyone | Self::Public(_) => Ok(()),
+            Self::Anyone | Self::Public(_) => Ok(None),
             Self::Operators(operators) => operators.may_write(parts),
         }
     }
@@ -111,11 +103,6 @@ pub fn is_operator_name(text: &str) -> bool {
 }
 
 impl Operators {
-    fn operator(&self, parts: &Parts) -> Option<Operator> {
-        let (token, given) = (self.admin_token.as_ref()?, parts.headers.get(AUTHORIZATION)?);
-        token.holder(given)?.map(Operator)
-    }
-
     fn admit(&self, parts: &Parts) -> Result<(), Refusal> {
         let host = parts.headers.get(HOST).and_then(authority);
         // A request to a proxy has the whole URI; then both names count.
@@ -147,20 +134,20 @@ impl Operators {
         is_loopback(called.host()) || self.admin_hosts.iter().any(|name| name.is(called))
     }
 
-    fn may_write(&self, parts: &Parts) -> Result<(), Refusal> {
+    fn may_write(&self, parts: &Parts) -> Result<Option<Operator>, Refusal> {
         let Some(token) = self.admin_token.as_ref() else {
             let detail = "No ADMIN_TOKEN is configured, so nobody may write. Configure one to write.";
             return Err(Refusal::new(Reason::Forbidden, detail));
         };
-        if parts.headers.get(AUTHORIZATION).is_none_or(|given| token.holder(given).is_none()) {
+        let Some(holder) = parts.headers.get(AUTHORIZATION).and_then(|given| token.holder(given)) else {
             let detail = "The token is missing or wrong. Send `Authorization: Bearer` and the ADMIN_TOKEN.";
             return Err(Refusal::new(Reason::Unauthorized, detail));
-        }
+        };
         if parts.method != Method::DELETE && !parts.headers.contains_key(CONTENT_TYPE) {
             let detail = "The request has no Content-Type. Send the type of its body.";
             return Err(Refusal::new(Reason::MediaType, detail));
         }
-        Ok(())
+        Ok(holder.map(Operator))
     }
 }
 

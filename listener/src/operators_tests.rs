@@ -107,7 +107,11 @@ fn who_writes_shows_the_token_and_says_what() {
     ];
     for (method, token, headers, verdict) in cases {
         let found = operators(token, &[]).may_write(&parts(method, "/", &headers));
-        assert_eq!(found.map_err(|refusal| refusal.reason), verdict, "{method} {token:?} {headers:?}");
+        assert_eq!(
+            found.map(drop).map_err(|refusal| refusal.reason),
+            verdict,
+            "{method} {token:?} {headers:?}"
+        );
     }
 }
 

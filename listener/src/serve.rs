@@ -84,17 +84,13 @@ where
         let slot = slots.clone().acquire_owned().await.context("the semaphore of connections is closed")?;
         let Some(stream) = accept(&listener, &shutdown).await else { break };
         let (routes, audience) = (routes.clone(), audience.clone());
+        let of_connection = audience.clone();
         // In a box, which ends with the answer's head: hyper keeps room for the future as long as the connection, and it has
         // several kilobytes. Thousands of connections carry a stream of events, or wait for their next request.
-        let (is_public, asked) = (matches!(audience, Audience::Public(_)), Arc::new(AtomicBool::new(false)));
-        let is_asked = asked.clone();
-        let service = service_fn(move |request| {
-            is_asked.store(true, Ordering::Relaxed);
-            Box::pin(answer(routes.clone(), audience.clone(), render, request))
-        });
-        let http = if is_public { Http::OneOrTwo { asked } } else { Http::One };
-        let connection =
-            serve_connection(tls.clone(), stream, service, http, graceful.watcher(), shutdown.clone());
+        let service =
+            service_fn(move |request| Box::pin(answer(routes.clone(), audience.clone(), render, request)));
+        let (watcher, shutdown) = (graceful.watcher(), shutdown.clone());
+        let connection = serve_connection(tls.clone(), stream, service, of_connection, watcher, shutdown);
         // Each holds its slot to its end.
         tokio::spawn(async move {
             connection.await;
@@ -125,54 +121,26 @@ fn connections_max() -> anyhow::Result<usize> {
     Ok(usize::try_from(connections)?)
 }
 
-/// The versions of HTTP that a connection may have.
-enum Http {
-    One,
-    /// As the client begins. `asked`: a first request has come.
-    OneOrTwo {
-        asked: Arc<AtomicBool>,
-    },
-}
-
 async fn serve_connection<S>(
     tls: Tls,
     stream: TcpStream,
     service: S,
-    http: Http,
+    audience: Audience,
     watcher: Watcher,
     shutdown: CancellationToken,
 ) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
     S::Future: Send + 'static,
 {
-    // In boxes, so that a connection has room for one of them and for no handshake.
-    match (tls.accept(stream, &shutdown).await, http) {
-        (Ok(Stream::Plain(stream)), Http::One) => Box::pin(serve_http1(stream, service, watcher)).await,
-        (Ok(Stream::Encrypted(stream)), Http::One) => Box::pin(serve_http1(stream, service, watcher)).await,
-        (Ok(Stream::Plain(stream)), Http::OneOrTwo { asked }) => {
-            Box::pin(serve_either(stream, service, &asked, watcher)).await;
-        }
-        (Ok(Stream::Encrypted(stream)), Http::OneOrTwo { asked }) => {
-            Box::pin(serve_either(stream, service, &asked, watcher)).await;
-        }
-        (Err(error), _) => tracing::debug!(%error, "no TLS"),
+    match tls.accept(stream, &shutdown).await {
+        // In boxes, so that a connection has room for one of the two and for no handshake.
+        Ok(Stream::Plain(stream)) => Box::pin(serve_http(stream, service, &audience, watcher)).await,
+        Ok(Stream::Encrypted(stream)) => Box::pin(serve_http(stream, service, &audience, watcher)).await,
+        Err(error) => tracing::debug!(%error, "no TLS"),
     }
 }
 
-async fn serve_http1<T, S>(stream: T, service: S, watcher: Watcher)
-where
-    T: AsyncRead + AsyncWrite + Unpin + 'static,
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
-{
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_TIMEOUT).max_headers(HEADERS_MAX);
-    http.max_buf_size(BUFFER_BYTES_MAX);
-    if let Err(error) = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await {
-        tracing::debug!(%error, "connection ended");
-    }
-}
-
-async fn serve_either<T, S>(stream: T, service: S, asked: &AtomicBool, watcher: Watcher)
+async fn serve_http<T, S>(stream: T, service: S, audience: &Audience, watcher: Watcher)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
@@ -191,11 +159,19 @@ where
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX)
         .initial_connection_window_size(WINDOW_BYTES);
+    if !matches!(audience, Audience::Public(_)) {
+        http = http.http1_only();
+    }
+    let is_asked = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        is_asked.store(true, Ordering::Relaxed);
+        service.call(request)
+    });
     let connection = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
     // hyper limits the time of a head once it knows the version of HTTP, and not the time before.
     let late = async {
         tokio::time::sleep(HEAD_READ_TIMEOUT).await;
-        if asked.load(Ordering::Relaxed) {
+        if is_asked.load(Ordering::Relaxed) {
             future::pending::<()>().await;
         }
     };
@@ -258,11 +234,13 @@ where
     if let Err(refusal) = head::check(&parts).and_then(|()| audience.admit(&parts)) {
         return Ok(render(refusal));
     }
-    let offer = Arc::new(Offer::new(audience.may_write(&parts)));
+    let writing = audience.may_write(&parts).map(|operator| {
+        if let Some(operator) = operator {
+            parts.extensions.insert(operator);
+        }
+    });
+    let offer = Arc::new(Offer::new(writing));
     parts.extensions.insert(offer.clone());
-    if let Some(operator) = audience.operator(&parts) {
-        parts.extensions.insert(operator);
-    }
     let asks_for_options = parts.method == Method::OPTIONS;
     let mut response = routes.call(Request::from_parts(parts, body)).await?;
     if response.status() == StatusCode::METHOD_NOT_ALLOWED
