@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail};
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
 const DEFAULT_PORT: u16 = 21_000;
+/// The name of the secret that operators show to admin listeners.
+pub const ADMIN_TOKEN: &str = "admin-token";
 /// How many ports after the base belong to a stack.
 pub const PORTS: u16 = 100;
 
@@ -245,7 +247,7 @@ impl Layout {
     /// # Errors
     /// As [`Self::secret`].
     pub fn admin_token(&self) -> Result<String> {
-        self.secret("admin-token")
+        self.secret(ADMIN_TOKEN)
     }
 
     /// The tokens that admin listeners take, with commas between: while the token is changed, the one before holds too.
@@ -254,8 +256,13 @@ impl Layout {
     /// As [`Self::secret`].
     pub fn admin_tokens(&self) -> Result<String> {
         let token = self.admin_token()?;
-        let before = fs::read_to_string(self.secrets().join("admin-token.before")).unwrap_or_default();
+        let before = fs::read_to_string(self.admin_token_before()).unwrap_or_default();
         Ok(if before.is_empty() { token } else { format!("{token},{before}") })
+    }
+
+    /// The file of the token before, for as long as it holds too.
+    pub fn admin_token_before(&self) -> PathBuf {
+        self.secrets().join(format!("{ADMIN_TOKEN}.before"))
     }
 }
 

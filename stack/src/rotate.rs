@@ -9,7 +9,6 @@
 //! * The broker of Kafka signs in to itself by a secret that it reads at its start. It stays as it is.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +16,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::control::{Client, Request};
-use crate::layout::{Layout, Port, write_private};
+use crate::layout::{ADMIN_TOKEN, Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::{Progress, Step};
 use crate::servers::{Server, kafka, rabbitmq, redis};
@@ -34,7 +33,7 @@ pub fn begin(layout: &Layout) -> Result<()> {
     let _alone = lock.try_write().context("another `up`, `down` or `rotate` of this stack is under way")?;
     let mut client = Client::of_running(layout)?;
     ensure!(
-        !before(layout).is_file(),
+        !layout.admin_token_before().is_file(),
         "the secrets of the last rotation still hold beside the new ones: cargo stack rotate --end"
     );
     ensure!(
@@ -74,8 +73,8 @@ pub fn begin(layout: &Layout) -> Result<()> {
         Ok(format!("{} users", names.len()))
     })?;
     progress.step("admin listeners", |_| {
-        write_private(&before(layout), &layout.admin_token()?)?;
-        layout.renew_secret(TOKEN)?;
+        write_private(&layout.admin_token_before(), &layout.admin_token()?)?;
+        layout.renew_secret(ADMIN_TOKEN)?;
         client_files(layout)?;
         Ok("a token; the old one holds until --end".to_owned())
     })?;
@@ -94,20 +93,13 @@ pub fn end(layout: &Layout) -> Result<()> {
         Ok("the old passwords are refused".to_owned())
     })?;
     progress.step("admin listeners", |_| {
-        match fs::remove_file(before(layout)) {
+        match fs::remove_file(layout.admin_token_before()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             Ok(()) | Err(_) => {}
         }
         client_files(layout)?;
         Ok("the old token is refused".to_owned())
     })
-}
-
-const TOKEN: &str = "admin-token";
-
-/// The token before, for as long as it holds too.
-fn before(layout: &Layout) -> PathBuf {
-    layout.secrets().join("admin-token.before")
 }
 
 /// Makes these secrets anew and has the server take them; if it does not, they are as before.
@@ -225,11 +217,11 @@ mod tests {
         let layout = layout("token");
         let old = layout.admin_token().unwrap();
         assert_eq!(layout.admin_tokens().unwrap(), old);
-        write_private(&before(&layout), &old).unwrap();
-        assert_eq!(layout.renew_secret(TOKEN).unwrap(), old);
+        write_private(&layout.admin_token_before(), &old).unwrap();
+        assert_eq!(layout.renew_secret(ADMIN_TOKEN).unwrap(), old);
         let new = layout.admin_token().unwrap();
         assert_eq!(layout.admin_tokens().unwrap(), format!("{new},{old}"));
-        fs::remove_file(before(&layout)).unwrap();
+        fs::remove_file(layout.admin_token_before()).unwrap();
         assert_eq!(layout.admin_tokens().unwrap(), new);
         fs::remove_dir_all(&layout.dir).unwrap();
     }
