@@ -118,7 +118,7 @@ impl<'a> Restored<'a> {
         ];
         let all = fixed.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned()));
         let Program::Recover(settings) = Program::<Config>::try_parse_from(all).unwrap() else {
-            unreachable!("it is told to recover")
+            unreachable!("the command is recover")
         };
         recovery::run(*settings).await
     }

@@ -134,7 +134,7 @@ async fn drop_database(harness: &Harness, database: &str) -> Result<()> {
     harness.until(CLOSED_TIMEOUT, "the database to be dropped", is_gone).await
 }
 
-/// The service says why it is not ready, and a client is told when to come back.
+/// The service says why it is not ready, and a refused client gets the time to come back.
 async fn is_closed(harness: &Harness, target: &Target) -> Result<()> {
     let says_so = async || {
         let (status, text) = ready(harness, target).await?;

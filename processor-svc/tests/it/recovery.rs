@@ -31,7 +31,7 @@ async fn recover(database: &Database, topic: &Topic, flags: &[&str]) -> anyhow::
     ];
     let all = fixed.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned()));
     let Program::Recover(settings) = Program::<Config>::try_parse_from(all).unwrap() else {
-        unreachable!("it is told to recover")
+        unreachable!("the command is recover")
     };
     recovery::run_within(LEASE, *settings).await
 }
