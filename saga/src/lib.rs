@@ -14,6 +14,7 @@
 //!   query strings parameter by parameter; errors as RFC 9457 documents.
 //! * [`http_client`]: the client of servers that the configuration names.
 //! * [`recovery`]: a restored database gets the rows again that it lacks, and is opened.
+//! * [`shards`]: which database owns a user, and how a process that is behind is refused.
 //! * [`search_index`]: the client of the search index, for who writes it and who reads it.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
@@ -33,6 +34,7 @@ pub mod query;
 pub mod rate_limit;
 pub mod recovery;
 pub mod search_index;
+pub mod shards;
 pub mod telemetry;
 pub mod trace;
 
