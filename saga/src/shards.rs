@@ -7,7 +7,7 @@
 //!   mistake of an operator, and refused. A shard that is away hides its own buckets only.
 //! * Each statement that reads or writes rows of users names the buckets that it means, and their epochs as its process knows
 //!   them: `require_ownership (buckets, epochs)`. The database looks into `owned_buckets` in the snapshot of that statement. It
-//!   raises SQLSTATE `CB001` unless each of them is owned there at that epoch; a statement never finds fewer rows instead.
+//!   raises SQLSTATE `SB001` unless each of them is owned there at that epoch; a statement never finds fewer rows instead.
 //! * A process that is refused reads the map again and repeats the work of those buckets ([`ownership`]). While nobody owns a
 //!   bucket, its requests wait; they are not answered 503.
 //! * A move of a bucket is proposed by rendezvous hashing ([`placement`]), so a new shard takes its part from all others, and
@@ -16,7 +16,7 @@
 //! # A move
 //!
 //! `change_ownership (buckets, known, epochs, owned, peer)` is the only way by which rows of `owned_buckets` change: for each bucket
-//! a compare-and-set on the epoch that is known, to a higher one; all of them or none (SQLSTATE `CB002`). An epoch is one more than
+//! a compare-and-set on the epoch that is known, to a higher one; all of them or none (SQLSTATE `SB002`). An epoch is one more than
 //! the highest that the bucket has on any shard. A move from source S to target T, for each bucket:
 //!
 //! | step | on | change | |

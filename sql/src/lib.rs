@@ -34,7 +34,8 @@ const PAYMENTS: &[(&str, &str)] = migrations!(
     "payments" / "V3__services_published",
     "payments" / "V4__operators",
     "payments" / "V5__incarnations",
-    "payments" / "V6__operators_published"
+    "payments" / "V6__operators_published",
+    "payments" / "V7__buckets"
 );
 const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V1__balance",
@@ -44,14 +45,16 @@ const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V5__movements",
     "balance" / "V6__operators",
     "balance" / "V7__incarnations",
-    "balance" / "V8__operators_published"
+    "balance" / "V8__operators_published",
+    "balance" / "V9__buckets"
 );
 const PROCESSOR: &[(&str, &str)] = migrations!(
     "processor" / "V1__processor",
     "processor" / "V2__processor_publication",
     "processor" / "V3__operators",
     "processor" / "V4__incarnations",
-    "processor" / "V5__operators_published"
+    "processor" / "V5__operators_published",
+    "processor" / "V6__buckets"
 );
 const NOTIFIER: &[(&str, &str)] = migrations!("notifier" / "V1__notifier");
 const FRAUD: &[(&str, &str)] = migrations!("fraud" / "V1__fraud", "fraud" / "V2__fraud_publication");
