@@ -10,7 +10,7 @@
 
 use saga::CancellationToken;
 use saga::fields::Fields;
-use saga::http;
+use saga::http::{self, answer, unavailable};
 use saga::identity::{Caller, Identity, Scope};
 use saga::parked;
 use saga::postgres::Pool;
@@ -68,21 +68,12 @@ pub fn admin(
     acts.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
-fn answer(result: Result<Response, Problem>) -> Response {
-    result.unwrap_or_else(Reply::into_response)
-}
-
-fn unavailable(error: &anyhow::Error) -> Problem {
-    http::log_unavailable("database", error);
-    Problem::unavailable()
-}
-
 async fn balance(pool: &Pool, user_id: Uuid) -> Result<Response, Problem> {
     let found = store::balance(pool, user_id).await.map_err(|error| unavailable(&error))?;
     let Balance { available, held } =
         found.ok_or_else(|| Problem::not_found("This user has no account yet; a deposit makes one."))?;
     let body = json!({"user_id": user_id, "available": available, "held": held});
-    Ok(warp::reply::json(&body).into_response())
+    Ok(http::json_reply(StatusCode::OK, &body))
 }
 
 /// A page of the statement. A user without an account has no movements.
@@ -107,9 +98,9 @@ async fn deposit(pool: &Pool, body: Value) -> Result<Response, Problem> {
     let done =
         store::deposit(pool, user_id, deposit_id, amount).await.map_err(|error| unavailable(&error))?;
     let body = json!({"deposit_id": deposit_id, "user_id": user_id, "amount": amount});
-    let created = warp::reply::with_status(warp::reply::json(&body), StatusCode::CREATED);
+    let created = http::json_reply(StatusCode::CREATED, &body);
     match done {
-        Deposit::Credited => Ok(created.into_response()),
+        Deposit::Credited => Ok(created),
         Deposit::Repeated => {
             Ok(warp::reply::with_header(created, "idempotent-replayed", "true").into_response())
         }

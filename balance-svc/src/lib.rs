@@ -19,12 +19,11 @@ pub mod store;
 
 use std::time::Duration;
 
-use ::saga::consumer::{self, Subscription};
 use ::saga::identity::Identity;
 use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
-use ::saga::{CancellationToken, contract, http as edge, postgres};
+use ::saga::{CancellationToken, consumer, contract, http as edge, postgres};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -50,14 +49,8 @@ pub async fn run(
     let pool = postgres::guarded_pool(&config.database_url, config.pool_size, SERVICE)?;
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
 
-    let subscription = Subscription {
-        brokers: config.kafka,
-        group_id: config.group_id,
-        instance_id: config.group_instance_id,
-        topics: [contract::PAYMENT_TOPIC, contract::PAYMENT_RESULT_TOPIC]
-            .map(|topic| format!("{}{topic}", config.topic_prefix))
-            .to_vec(),
-    };
+    let topics = [contract::PAYMENT_TOPIC, contract::PAYMENT_RESULT_TOPIC];
+    let subscription = config.consumer.subscription(SERVICE, &topics);
     let ledger = Ledger::new(pool.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger.clone(), metrics.consumer.clone(), shutdown.clone());
 

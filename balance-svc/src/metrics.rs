@@ -21,12 +21,11 @@ impl Metrics {
             "balance_ledger_entries_total",
             "Ledger entries inserted, by kind: hold, rejection, capture or release.",
         );
-        let entries = IntCounterVec::new(opts, &["kind"])?;
+        let entries = telemetry::register(&registry, IntCounterVec::new(opts, &["kind"]))?;
         // From zero on, so that the first one is an increase.
         for kind in ["hold", "rejection", "capture", "release"] {
             entries.with_label_values(&[kind]);
         }
-        registry.register(Box::new(entries.clone()))?;
         Ok(Self { registry, consumer, entries })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use brokers::Brokers;
 use clap::Parser;
+use saga::consumer;
 use saga::http::{Operators, Origins, Tls};
 use saga::identity;
 use saga::rate_limit;
@@ -49,16 +49,7 @@ pub struct Config {
     #[command(flatten)]
     pub search: search_index::Settings,
     #[command(flatten)]
-    pub kafka: Brokers,
-    /// The consumer group; all instances share it.
-    #[arg(long, env = "GROUP_ID", default_value = "payments-svc")]
-    pub group_id: String,
-    /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
-    #[arg(long, env = "GROUP_INSTANCE_ID")]
-    pub group_instance_id: Option<String>,
-    /// Prefix of every topic name, so that several systems can share one Kafka.
-    #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
-    pub topic_prefix: String,
+    pub consumer: consumer::Settings,
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }

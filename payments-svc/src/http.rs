@@ -11,7 +11,7 @@ mod watch;
 
 use saga::CancellationToken;
 use saga::fields::parse_uuid;
-use saga::http;
+use saga::http::{self, answer, unavailable};
 use saga::identity::{Caller, Identity, Scope};
 use saga::parked;
 use saga::postgres::Pool;
@@ -129,15 +129,6 @@ pub fn admin(
     let ready = http::ready_with(pool.clone());
     let parked = parked::routes::routes(pool, payments);
     parked.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
-}
-
-fn answer(result: Result<Response, Problem>) -> Response {
-    result.unwrap_or_else(Reply::into_response)
-}
-
-fn unavailable(error: &anyhow::Error) -> Problem {
-    http::log_unavailable("database", error);
-    Problem::unavailable()
 }
 
 /// The description of the interface, for clients' tools (RFC 9512 names the media type).

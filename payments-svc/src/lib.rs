@@ -27,12 +27,11 @@ pub mod waiters;
 
 use std::time::Duration;
 
-use ::saga::consumer::{self, Subscription};
 use ::saga::identity::Identity;
 use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
-use ::saga::{CancellationToken, contract, http as edge, postgres};
+use ::saga::{CancellationToken, consumer, contract, http as edge, postgres};
 use tokio::net::TcpListener;
 
 use crate::accept::Acceptor;
@@ -69,10 +68,12 @@ pub async fn run(
     let hold_delay_max = Duration::from_secs(u64::from(config.hold_delay_max_seconds));
     let shedding = Shedding::start(hold_delay_max, pool.clone(), metrics.clone());
     let acceptor = Acceptor::start(pool.clone(), ttl, shedding, metrics.clone());
+    let topics = [contract::BALANCE_TOPIC, contract::PAYMENT_RESULT_TOPIC];
+    let subscription = config.consumer.subscription(SERVICE, &topics);
     let waiters = Waiters::start(
-        config.kafka.clone(),
-        config.group_id.clone(),
-        format!("{}{}", config.topic_prefix, contract::PAYMENT_TOPIC),
+        subscription.brokers.clone(),
+        subscription.group_id.clone(),
+        config.consumer.topic(contract::PAYMENT_TOPIC),
         metrics.waiting.clone(),
         shutdown.clone(),
     )?;
@@ -92,14 +93,6 @@ pub async fn run(
     let admin =
         edge::serve(admin, http::admin(&pool, &payments, &metrics, stop), operators, shutdown.clone());
 
-    let subscription = Subscription {
-        brokers: config.kafka,
-        group_id: config.group_id,
-        instance_id: config.group_instance_id,
-        topics: [contract::BALANCE_TOPIC, contract::PAYMENT_RESULT_TOPIC]
-            .map(|topic| format!("{}{topic}", config.topic_prefix))
-            .to_vec(),
-    };
     let consumer = consumer::run(subscription, payments, metrics.consumer.clone(), shutdown.clone());
     let parked = OpenMessages::register(pool.clone(), &metrics.registry)?.watch(shutdown.clone());
     let unsettled = Unsettled::new(pool, metrics.settling).watch(shutdown.clone());

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use brokers::Brokers;
 use clap::Parser;
+use saga::consumer;
 use saga::http::{Operators, Tls};
+use saga::process::{millis, seconds};
 use saga::telemetry::LogFormat;
 use standardwebhooks::Webhook;
 
@@ -48,16 +49,7 @@ pub struct Config {
     pub drain_ms: u64,
     /// Kafka, which carries the requests to cancel.
     #[command(flatten)]
-    pub kafka: Brokers,
-    /// The consumer group; all instances share it.
-    #[arg(long, env, default_value = "processor-svc")]
-    pub group_id: String,
-    /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
-    #[arg(long, env)]
-    pub group_instance_id: Option<String>,
-    /// Prefix of every topic name, so that several systems can share one Kafka.
-    #[arg(long, env, default_value = "")]
-    pub topic_prefix: String,
+    pub consumer: consumer::Settings,
     /// Redis, which caches ended charges. Only latency depends on it.
     #[arg(long, env, hide_env_values = true, value_parser = url::<RedisUrl>)]
     pub redis_url: String,
@@ -167,22 +159,6 @@ fn secret(text: &str) -> Result<String, String> {
     Webhook::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
-fn millis(text: &str) -> Result<Duration, String> {
-    positive(text).map(Duration::from_millis)
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    positive(text).map(Duration::from_secs)
-}
-
-fn positive(text: &str) -> Result<u64, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}: give a whole number")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,7 +184,7 @@ mod tests {
     #[test]
     fn the_defaults_hold_and_a_lease_outlives_a_call() {
         let config = parse(&[]).unwrap();
-        assert_eq!((config.queue.as_str(), config.group_id.as_str()), ("PaymentInitiated", "processor-svc"));
+        assert_eq!(config.queue, "PaymentInitiated");
         assert_eq!(config.lease(), Duration::from_secs(30));
         assert!(parse(&["--call-ms=60000"]).unwrap().lease() > Duration::from_secs(60));
     }

@@ -38,10 +38,9 @@ pub mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::saga::consumer::{self, Subscription};
 use ::saga::parked::open::OpenMessages;
 use ::saga::process::after_grace;
-use ::saga::{CancellationToken, contract, http as edge, postgres};
+use ::saga::{CancellationToken, consumer, contract, http as edge, postgres};
 use anyhow::Context;
 use standardwebhooks::Webhook;
 use tokio::net::TcpListener;
@@ -94,8 +93,8 @@ pub async fn run(
     let (jobs, sweep, outcomes) = wire(&config, &metrics, &store, reports, &shutdown, &abandon)?;
     let hooks = hooks(&config, &outcomes)?;
     let operators = Operators { cancels: cancels(&outcomes), queue: config.queue.clone() };
-    let cancels =
-        consumer::run(subscription(config), cancels(&outcomes), metrics.consumer.clone(), shutdown.clone());
+    let subscription = config.consumer.subscription(SERVICE, &[contract::PAYMENT_TOPIC]);
+    let cancels = consumer::run(subscription, cancels(&outcomes), metrics.consumer.clone(), shutdown.clone());
     let calls = jobs.calls.tasks.clone();
     let writer = spawn(outcomes.run(reported, drained.clone()), &shutdown);
     let workers = [
@@ -143,15 +142,6 @@ fn spawn(work: impl Future<Output = ()> + Send + 'static, shutdown: &Cancellatio
         work.await;
         drop(guard);
     })
-}
-
-fn subscription(config: Config) -> Subscription {
-    Subscription {
-        brokers: config.kafka,
-        group_id: config.group_id,
-        instance_id: config.group_instance_id,
-        topics: vec![format!("{}{}", config.topic_prefix, contract::PAYMENT_TOPIC)],
-    }
 }
 
 fn gateway(config: &Config, idle_max: usize) -> anyhow::Result<Gateway> {

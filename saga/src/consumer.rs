@@ -21,6 +21,7 @@ mod lag_watch;
 mod metrics;
 mod range;
 mod reader;
+mod settings;
 mod waiting;
 
 use std::time::Duration;
@@ -39,6 +40,7 @@ pub use self::lag::{Ends, GroupOffsets, PartitionProgress, partitions};
 pub use self::metrics::ConsumerMetrics;
 pub use self::range::{Batches, TopicRange};
 pub use self::reader::{Offsets, Reader};
+pub use self::settings::Settings;
 use crate::contract::{
     Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,
 };

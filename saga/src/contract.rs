@@ -38,7 +38,9 @@ pub const HEADER_ID: &str = "ce_id";
 pub const HEADER_SOURCE: &str = "ce_source";
 /// The header that names what an event is about: the payment, or the service.
 pub const HEADER_SUBJECT: &str = "ce_subject";
-/// The header with the event's position in the chain of its source. An event that is emitted again from its row has none.
+/// The header that names the chain of the event's position. Positions of two chains say nothing about each other.
+pub const HEADER_CHAIN: &str = "pg_chain";
+/// The header with the event's position in its chain. An event that is emitted again from its row has none.
 pub const HEADER_POSITION: &str = "pg_position";
 
 /// Every type of event on the topics of the saga, and on [`SERVICE_TOPIC`].
@@ -119,6 +121,12 @@ impl EventType {
             | EventType::ResultCancelled => PAYMENT_RESULT_TOPIC,
             EventType::ServiceAdded | EventType::ServiceChanged => SERVICE_TOPIC,
         }
+    }
+
+    /// Whether the payment has ended with this event.
+    pub fn ends_payment(self) -> bool {
+        use EventType::{PaymentCancelled, PaymentCompleted, PaymentFailed, PaymentRejected};
+        matches!(self, PaymentCompleted | PaymentRejected | PaymentFailed | PaymentCancelled)
     }
 
     /// The type with this name; `None` for a type that this version does not know.

@@ -128,6 +128,22 @@ pub fn traceparent() -> impl Filter<Extract = (String,), Error = Infallible> + C
     })
 }
 
+/// The answer to a request: a problem is one too.
+pub fn answer(result: Result<Response, Problem>) -> Response {
+    result.unwrap_or_else(Reply::into_response)
+}
+
+/// A JSON document with this status.
+pub fn json_reply(status: StatusCode, body: &serde_json::Value) -> Response {
+    warp::reply::with_status(warp::reply::json(body), status).into_response()
+}
+
+/// 503, since the database failed. The log has the cause.
+pub fn unavailable(error: &anyhow::Error) -> Problem {
+    log_unavailable("database", error);
+    Problem::unavailable()
+}
+
 /// Logs why a request is answered 503, with the id by which its client may ask. `failed`: what it could not do without.
 pub fn log_unavailable(failed: &str, error: &anyhow::Error) {
     let request_id = listener::request_id::current().unwrap_or_default();

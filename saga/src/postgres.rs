@@ -18,7 +18,9 @@ use deadpool_postgres::{
     HookError, Manager, ManagerConfig, PoolBuilder, PoolError, RecyclingMethod, Runtime,
 };
 use postgres_tls::Connection;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
 use crate::incarnation;
 use login::Login;
@@ -95,6 +97,39 @@ pub async fn reachable(pool: &Pool) -> Result<(), String> {
         .await
         .map_err(|error| format!("the database does not answer: {error}"))?;
     Ok(())
+}
+
+/// The parameters of a statement, in order.
+pub type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// The rows of one statement, which is a transaction by itself and stays prepared. `failed` says what it could not do.
+///
+/// # Errors
+/// When there is no connection, or the statement failed. Nothing was written then, or the connection was lost.
+pub async fn query(
+    pool: &Pool,
+    text: &str,
+    parameters: Parameters<'_>,
+    failed: &'static str,
+) -> anyhow::Result<Vec<Row>> {
+    let client = pool.get().await.context("no connection to the database")?;
+    let statement = client.prepare_cached(text).await.context(failed)?;
+    client.query(&statement, parameters).await.context(failed)
+}
+
+/// As [`query`], for a statement without rows; returns how many rows it changed.
+///
+/// # Errors
+/// As [`query`].
+pub async fn execute(
+    pool: &Pool,
+    text: &str,
+    parameters: Parameters<'_>,
+    failed: &'static str,
+) -> anyhow::Result<u64> {
+    let client = pool.get().await.context("no connection to the database")?;
+    let statement = client.prepare_cached(text).await.context(failed)?;
+    client.execute(&statement, parameters).await.context(failed)
 }
 
 /// Whether a failure is retried.

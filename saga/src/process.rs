@@ -22,6 +22,30 @@ pub use listener::command_line::read as config;
 
 use crate::telemetry::log_text;
 
+/// A longer time is a mistake: 30 days.
+const TIME_MAX: Duration = Duration::from_hours(30 * 24);
+
+/// The value of an option in whole seconds, from 1 to 30 days.
+///
+/// # Errors
+/// When it is no such number.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    time(text, Duration::from_secs, TIME_MAX.as_secs().into())
+}
+
+/// The value of an option in whole milliseconds, from 1 to 30 days.
+///
+/// # Errors
+/// When it is no such number.
+pub fn millis(text: &str) -> Result<Duration, String> {
+    time(text, Duration::from_millis, TIME_MAX.as_millis())
+}
+
+fn time(text: &str, of: impl Fn(u64) -> Duration, max: u128) -> Result<Duration, String> {
+    let number = text.parse::<u64>().ok().filter(|number| (1..=max).contains(&u128::from(*number)));
+    number.map(of).ok_or_else(|| format!("give a whole number from 1 to {max}"))
+}
+
 /// Binds a listener. `setting` is the name under which its address was given.
 ///
 /// # Errors
@@ -90,6 +114,17 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn a_time_has_an_end() {
+        assert_eq!(seconds("2592000"), Ok(TIME_MAX));
+        assert_eq!(millis("2592000000"), Ok(TIME_MAX));
+        assert_eq!((seconds("1"), millis("1")), (Ok(Duration::from_secs(1)), Ok(Duration::from_millis(1))));
+        for bad in ["", "0", "-1", "1.5", "1s", "18446744073709551615"] {
+            assert!(seconds(bad).is_err() && millis(bad).is_err(), "{bad}");
+        }
+        assert!(seconds("2592001").is_err() && millis("2592000001").is_err());
+    }
 
     #[tokio::test]
     async fn the_grace_begins_when_the_end_is_asked_for() {

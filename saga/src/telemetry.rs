@@ -7,6 +7,7 @@
 
 use clap::ValueEnum;
 use prometheus::Registry;
+use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use tokio_postgres::error::DbError;
 use tracing::Level;
@@ -47,6 +48,19 @@ pub fn registry() -> anyhow::Result<Registry> {
     let registry = Registry::new();
     registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)
+}
+
+/// Registers a metric, and returns it.
+///
+/// # Errors
+/// When its name is malformed or taken.
+pub fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> anyhow::Result<C> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
 }
 
 /// The text of an error for a log: all of its causes, each without the values that Postgres quotes.

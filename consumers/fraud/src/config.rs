@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use brokers::Brokers;
 use clap::Parser;
+use saga::consumer;
 use saga::http::{Operators, Tls};
 use saga::telemetry::LogFormat;
 
@@ -27,16 +27,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = 2)]
     pub pool_size: usize,
     #[command(flatten)]
-    pub kafka: Brokers,
-    /// The consumer group; all instances share it.
-    #[arg(long, env, default_value = "fraud")]
-    pub group_id: String,
-    /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
-    #[arg(long, env)]
-    pub group_instance_id: Option<String>,
-    /// Prefix of every topic name, so that several systems can share one Kafka.
-    #[arg(long, env, default_value = "")]
-    pub topic_prefix: String,
+    pub consumer: consumer::Settings,
     #[command(flatten)]
     pub rules: Rules,
     #[arg(long, env, value_enum, default_value_t = LogFormat::Text)]

@@ -12,8 +12,7 @@ pub mod metrics;
 pub mod saga;
 pub mod store;
 
-use ::saga::consumer::{self, Subscription};
-use ::saga::{CancellationToken, contract, http as edge, postgres, process};
+use ::saga::{CancellationToken, consumer, contract, http as edge, postgres, process};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -29,12 +28,7 @@ const SERVICE: &str = "fraud";
 pub async fn run(config: Config, admin: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
-    let subscription = Subscription {
-        brokers: config.kafka,
-        group_id: config.group_id,
-        instance_id: config.group_instance_id,
-        topics: vec![format!("{}{}", config.topic_prefix, contract::PAYMENT_TOPIC)],
-    };
+    let subscription = config.consumer.subscription(SERVICE, &[contract::PAYMENT_TOPIC]);
     let detector = Detector { pool: pool.clone(), rules: config.rules, metrics: metrics.clone() };
     let consumer = consumer::run(subscription, detector, metrics.consumer.clone(), shutdown.clone());
     let routes = http::admin(pool, &metrics, shutdown.clone());

@@ -21,8 +21,7 @@ impl Metrics {
             "Alerts raised, by rule: payment_amount, payment_count or payment_sum. Worry when it jumps: users, or \
              a threshold.",
         );
-        let alerts = IntCounterVec::new(opts, &["rule"])?;
-        registry.register(Box::new(alerts.clone()))?;
+        let alerts = telemetry::register(&registry, IntCounterVec::new(opts, &["rule"]))?;
         Ok(Self { registry, consumer, alerts })
     }
 }

@@ -3,12 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use brokers::Brokers;
 use clap::{Args, Parser};
 use ipnet::IpNet;
 use lettre::message::Mailbox;
 use lettre::{AsyncSmtpTransport, Tokio1Executor};
+use saga::consumer;
 use saga::http::{Operators, Tls};
+use saga::process::seconds;
 use saga::telemetry::LogFormat;
 use warp::http::Uri;
 
@@ -30,16 +31,7 @@ pub struct Config {
     #[arg(long, env, default_value_t = 4)]
     pub pool_size: usize,
     #[command(flatten)]
-    pub kafka: Brokers,
-    /// The consumer group; all instances share it.
-    #[arg(long, env, default_value = "notifier")]
-    pub group_id: String,
-    /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
-    #[arg(long, env)]
-    pub group_instance_id: Option<String>,
-    /// Prefix of every topic name, so that several systems can share one Kafka.
-    #[arg(long, env, default_value = "")]
-    pub topic_prefix: String,
+    pub consumer: consumer::Settings,
     /// The SMTP server, e.g. smtps://user:password@mail:465 or smtp://mail:587?tls=required. Without it e-mails wait.
     #[arg(long, env, hide_env_values = true, value_parser = smtp_url)]
     pub smtp_url: Option<String>,
@@ -83,14 +75,6 @@ pub struct Limits {
     pub disable_after_s: Duration,
 }
 
-/// More than this is a mistake: 30 days.
-const SECONDS_MAX: u64 = 30 * 86_400;
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.parse().ok().filter(|number| (1..=SECONDS_MAX).contains(number));
-    number.map(Duration::from_secs).ok_or_else(|| format!("give a whole number from 1 to {SECONDS_MAX}"))
-}
-
 /// A password is sent over TLS, or to this machine.
 fn smtp_url(text: &str) -> Result<String, String> {
     let parsed = AsyncSmtpTransport::<Tokio1Executor>::from_url(text).is_ok();
@@ -129,14 +113,6 @@ mod tests {
             "mail",
         ] {
             assert!(smtp_url(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_pause_has_an_end() {
-        assert_eq!(seconds("2592000"), Ok(Duration::from_secs(2_592_000)));
-        for bad in ["0", "2592001", "-1", "1.5", "18446744073709551615"] {
-            assert!(seconds(bad).is_err(), "{bad}");
         }
     }
 }

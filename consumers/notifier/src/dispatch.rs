@@ -29,7 +29,7 @@ use crate::email::Mailer;
 use crate::metrics::Metrics;
 use crate::render::{self, PaymentEnd};
 use crate::saga::{Answer, Step, decide};
-use crate::store::{self, AttemptRecord, Claim, ClaimedNotification, Endpoint, Leases};
+use crate::store::{self, AttemptRecord, Claim, ClaimedNotification, Endpoint};
 
 /// The pause of an idle instance, and the least between two looks.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
@@ -68,20 +68,10 @@ impl Dispatcher {
     /// When a delivery panicked: the process ends, and its deliveries are repeated. Every other failure is tried again.
     pub async fn run(self) -> anyhow::Result<()> {
         let mut under_way = UnderWay::default();
-        let mut pauses = backoff::unlimited(DATABASE_PAUSE_MAX);
         let mut measure = tokio::time::interval(MEASURE_INTERVAL);
         measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.shutdown.is_cancelled() {
-            let pause = match self.begin(&mut under_way).await {
-                Ok(pause) => {
-                    pauses = backoff::unlimited(DATABASE_PAUSE_MAX);
-                    pause
-                }
-                Err(error) => {
-                    tracing::warn!(error = log_text(&error), "notifications cannot be claimed; tried again");
-                    pauses.next().unwrap_or(DATABASE_PAUSE_MAX)
-                }
-            };
+            let pause = self.begin(&mut under_way).await?;
             tokio::select! {
                 () = self.shutdown.cancelled() => {}
                 () = self.due.notified() => {}
@@ -109,7 +99,9 @@ impl Dispatcher {
 
     /// Claims and begins what is due; returns when to look again.
     async fn begin(&self, under_way: &mut UnderWay) -> anyhow::Result<Duration> {
-        let free = i64::from(self.limits.deliveries_max) - i64::try_from(under_way.tasks.len())?;
+        let Limits { deliveries_max, channel_max, attempt_s, mail_attempt_s, lease_grace_s, .. } =
+            self.limits;
+        let free = i64::from(deliveries_max) - i64::try_from(under_way.tasks.len())?;
         if free == 0 {
             // A finished delivery wakes it.
             return Ok(LOOK_INTERVAL_MAX);
@@ -117,17 +109,16 @@ impl Dispatcher {
         let claim = Claim {
             email: self.mailer.is_some(),
             count: free,
-            kept: (self.limits.deliveries_max / KEPT_DIVISOR).into(),
-            per_channel: self.limits.channel_max.into(),
+            kept: (deliveries_max / KEPT_DIVISOR).into(),
+            per_channel: channel_max.into(),
             busy: &under_way.busy,
+            leases: [mail_attempt_s + lease_grace_s, attempt_s + lease_grace_s],
         };
-        let Limits { attempt_s, mail_attempt_s, lease_grace_s, .. } = self.limits;
-        let leases = Leases { email: mail_attempt_s + lease_grace_s, webhook: attempt_s + lease_grace_s };
-        let claimed = store::claim(&self.pool, &claim, &leases).await?;
-        if claimed.is_empty() {
-            let next = store::next_due(&self.pool, &claim).await?.unwrap_or(LOOK_INTERVAL_MAX);
-            return Ok(next.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX));
-        }
+        let work = || self.claim(&claim);
+        let claimed =
+            backoff::until_done(DATABASE_PAUSE_MAX, &self.shutdown, "notifications cannot be claimed", work)
+                .await;
+        let Some((claimed, next)) = claimed else { return Ok(LOOK_INTERVAL_MAX) };
         for claimed in claimed {
             *under_way.busy.entry(claimed.channel.clone()).or_default() += 1;
             let (webhooks, mailer) = (self.webhooks.clone(), self.mailer.clone());
@@ -135,8 +126,18 @@ impl Dispatcher {
             under_way.tasks.spawn(deliver(claimed, webhooks, mailer, time));
         }
         self.metrics.under_way.set(i64::try_from(under_way.tasks.len())?);
+        Ok(next.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX))
+    }
+
+    /// Claims what is due; returns it, and how long nothing more is.
+    async fn claim(&self, claim: &Claim<'_>) -> anyhow::Result<(Vec<ClaimedNotification>, Duration)> {
+        let claimed = store::claim(&self.pool, claim).await?;
+        if claimed.is_empty() {
+            let next = store::next_due(&self.pool, claim).await?;
+            return Ok((claimed, next.unwrap_or(LOOK_INTERVAL_MAX)));
+        }
         // More may be due.
-        Ok(LOOK_INTERVAL_MIN)
+        Ok((claimed, Duration::ZERO))
     }
 
     /// Records the first finished delivery, and all that have finished with it.
@@ -160,29 +161,22 @@ impl Dispatcher {
         let kind = if claimed.endpoint.is_some() { "webhook" } else { "email" };
         self.metrics.attempts.with_label_values(&[kind, step.into()]).inc();
         if step == Step::GiveUp {
-            let (payment_id, channel) = (claimed.end.payment_id, &claimed.channel);
+            let (payment_id, channel) = (claimed.end.payment.payment_id, &claimed.channel);
             tracing::warn!(%payment_id, channel, error, "a notification is given up; replay makes it due again");
         }
         AttemptRecord::new(claimed, step, error)
     }
 
     async fn record(&self, records: &[AttemptRecord]) {
-        for pause in backoff::unlimited(DATABASE_PAUSE_MAX) {
-            let error = match store::record(&self.pool, records, self.limits.disable_after_s).await {
-                Ok(disabled) => {
-                    self.metrics.disabled.inc_by(disabled.len() as u64);
-                    for channel in disabled {
-                        tracing::error!(channel, "an endpoint is disabled until an operator enables it");
-                    }
-                    return;
-                }
-                Err(error) => log_text(&error),
-            };
-            tracing::warn!(error, "results cannot be recorded; tried again, and repeated after a stop");
-            if self.shutdown.is_cancelled() {
-                return;
-            }
-            tokio::time::sleep(pause).await;
+        let work = || store::record(&self.pool, records, self.limits.disable_after_s);
+        // After a stop an attempt that is not recorded is repeated.
+        let disabled =
+            backoff::until_done(DATABASE_PAUSE_MAX, &self.shutdown, "results cannot be recorded", work)
+                .await
+                .unwrap_or_default();
+        self.metrics.disabled.inc_by(disabled.len() as u64);
+        for channel in disabled {
+            tracing::error!(channel, "an endpoint is disabled until an operator enables it");
         }
     }
 }
@@ -207,7 +201,7 @@ async fn deliver(
 }
 
 async fn post(webhooks: &WebhookClient, endpoint: &Endpoint, end: &PaymentEnd) -> Answer {
-    let secrets: Vec<&str> = endpoint.secrets.iter().map(String::as_str).collect();
     let Ok(body) = render::webhook(end) else { return Answer::NoAnswer("not rendered") };
-    webhooks.post(&endpoint.url, &Message { id: &end.message_id(), secrets: &secrets, body }).await.into()
+    let message = Message { id: &end.message_id(), secrets: &endpoint.secrets, body };
+    webhooks.post(&endpoint.url, &message).await.into()
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
-use saga::contract::{Envelope, EventType, Payment};
+use saga::contract::{Envelope, Payment};
 use saga::parked::Parked;
 use saga::postgres::Pool;
 use tokio::sync::Notify;
 
-use crate::render::PaymentEnd;
+use crate::render::{EndedPayment, PaymentEnd};
 use crate::store;
 
 /// Inserts notifications, and wakes the dispatcher of this instance.
@@ -21,9 +21,7 @@ impl EventHandler for Intake {
     type Event = PaymentEnd;
 
     fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<PaymentEnd> {
-        use EventType::{PaymentCancelled, PaymentCompleted, PaymentFailed, PaymentRejected};
-        let ends = [PaymentCompleted, PaymentRejected, PaymentFailed, PaymentCancelled];
-        if !ends.contains(&envelope.event_type) {
+        if !envelope.event_type.ends_payment() {
             return Decoding::Ignore;
         }
         match envelope.read(body).map(payment_end) {
@@ -49,6 +47,7 @@ impl EventHandler for Intake {
 
 fn payment_end(payment: Payment) -> Option<PaymentEnd> {
     let ended_at = payment.ended_at()?;
-    let Payment { payment_id, user_id, version, event, service_id, amount, reason, .. } = payment;
-    Some(PaymentEnd { payment_id, user_id, version, event, service_id, amount, reason, ended_at })
+    let Payment { payment_id, user_id, version, event: status, service_id, amount, reason, .. } = payment;
+    let payment = EndedPayment { payment_id, user_id, version, status, service_id, amount, reason };
+    Some(PaymentEnd { payment, ended_at })
 }

@@ -7,14 +7,12 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use lettre::address::Address;
 use saga::CancellationToken;
 use saga::fields::{Fields, parse_uuid};
-use saga::http;
-use saga::postgres::Pool;
+use saga::http::{self, json_reply, unavailable};
+use saga::postgres::{self, Pool};
 use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -23,7 +21,7 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::{Reply, Response};
-use webhook::WebhookClient;
+use webhook::{WebhookClient, new_secret};
 
 use crate::SERVICE;
 use crate::metrics::Metrics;
@@ -33,16 +31,14 @@ const EMAIL_CHARS_MAX: usize = 254;
 const URL_CHARS_MAX: usize = 2_000;
 const CHANNEL_CHARS_MAX: usize = 64;
 const TIME_CHARS_MAX: usize = 64;
-/// As long as Standard Webhooks recommends, at least.
-const SECRET_BYTES: usize = 32;
 
 /// The parts that the calls work with.
 #[derive(Clone)]
-struct Context {
-    pool: Pool,
+pub struct Context {
+    pub pool: Pool,
     /// Notified when rows may have become due.
-    due: Arc<Notify>,
-    webhooks: WebhookClient,
+    pub due: Arc<Notify>,
+    pub webhooks: WebhookClient,
 }
 
 type Answer = Result<Response, Problem>;
@@ -50,54 +46,51 @@ type Answer = Result<Response, Problem>;
 /// `PUT` and `DELETE /contacts/{user_id}`; `GET /endpoints`, `PUT` and `DELETE /endpoints/{channel}`,
 /// `POST /endpoints/{channel}/secret`; `GET /notifications/{payment_id}`, `POST /replay`; `/health`, `/ready`,
 /// `/metrics`.
-pub fn admin(
-    pool: Pool,
-    due: Arc<Notify>,
-    webhooks: WebhookClient,
-    metrics: &Metrics,
-    leaving: CancellationToken,
-) -> BoxedFilter<(Response,)> {
-    let ready = http::ready_with(pool.clone());
-    let context = Context { pool, due, webhooks };
+pub fn admin(context: Context, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
+    let ready = http::ready_with(context.pool.clone());
     let with = warp::any().map(move || context.clone());
-    let contact = warp::path!("contacts" / String);
-    let put_contact = contact.and(http::put()).and(with.clone()).and(http::json_body()).then(put_contact);
-    let erase_contact = contact.and(http::delete()).and(with.clone()).then(erase_contact);
-    let endpoint = warp::path!("endpoints" / String);
-    let put_endpoint = endpoint.and(http::put()).and(with.clone()).and(http::json_body()).then(put_endpoint);
-    let remove_endpoint = endpoint.and(http::delete()).and(with.clone()).then(remove_endpoint);
-    let secret = warp::path!("endpoints" / String / "secret");
-    let rotate_secret = secret.and(http::post()).and(with.clone()).and(http::json_body()).then(rotate_secret);
-    let endpoints = warp::path!("endpoints").and(http::get()).and(with.clone()).then(endpoints);
-    let notifications =
-        warp::path!("notifications" / String).and(http::get()).and(with.clone()).then(notifications);
-    let replay = warp::path!("replay").and(http::post()).and(with).and(http::json_body()).then(replay);
+    let contact = warp::path!("contacts" / String).and(with.clone());
+    let put_contact = contact.clone().and(http::put()).and(http::json_body()).then(put_contact);
+    let erase_contact = contact.and(http::delete()).then(erase_contact);
+    let endpoint = warp::path!("endpoints" / String).and(with.clone());
+    let put_endpoint = endpoint.clone().and(http::put()).and(http::json_body()).then(put_endpoint);
+    let remove_endpoint = endpoint.and(http::delete()).then(remove_endpoint);
+    let secret = warp::path!("endpoints" / String / "secret").and(with.clone());
+    let rotate_secret = secret.and(http::post()).and(http::json_body()).then(rotate_secret);
+    let endpoints = warp::path!("endpoints").and(with.clone()).and(http::get()).then(endpoints);
+    let notifications = warp::path!("notifications" / String).and(with.clone());
+    let notifications = notifications.and(http::get()).then(notifications_of);
+    let replay = warp::path!("replay").and(with).and(http::post()).and(http::json_body()).then(replay);
     let contacts = put_contact.or(erase_contact).unify();
     let endpoints = endpoints.or(put_endpoint).unify().or(remove_endpoint).unify().or(rotate_secret).unify();
-    let own = contacts.or(endpoints).unify().or(notifications).unify().or(replay).unify();
-    let own = own.map(|answer: Answer| answer.unwrap_or_else(Reply::into_response));
+    let own = contacts.or(endpoints).unify().or(notifications).unify().or(replay).unify().map(http::answer);
     own.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
-fn unavailable(error: &anyhow::Error) -> Problem {
-    http::log_unavailable("database", error);
-    Problem::unavailable()
+fn id(text: &str) -> Result<Uuid, Problem> {
+    parse_uuid(text).ok_or_else(|| Problem::not_found("An id is a hyphenated UUID."))
 }
 
-fn json_reply(body: &Value) -> Response {
-    warp::reply::json(body).into_response()
+/// Executes one of the [`statements`]; returns how many rows it changed.
+async fn change(context: &Context, text: &str, parameters: postgres::Parameters<'_>) -> Result<u64, Problem> {
+    let changed = postgres::execute(&context.pool, text, parameters, "cannot change rows for an operator");
+    changed.await.map_err(|error| unavailable(&error))
 }
 
-/// 204, or 404 when nothing was changed.
-fn changed(count: anyhow::Result<u64>) -> Answer {
-    match count.map_err(|error| unavailable(&error))? {
+/// As [`change`]: 204, or 404 when nothing was changed.
+async fn changed(context: &Context, text: &str, parameters: postgres::Parameters<'_>) -> Answer {
+    match change(context, text, parameters).await? {
         0 => Err(Problem::not_found("There is nothing of this name.")),
         _ => Ok(StatusCode::NO_CONTENT.into_response()),
     }
 }
 
-fn id(text: &str) -> Result<Uuid, Problem> {
-    parse_uuid(text).ok_or_else(|| Problem::not_found("An id is a hyphenated UUID."))
+/// The rows of one of the [`statements`], as an array of this name.
+async fn list(context: &Context, name: &str, text: &str, parameters: postgres::Parameters<'_>) -> Answer {
+    let rows = postgres::query(&context.pool, text, parameters, "cannot read rows for an operator").await;
+    let rows = rows.map_err(|error| unavailable(&error))?;
+    let rows: Value = rows.iter().map(|row| row.get::<_, Value>(0)).collect();
+    Ok(json_reply(StatusCode::OK, &json!({name: rows})))
 }
 
 async fn put_contact(user: String, context: Context, body: Value) -> Answer {
@@ -107,11 +100,11 @@ async fn put_contact(user: String, context: Context, body: Value) -> Answer {
         fields.refuse("email", "must be an e-mail address");
     }
     fields.finish()?;
-    changed(store::change(&context.pool, statements::PUT_CONTACT, &[&user, &email]).await)
+    changed(&context, statements::PUT_CONTACT, &[&user, &email]).await
 }
 
 async fn erase_contact(user: String, context: Context) -> Answer {
-    changed(store::change(&context.pool, statements::ERASE_CONTACT, &[&id(&user)?]).await)
+    changed(&context, statements::ERASE_CONTACT, &[&id(&user)?]).await
 }
 
 async fn put_endpoint(channel: String, context: Context, body: Value) -> Answer {
@@ -130,14 +123,13 @@ async fn put_endpoint(channel: String, context: Context, body: Value) -> Answer 
     fields.finish()?;
     let secret = new_secret();
     let put = store::put_endpoint(&context.pool, &channel, &url, &secret).await;
-    let put = put.map_err(|error| unavailable(&error))?;
     context.due.notify_one();
-    match put {
+    match put.map_err(|error| unavailable(&error))? {
         PutEndpoint::TooMany => Err(Problem::new(Kind::TooManyEndpoints, "Remove one that is not used.")),
-        PutEndpoint::Changed => Ok(json_reply(&json!({"channel": channel, "url": url}))),
+        PutEndpoint::Changed => Ok(json_reply(StatusCode::OK, &json!({"channel": channel, "url": url}))),
         PutEndpoint::Created => {
-            let body = warp::reply::json(&json!({"channel": channel, "url": url, "secret": secret}));
-            Ok(warp::reply::with_status(body, StatusCode::CREATED).into_response())
+            let body = json!({"channel": channel, "url": url, "secret": secret});
+            Ok(json_reply(StatusCode::CREATED, &body))
         }
     }
 }
@@ -146,29 +138,23 @@ async fn put_endpoint(channel: String, context: Context, body: Value) -> Answer 
 async fn rotate_secret(channel: String, context: Context, body: Value) -> Answer {
     Fields::of(body)?.finish()?;
     let secret = new_secret();
-    changed(store::change(&context.pool, statements::ROTATE_SECRET, &[&channel, &secret]).await)?;
-    Ok(json_reply(&json!({"channel": channel, "secret": secret})))
-}
-
-fn new_secret() -> String {
-    format!("whsec_{}", STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
+    changed(&context, statements::ROTATE_SECRET, &[&channel, &secret]).await?;
+    Ok(json_reply(StatusCode::OK, &json!({"channel": channel, "secret": secret})))
 }
 
 /// Repeated, it goes on where it was broken off.
 async fn remove_endpoint(channel: String, context: Context) -> Answer {
-    let removed = changed(store::change(&context.pool, statements::REMOVE_ENDPOINT, &[&channel]).await)?;
+    let removed = changed(&context, statements::REMOVE_ENDPOINT, &[&channel]).await?;
     let given_up = store::give_up_removed(&context.pool, &channel).await;
     given_up.map(|()| removed).map_err(|error| unavailable(&error))
 }
 
 async fn endpoints(context: Context) -> Answer {
-    let found = store::list(&context.pool, statements::ENDPOINTS, &[]).await;
-    found.map(|found| json_reply(&json!({"endpoints": found}))).map_err(|error| unavailable(&error))
+    list(&context, "endpoints", statements::ENDPOINTS, &[]).await
 }
 
-async fn notifications(payment: String, context: Context) -> Answer {
-    let found = store::list(&context.pool, statements::NOTIFICATIONS, &[&id(&payment)?]).await;
-    found.map(|found| json_reply(&json!({"notifications": found}))).map_err(|error| unavailable(&error))
+async fn notifications_of(payment: String, context: Context) -> Answer {
+    list(&context, "notifications", statements::NOTIFICATIONS, &[&id(&payment)?]).await
 }
 
 /// Of one payment (`payment_id`), or of what was given up on a channel (`channel`, `from`).
@@ -178,7 +164,7 @@ async fn replay(context: Context, body: Value) -> Answer {
     let count = if of_payment {
         let payment_id = fields.uuid("payment_id");
         fields.finish()?;
-        store::change(&context.pool, statements::REPLAY_PAYMENT, &[&payment_id]).await
+        change(&context, statements::REPLAY_PAYMENT, &[&payment_id]).await?
     } else {
         let channel = fields.text("channel", CHANNEL_CHARS_MAX);
         let from = fields.text("from", TIME_CHARS_MAX).parse().unwrap_or(Timestamp::MAX);
@@ -186,8 +172,8 @@ async fn replay(context: Context, body: Value) -> Answer {
             fields.refuse("from", "must be a time, such as 2026-01-02T03:04:05Z");
         }
         fields.finish()?;
-        store::change(&context.pool, statements::REPLAY_CHANNEL, &[&channel, &from]).await
+        change(&context, statements::REPLAY_CHANNEL, &[&channel, &from]).await?
     };
     context.due.notify_one();
-    count.map(|count| json_reply(&json!({"replayed": count}))).map_err(|error| unavailable(&error))
+    Ok(json_reply(StatusCode::OK, &json!({"replayed": count})))
 }

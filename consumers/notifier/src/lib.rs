@@ -17,8 +17,7 @@ pub mod store;
 
 use std::sync::Arc;
 
-use ::saga::consumer::{self, Subscription};
-use ::saga::{CancellationToken, contract, http as edge, postgres, process};
+use ::saga::{CancellationToken, consumer, contract, http as edge, postgres, process};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use webhook::WebhookClient;
@@ -27,6 +26,7 @@ use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::email::Mailer;
 use crate::events::Intake;
+use crate::http::Context;
 use crate::metrics::Metrics;
 
 const SERVICE: &str = "notifier";
@@ -38,27 +38,21 @@ const SERVICE: &str = "notifier";
 pub async fn run(config: Config, admin: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
-    let webhooks = WebhookClient::new(config.webhook_allow)?;
+    let (webhooks, due) = (WebhookClient::new(config.webhook_allow)?, Arc::new(Notify::new()));
     let dispatcher = Dispatcher {
         pool: pool.clone(),
         webhooks: webhooks.clone(),
         mailer: config.smtp_url.map(|url| Mailer::new(&url, config.mail_from)).transpose()?,
         limits: config.limits,
-        due: Arc::new(Notify::new()),
+        due: due.clone(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     };
-    let subscription = Subscription {
-        brokers: config.kafka,
-        group_id: config.group_id,
-        instance_id: config.group_instance_id,
-        topics: vec![format!("{}{}", config.topic_prefix, contract::PAYMENT_TOPIC)],
-    };
-    let due = dispatcher.due.clone();
+    let subscription = config.consumer.subscription(SERVICE, &[contract::PAYMENT_TOPIC]);
     let intake = Intake { pool: pool.clone(), due: due.clone() };
     let consumer = consumer::run(subscription, intake, metrics.consumer.clone(), shutdown.clone());
     let deliveries = dispatcher.run();
-    let routes = http::admin(pool, due, webhooks, &metrics, shutdown.clone());
+    let routes = http::admin(Context { pool, due, webhooks }, &metrics, shutdown.clone());
     let (admin, operators) = (config.tls.socket(admin), edge::Audience::operators(config.operators));
     let admin = edge::serve(admin, routes, operators, shutdown.clone());
 

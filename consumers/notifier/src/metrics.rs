@@ -3,7 +3,7 @@
 use anyhow::Result;
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use saga::consumer::ConsumerMetrics;
-use saga::telemetry;
+use saga::telemetry::{self, register};
 
 const ATTEMPTS: &str = "Attempts to deliver, by kind (email or webhook) and outcome: delivered, retried, given_up or \
     disabled. Worry when `given_up` grows: see `failed_at` in the table notifications, and replay.";
@@ -32,22 +32,22 @@ pub struct Metrics {
 impl Metrics {
     pub fn register() -> Result<Self> {
         let registry = telemetry::registry()?;
-        let consumer = ConsumerMetrics::register(&registry)?;
-        let attempts =
-            IntCounterVec::new(Opts::new("notifier_attempts_total", ATTEMPTS), &["kind", "outcome"])?;
+        let attempts = Opts::new("notifier_attempts_total", ATTEMPTS);
+        let oldest_due = Opts::new("notifier_oldest_due_seconds", OLDEST_DUE);
+        let metrics = Self {
+            consumer: ConsumerMetrics::register(&registry)?,
+            attempts: register(&registry, IntCounterVec::new(attempts, &["kind", "outcome"]))?,
+            under_way: register(&registry, IntGauge::new("notifier_deliveries_under_way", UNDER_WAY))?,
+            disabled: register(&registry, IntCounter::new("notifier_endpoints_disabled_total", DISABLED))?,
+            oldest_due: register(&registry, GaugeVec::new(oldest_due, &["kind"]))?,
+            registry,
+        };
         // From zero on, so that the first one is an increase.
         for kind in KINDS {
             for outcome in OUTCOMES {
-                attempts.with_label_values(&[kind, outcome]);
+                metrics.attempts.with_label_values(&[kind, outcome]);
             }
         }
-        let under_way = IntGauge::new("notifier_deliveries_under_way", UNDER_WAY)?;
-        let disabled = IntCounter::new("notifier_endpoints_disabled_total", DISABLED)?;
-        registry.register(Box::new(attempts.clone()))?;
-        registry.register(Box::new(under_way.clone()))?;
-        registry.register(Box::new(disabled.clone()))?;
-        let oldest_due = GaugeVec::new(Opts::new("notifier_oldest_due_seconds", OLDEST_DUE), &["kind"])?;
-        registry.register(Box::new(oldest_due.clone()))?;
-        Ok(Self { registry, consumer, attempts, under_way, disabled, oldest_due })
+        Ok(metrics)
     }
 }

@@ -7,17 +7,25 @@ use uuid::Uuid;
 /// How a payment ended, as its row says.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PaymentEnd {
+    #[serde(flatten)]
+    pub payment: EndedPayment,
+    pub ended_at: Timestamp,
+}
+
+/// The payment as a webhook shows it, field by field.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct EndedPayment {
     pub payment_id: Uuid,
     pub user_id: Uuid,
     /// The last version of the payment.
     pub version: i32,
-    /// completed, rejected, failed or cancelled.
-    pub event: String,
+    /// completed, rejected, failed or cancelled: the event of the row.
+    #[serde(alias = "event")]
+    pub status: String,
     pub service_id: String,
     /// Minor units.
     pub amount: i64,
     pub reason: Option<String>,
-    pub ended_at: Timestamp,
 }
 
 /// The body of a webhook, in the order of Standard Webhooks.
@@ -26,24 +34,13 @@ struct WebhookBody<'a> {
     #[serde(rename = "type")]
     event_type: String,
     timestamp: Timestamp,
-    data: WebhookData<'a>,
-}
-
-#[derive(Serialize)]
-struct WebhookData<'a> {
-    payment_id: Uuid,
-    user_id: Uuid,
-    version: i32,
-    status: &'a str,
-    service_id: &'a str,
-    amount: i64,
-    reason: Option<&'a str>,
+    data: &'a EndedPayment,
 }
 
 impl PaymentEnd {
     /// The id of the message: the same at every attempt. It has no dot, which a signature could mistake for its own.
     pub fn message_id(&self) -> String {
-        format!("{}-{}", self.payment_id, self.version)
+        format!("{}-{}", self.payment.payment_id, self.payment.version)
     }
 }
 
@@ -52,17 +49,8 @@ impl PaymentEnd {
 /// # Errors
 /// Never: the struct has nothing that JSON cannot say.
 pub fn webhook(end: &PaymentEnd) -> serde_json::Result<Vec<u8>> {
-    let data = WebhookData {
-        payment_id: end.payment_id,
-        user_id: end.user_id,
-        version: end.version,
-        status: &end.event,
-        service_id: &end.service_id,
-        amount: end.amount,
-        reason: end.reason.as_deref(),
-    };
-    let event_type = format!("payment.{}.v1", end.event);
-    serde_json::to_vec(&WebhookBody { event_type, timestamp: end.ended_at, data })
+    let event_type = format!("payment.{}.v1", end.payment.status);
+    serde_json::to_vec(&WebhookBody { event_type, timestamp: end.ended_at, data: &end.payment })
 }
 
 /// An e-mail: subject, text and HTML say the same.
@@ -74,19 +62,19 @@ pub struct Email {
 }
 
 /// The one template. Amounts have two decimals here: adapt it to your currency.
-pub fn email(payment: &PaymentEnd) -> Email {
-    let end = match payment.event.as_str() {
+pub fn email(PaymentEnd { payment, ended_at }: &PaymentEnd) -> Email {
+    let end = match payment.status.as_str() {
         "completed" => "It was charged.",
         "cancelled" => "You cancelled it, and nothing was charged.",
         "rejected" => "Your balance does not allow it, and nothing was charged.",
         _ => "It was not accepted, and nothing was charged.",
     };
-    let (service, event) = (&payment.service_id, &payment.event);
+    let (service, status) = (&payment.service_id, &payment.status);
     let amount = format!("{}.{:02}", payment.amount / 100, payment.amount % 100);
-    let first = format!("Your payment of {amount} to {service}: {event}. {end}");
-    let second = format!("Payment {}, {}", payment.payment_id, payment.ended_at);
+    let first = format!("Your payment of {amount} to {service}: {status}. {end}");
+    let second = format!("Payment {}, {ended_at}", payment.payment_id);
     Email {
-        subject: format!("Payment to {service}: {event}"),
+        subject: format!("Payment to {service}: {status}"),
         text: format!("{first}\n\n{second}\n"),
         html: format!("<!doctype html>\n<p>{}</p>\n<p>{}</p>\n", escape(&first), escape(&second)),
     }

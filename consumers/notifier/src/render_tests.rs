@@ -1,16 +1,16 @@
 use super::*;
 
 fn end(event: &str, service_id: &str, amount: i64) -> PaymentEnd {
-    PaymentEnd {
+    let payment = EndedPayment {
         payment_id: "0198c0de-0000-7000-8000-00000000000a".parse().unwrap(),
         user_id: "0198c0de-0000-7000-8000-00000000000b".parse().unwrap(),
         version: 3,
-        event: event.to_owned(),
+        status: event.to_owned(),
         service_id: service_id.to_owned(),
         amount,
         reason: None,
-        ended_at: "2026-01-02T03:04:05.678901Z".parse().unwrap(),
-    }
+    };
+    PaymentEnd { payment, ended_at: "2026-01-02T03:04:05.678901Z".parse().unwrap() }
 }
 
 #[test]

@@ -16,33 +16,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use saga::consumer::BatchCounts;
 use saga::parked::{self, Parked};
-use saga::postgres::{Client, Pool};
+use saga::postgres::{Parameters, Pool, query};
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Row;
-use tokio_postgres::types::{Json, ToSql};
+use tokio_postgres::types::Json;
 use uuid::Uuid;
 
-pub use self::operators::{PutEndpoint, change, give_up_removed, list, put_endpoint, statements};
+pub use self::operators::{PutEndpoint, give_up_removed, put_endpoint, statements};
 use crate::render::PaymentEnd;
 use crate::saga::Step;
-
-async fn connect(pool: &Pool) -> Result<Client> {
-    pool.get().await.context("no connection to the notifier database")
-}
-
-type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
-
-/// Executes one statement by itself. `failed`: what it could not do.
-async fn query(
-    pool: &Pool,
-    text: &str,
-    parameters: Parameters<'_>,
-    failed: &'static str,
-) -> Result<Vec<Row>> {
-    let client = connect(pool).await?;
-    let statement = client.prepare_cached(text).await?;
-    client.query(&statement, parameters).await.context(failed)
-}
 
 // A channel is notified of the payments that ended since it is there: reading the topic once more brings nothing new.
 const INSERT: &str = "
@@ -50,9 +31,9 @@ const INSERT: &str = "
         insert into notifications
               (payment_id, channel, user_id, version, event, service_id, amount, reason, ended_at)
         -- In one order, so that instances that insert the same rows wait for each other in no circle.
-        select e.payment_id, c.channel, e.user_id, e.version, e.event, e.service_id, e.amount, e.reason, e.ended_at
+        select e.payment_id, c.channel, e.user_id, e.version, e.status, e.service_id, e.amount, e.reason, e.ended_at
           from jsonb_to_recordset($1)
-               as e (payment_id uuid, user_id uuid, version integer, event text, service_id text, amount bigint,
+               as e (payment_id uuid, user_id uuid, version integer, status text, service_id text, amount bigint,
                      reason text, ended_at timestamptz)
          cross join lateral (
                select 'email' as channel from contacts
@@ -70,7 +51,7 @@ const INSERT: &str = "
 /// # Errors
 /// When the database failed. Nothing was written then.
 pub async fn insert(pool: &Pool, events: &[&PaymentEnd], unreadable: &[Parked]) -> Result<BatchCounts> {
-    let mut client = connect(pool).await?;
+    let mut client = pool.get().await.context("no connection to the database")?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
     let statement = transaction.prepare_cached(INSERT).await?;
     let row =
@@ -91,12 +72,8 @@ pub struct Claim<'a> {
     pub per_channel: i32,
     /// Deliveries under way at this instance, by channel.
     pub busy: &'a HashMap<String, i32>,
-}
-
-/// How long an attempt belongs to the instance that claimed it.
-pub struct Leases {
-    pub email: Duration,
-    pub webhook: Duration,
+    /// How long an e-mail belongs to the instance that claimed it, and how long a webhook does.
+    pub leases: [Duration; 2],
 }
 
 /// A notification that this instance delivers now, as its row and those of its receiver say.
@@ -140,7 +117,7 @@ const CHANNELS: &str = "
 ///
 /// # Errors
 /// When the database failed.
-pub async fn claim(pool: &Pool, claim: &Claim<'_>, leases: &Leases) -> Result<Vec<ClaimedNotification>> {
+pub async fn claim(pool: &Pool, claim: &Claim<'_>) -> Result<Vec<ClaimedNotification>> {
     // Channels take turns, in random order: those that do not fail and have nothing under way are first.
     let text = format!(
         "with {CHANNELS}, due as materialized (
@@ -173,8 +150,8 @@ pub async fn claim(pool: &Pool, claim: &Claim<'_>, leases: &Leases) -> Result<Ve
           left join contacts c on n.channel = 'email' and c.user_id = n.user_id
           left join endpoints e on e.channel = n.channel"
     );
-    let Claim { email, count, kept, per_channel, busy } = claim;
-    let (of_email, of_webhook) = (leases.email.as_secs_f64(), leases.webhook.as_secs_f64());
+    let Claim { email, count, kept, per_channel, busy, leases } = claim;
+    let [of_email, of_webhook] = leases.map(|lease| lease.as_secs_f64());
     let parameters: Parameters<'_> = &[email, per_channel, &Json(busy), count, kept, &of_email, &of_webhook];
     let rows = query(pool, &text, parameters, "cannot claim notifications").await?;
     rows.iter().map(|row| Ok(row.try_get::<_, Json<ClaimedNotification>>(0)?.0)).collect()
@@ -196,7 +173,7 @@ pub async fn next_due(pool: &Pool, claim: &Claim<'_>) -> Result<Option<Duration>
                  order by due_at limit 1) n
          having count(*) > 0"
     );
-    let Claim { email, count, kept, per_channel, busy } = claim;
+    let Claim { email, count, kept, per_channel, busy, .. } = claim;
     let parameters: Parameters<'_> = &[email, per_channel, &Json(busy), count, kept];
     let rows = query(pool, &text, parameters, "cannot look for the next notification").await?;
     Ok(rows.first().map(|row| Duration::try_from_secs_f64(row.get(0)).unwrap_or(Duration::MAX)))
@@ -248,26 +225,33 @@ impl AttemptRecord {
         };
         let ClaimedNotification { end, channel, attempts, endpoint, .. } = claimed;
         let revision = endpoint.map(|endpoint| endpoint.revision);
-        Self { payment_id: end.payment_id, channel, attempts, revision, step: step.into(), pause, error }
+        Self {
+            payment_id: end.payment.payment_id,
+            channel,
+            attempts,
+            revision,
+            step: step.into(),
+            pause,
+            error,
+        }
     }
 }
-
-const RECORD: &str = "
-    update notifications n
-       set delivered_at = case when o.step = 'delivered' then now() end,
-           failed_at = case when o.step = 'given_up' then now() end,
-           due_at = now() + o.pause * interval '1 second',
-           last_error = coalesce(o.error, n.last_error)
-      from jsonb_to_recordset($1)
-           as o (payment_id uuid, channel text, attempts integer, step text, pause double precision, error text)
-     where n.payment_id = o.payment_id and n.channel = o.channel and n.delivered_at is null
-       and (o.step = 'delivered' or (n.failed_at is null and n.attempts = o.attempts))";
 
 // An endpoint is written only when it begins or ends to fail, or is disabled ($2: after so many seconds of failures).
 // An attempt at an earlier revision says nothing about this one. All is decided in the update, on the row as it is
 // then.
-const RECORD_ENDPOINTS: &str = "
-    with o as (
+const RECORD: &str = "
+    with recorded as (
+        update notifications n
+           set delivered_at = case when a.step = 'delivered' then now() end,
+               failed_at = case when a.step = 'given_up' then now() end,
+               due_at = now() + a.pause * interval '1 second',
+               last_error = coalesce(a.error, n.last_error)
+          from jsonb_to_recordset($1)
+               as a (payment_id uuid, channel text, attempts integer, step text, pause double precision, error text)
+         where n.payment_id = a.payment_id and n.channel = a.channel and n.delivered_at is null
+           and (a.step = 'delivered' or (n.failed_at is null and n.attempts = a.attempts))
+    ), o as (
         select channel, revision, bool_or(step = 'delivered') as delivered, bool_or(step = 'disabled') as gone
           from jsonb_to_recordset($1) as a (channel text, revision integer, step text)
          where revision is not null group by channel, revision
@@ -286,20 +270,12 @@ const RECORD_ENDPOINTS: &str = "
             or e.failing_since < now() - $2::double precision * interval '1 second')
     returning case when e.disabled_at is not null then e.channel end";
 
-/// Records the results of attempts, in one transaction. Returns the channels of the endpoints that it disabled.
+/// Records the results of attempts. Returns the channels of the endpoints that it disabled.
 ///
 /// # Errors
 /// When the database failed. Nothing was written then.
 pub async fn record(pool: &Pool, attempts: &[AttemptRecord], disable_after: Duration) -> Result<Vec<String>> {
-    let mut client = connect(pool).await?;
-    let transaction = client.transaction().await.context("cannot begin a transaction")?;
-    let (notifications, endpoints) =
-        (transaction.prepare_cached(RECORD).await?, transaction.prepare_cached(RECORD_ENDPOINTS).await?);
-    transaction.execute(&notifications, &[&Json(attempts)]).await.context("cannot record deliveries")?;
-    let rows = transaction
-        .query(&endpoints, &[&Json(attempts), &disable_after.as_secs_f64()])
-        .await
-        .context("cannot record the state of endpoints")?;
-    transaction.commit().await.context("cannot commit")?;
+    let parameters: Parameters<'_> = &[&Json(attempts), &disable_after.as_secs_f64()];
+    let rows = query(pool, RECORD, parameters, "cannot record deliveries").await?;
     Ok(rows.iter().filter_map(|row| row.get(0)).collect())
 }

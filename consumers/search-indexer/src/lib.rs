@@ -69,7 +69,7 @@ async fn follow_alias(
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    while let Some(live) = shutdown.run_until_cancelled(find_index(store)).await {
+    while let Some(live) = find_index(store, shutdown).await {
         tracing::info!(index = live.name, uuid = live.uuid, history = live.history, "filling this index");
         let subscription = config.subscription(&live);
         let indexer = Indexer { store: store.clone(), index: live.name.clone() };
@@ -89,18 +89,10 @@ async fn follow_alias(
     Ok(())
 }
 
-/// The index behind the alias, made if there is none. Tries until it is there.
-async fn find_index(store: &Store) -> Index {
-    for pause in backoff::unlimited(PAUSE_MAX) {
-        match store.ensure().await {
-            Ok(live) => return live,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "there is no index to fill; it is tried again");
-            }
-        }
-        tokio::time::sleep(pause).await;
-    }
-    unreachable!("the back-off never ends")
+/// The index behind the alias, made if there is none. Tries until it is there; `None` after the end.
+async fn find_index(store: &Store, shutdown: &CancellationToken) -> Option<Index> {
+    let found = backoff::until_done(PAUSE_MAX, shutdown, "there is no index to fill", || store.ensure());
+    shutdown.run_until_cancelled(found).await.flatten()
 }
 
 /// Waits until the alias leads to another index, or to none.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use saga::consumer::{self, Ends, GroupOffsets};
+use saga::consumer::{self, Ends, GroupOffsets, Subscription};
 use saga::contract::PAYMENT_TOPIC;
 use saga::search_index::Index;
 use saga::{CancellationToken, backoff};
@@ -44,11 +44,10 @@ pub async fn rebuild(config: &Config, stop: &CancellationToken) -> Result<()> {
     let (old, new) = stop.run_until_cancelled(prepared).await.context(STOPPED)??;
     tracing::info!(old = old.name, new = new.name, "the new index is filled from the first event on");
     // The running instances have their names in the group of the old index; this one has none.
-    let config = Config { group_instance_id: None, ..config.clone() };
-    let subscription = config.subscription(&new);
+    let subscription = Subscription { instance_id: None, ..config.subscription(&new) };
     let indexer = Indexer { store: store.clone(), index: new.name.clone() };
     let rebuild = Rebuild {
-        payments: config.topic(PAYMENT_TOPIC),
+        payments: config.consumer.topic(PAYMENT_TOPIC),
         offsets: Arc::new(GroupOffsets::new(&subscription)),
         store,
         old,

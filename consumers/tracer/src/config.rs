@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use brokers::Brokers;
 use clap::Parser;
-use saga::consumer::Subscription;
+use saga::consumer::{self, Subscription};
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use saga::http::{Operators, Tls};
 use saga::telemetry::LogFormat;
 
+use crate::SERVICE;
 use crate::saga::Sampler;
 
 // No Debug: it would print passwords.
@@ -35,29 +35,14 @@ pub struct Config {
     #[arg(long, env = "TRACE_AGE_MAX_SECONDS", default_value_t = 3600)]
     pub age_max_seconds: u32,
     #[command(flatten)]
-    pub kafka: Brokers,
-    /// The consumer group; all instances share it.
-    #[arg(long, env = "GROUP_ID", default_value = "tracer")]
-    pub group_id: String,
-    /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
-    #[arg(long, env = "GROUP_INSTANCE_ID")]
-    pub group_instance_id: Option<String>,
-    /// Prefix of every topic name, so that several systems can share one Kafka.
-    #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
-    pub topic_prefix: String,
+    pub consumer: consumer::Settings,
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
 
 impl Config {
     pub fn subscription(&self) -> Subscription {
-        let topics = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC];
-        Subscription {
-            brokers: self.kafka.clone(),
-            group_id: self.group_id.clone(),
-            instance_id: self.group_instance_id.clone(),
-            topics: topics.map(|name| format!("{}{name}", self.topic_prefix)).to_vec(),
-        }
+        self.consumer.subscription(SERVICE, &[PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC])
     }
 
     /// `None`: events of any age are traced.

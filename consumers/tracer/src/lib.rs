@@ -67,7 +67,7 @@ async fn export(pending: &Pending, store: &Store, metrics: &Metrics, stop: &Canc
             if finished.is_empty() {
                 break;
             }
-            if stop.run_until_cancelled(send(store, metrics, &finished)).await.is_none() {
+            if stop.run_until_cancelled(send(store, metrics, stop, &finished)).await.is_none() {
                 return;
             }
         }
@@ -78,25 +78,13 @@ async fn export(pending: &Pending, store: &Store, metrics: &Metrics, stop: &Canc
     }
 }
 
-/// Tries until the collector has them, or refuses them.
-async fn send(store: &Store, metrics: &Metrics, traces: &[Trace]) {
-    for pause in backoff::unlimited(PAUSE_MAX) {
-        match store.send(traces).await {
-            Ok(outcome) => {
-                let count = u64::try_from(traces.len()).unwrap_or_default();
-                metrics.traces.with_label_values(&[outcome.as_str()]).inc_by(count);
-                if outcome == Outcome::Refused {
-                    tracing::warn!(traces = count, "the collector refuses traces; they are dropped");
-                }
-                return;
-            }
-            Err(error) => {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the collector has no traces yet; it is tried again"
-                );
-            }
-        }
-        tokio::time::sleep(pause).await;
+/// Tries until the collector has them, or refuses them, or `stop`.
+async fn send(store: &Store, metrics: &Metrics, stop: &CancellationToken, traces: &[Trace]) {
+    let sent = backoff::until_done(PAUSE_MAX, stop, "the collector has no traces yet", || store.send(traces));
+    let Some(outcome) = sent.await else { return };
+    let count = u64::try_from(traces.len()).unwrap_or_default();
+    metrics.traces.with_label_values(&[outcome.as_str()]).inc_by(count);
+    if outcome == Outcome::Refused {
+        tracing::warn!(traces = count, "the collector refuses traces; they are dropped");
     }
 }

@@ -21,13 +21,12 @@ impl Metrics {
             "tracer_traces_total",
             "Traces by outcome: sent, or refused by the collector and dropped. Worry when any is refused: the collector and this version do not understand each other.",
         );
-        let traces = IntCounterVec::new(opts, &["outcome"])?;
+        let traces = telemetry::register(&registry, IntCounterVec::new(opts, &["outcome"]))?;
         let pending = IntGauge::new(
             "tracer_events_pending",
             "Events of payments whose trace is not sent yet. Worry when it keeps growing: the collector is away, or payments do not end.",
-        )?;
-        registry.register(Box::new(traces.clone()))?;
-        registry.register(Box::new(pending.clone()))?;
+        );
+        let pending = telemetry::register(&registry, pending)?;
         Ok(Self { registry, consumer, traces, pending })
     }
 }

@@ -14,7 +14,7 @@ use prometheus::IntGauge;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::saga::{Context, Fact, Span, is_end, is_whole, spans};
+use crate::saga::{Context, Fact, Span, is_whole, spans};
 
 /// How long the rest of the events of an ended payment may take: the topics are read side by side.
 pub const REST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ impl Trace {
 
     fn is_finished(&self, now: Instant) -> bool {
         let age = now.saturating_duration_since(self.came_at);
-        let has_ended = self.facts.iter().any(|fact| is_end(fact.event));
+        let has_ended = self.facts.iter().any(|fact| fact.event.ends_payment());
         has_ended && (is_whole(&self.facts) || age > REST_TIMEOUT) || age > AGE_MAX
     }
 }

@@ -106,12 +106,6 @@ pub struct Span {
     pub attributes: Vec<(&'static str, String)>,
 }
 
-/// Whether a payment ends with this event.
-pub fn is_end(event: EventType) -> bool {
-    use EventType::{PaymentCancelled, PaymentCompleted, PaymentFailed, PaymentRejected};
-    matches!(event, PaymentCompleted | PaymentRejected | PaymentFailed | PaymentCancelled)
-}
-
 /// Whether the cause of each of them is among them.
 pub fn is_whole(facts: &[Fact]) -> bool {
     facts.iter().all(|fact| causes(fact.event).is_empty() || cause(fact.event, facts).is_some())

@@ -114,7 +114,7 @@ fn events_are_whole_when_none_lacks_its_cause() {
     for (index, fact) in all.iter().enumerate() {
         let mut rest = all.clone();
         rest.remove(index);
-        assert_eq!(is_whole(&rest), is_end(fact.event), "without {}", fact.id);
+        assert_eq!(is_whole(&rest), fact.event.ends_payment(), "without {}", fact.id);
     }
     for event in EventType::ALL {
         // A cause is an event of another service, so each way crosses the relay.

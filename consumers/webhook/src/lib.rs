@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1;
@@ -40,14 +42,20 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// A name may have any number of addresses, and an address may be one that nothing answers from.
 const ADDRESSES_MAX: usize = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const SECRET_BYTES: usize = 32;
 
 /// A message. Id and body are the same at every attempt.
 pub struct Message<'a> {
     /// It must not contain a dot, which separates what is signed.
     pub id: &'a str,
     /// `whsec_…`, each of which signs: a receiver accepts any signature that it can verify.
-    pub secrets: &'a [&'a str],
+    pub secrets: &'a [String],
     pub body: Vec<u8>,
+}
+
+/// A secret that nobody knows yet: of 256 bits, more than the 192 that Standard Webhooks asks for.
+pub fn new_secret() -> String {
+    format!("whsec_{}", STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
 }
 
 /// The head of an answer, as far as it matters.
@@ -150,7 +158,7 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, NoAnswer> {
 
 fn request(uri: &Uri, message: &Message<'_>) -> anyhow::Result<Request<Full<Bytes>>> {
     let timestamp = Timestamp::now().as_second();
-    let sign = |secret: &&str| Webhook::new(secret)?.sign(message.id, timestamp, &message.body);
+    let sign = |secret: &String| Webhook::new(secret)?.sign(message.id, timestamp, &message.body);
     let signatures = message.secrets.iter().map(sign).collect::<Result<Vec<String>, _>>()?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     Ok(Request::post(path)
@@ -233,11 +241,12 @@ mod tests {
     #[test]
     fn a_message_is_signed_by_each_secret() {
         let uri = parse_url("https://example.org/").unwrap();
-        let secrets = ["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
+        let secrets = [new_secret(), new_secret()];
+        assert_ne!(secrets[0], secrets[1]);
         let message = Message { id: "x", secrets: &secrets, body: b"{}".to_vec() };
         let request = request(&uri, &message).unwrap();
         for secret in secrets {
-            Webhook::new(secret).unwrap().verify(b"{}", request.headers()).unwrap();
+            Webhook::new(&secret).unwrap().verify(b"{}", request.headers()).unwrap();
         }
     }
 }

@@ -8,8 +8,7 @@ use tokio::net::TcpListener;
 use webhook::{Answer, Message, NoAnswer, WebhookClient};
 
 async fn post(client: &WebhookClient, url: &str) -> Result<Answer, NoAnswer> {
-    let secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
-    client.post(url, &Message { id: "x", secrets: &[secret], body: b"{}".to_vec() }).await
+    client.post(url, &Message { id: "x", secrets: &[webhook::new_secret()], body: b"{}".to_vec() }).await
 }
 
 const PRIVATE: [&str; 25] = [

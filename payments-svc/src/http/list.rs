@@ -8,6 +8,7 @@
 
 use jiff::civil::{self, DateTime};
 use jiff::fmt::temporal::Pieces;
+use saga::http::unavailable;
 use saga::postgres::Pool;
 use saga::problem::Problem;
 use saga::query::Query;
@@ -15,8 +16,8 @@ use uuid::Uuid;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::json_response;
 use super::pay::{KEY_CHARS_MAX, SERVICE_ID_CHARS_MAX};
-use super::{json_response, unavailable};
 use crate::render;
 use crate::saga::Status;
 use crate::store::{self, Filter, Payment};

@@ -14,6 +14,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use saga::CancellationToken;
 use saga::fields::parse_uuid;
+use saga::http::unavailable;
 use saga::identity::Caller;
 use saga::problem::Problem;
 use saga::query::Query;
@@ -25,7 +26,7 @@ use warp::http::header::{CACHE_CONTROL, HeaderValue};
 use warp::reply::{Reply, Response};
 use warp::sse::Event;
 
-use super::{PublicContext, json_response, not_found, unavailable};
+use super::{PublicContext, json_response, not_found};
 use crate::reader::Reader;
 use crate::render;
 use crate::store::Payment;

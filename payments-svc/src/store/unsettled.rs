@@ -5,7 +5,7 @@
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::postgres::Pool;
+use saga::postgres::{self, Pool};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -45,9 +45,8 @@ const BY_KEY: &str = "
 
 /// The database's clock.
 pub async fn clock(pool: &Pool) -> anyhow::Result<Timestamp> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    let statement = client.prepare_cached("select now()").await.context("cannot prepare the clock")?;
-    Ok(client.query_one(&statement, &[]).await.context("cannot read the database's clock")?.get(0))
+    let rows = postgres::query(pool, "select now()", &[], "cannot read the database's clock").await?;
+    Ok(rows.first().context("the time is one row")?.get(0))
 }
 
 /// The payments accepted from `from` until before `until` that are not terminal, oldest first, at most `rows_max`.
@@ -57,13 +56,9 @@ pub async fn unsettled_by_age(
     until: Timestamp,
     rows_max: usize,
 ) -> anyhow::Result<Vec<UnsettledPayment>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    let statement = client.prepare_cached(BY_AGE).await.context("cannot prepare the look by age")?;
     let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
-    let rows = client
-        .query(&statement, &[&from, &until, &limit])
-        .await
-        .context("cannot look for unsettled payments by age")?;
+    let failed = "cannot look for unsettled payments by age";
+    let rows = postgres::query(pool, BY_AGE, &[&from, &until, &limit], failed).await?;
     Ok(rows.iter().map(unsettled).collect())
 }
 
@@ -86,13 +81,9 @@ pub async fn still_unsettled(
     pool: &Pool,
     payments: &[UnsettledPayment],
 ) -> anyhow::Result<Vec<UnsettledPayment>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    let statement = client.prepare_cached(BY_KEY).await.context("cannot prepare the look by key")?;
     let (users, ids): (Vec<Uuid>, Vec<Uuid>) = payments.iter().map(|p| (p.user_id, p.payment_id)).unzip();
-    let rows = client
-        .query(&statement, &[&users, &ids])
-        .await
-        .context("cannot look for unsettled payments by key")?;
+    let failed = "cannot look for unsettled payments by key";
+    let rows = postgres::query(pool, BY_KEY, &[&users, &ids], failed).await?;
     Ok(rows.iter().map(unsettled).collect())
 }
 

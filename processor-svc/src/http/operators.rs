@@ -7,7 +7,7 @@
 //! * Whoever shows a token of their own acts under their own name, so that two names are two people.
 
 use saga::fields::{Fields, parse_uuid};
-use saga::http as edge;
+use saga::http::{self as edge, answer, unavailable};
 use saga::parked::routes::{Operator, REASON_CHARS_MAX, holder, operator};
 use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
@@ -49,15 +49,6 @@ pub fn routes(operators: &Operators) -> BoxedFilter<(Response,)> {
             answer(confirm(&operators, &id, holder.as_ref(), body).await)
         });
     propose.or(confirm).unify().boxed()
-}
-
-fn answer(result: Result<Response, Problem>) -> Response {
-    result.unwrap_or_else(Reply::into_response)
-}
-
-fn unavailable(error: &anyhow::Error) -> Problem {
-    edge::log_unavailable("database", error);
-    Problem::unavailable()
 }
 
 async fn propose(operators: &Operators, holder: Option<&Operator>, body: Value) -> Result<Response, Problem> {

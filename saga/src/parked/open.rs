@@ -9,7 +9,7 @@ use anyhow::Context;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use tokio_util::sync::CancellationToken;
 
-use crate::postgres::Pool;
+use crate::postgres::{self, Pool};
 use crate::telemetry::log_text;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -59,10 +59,8 @@ impl OpenMessages {
     /// # Errors
     /// When the database does not answer.
     pub async fn look(&self) -> anyhow::Result<()> {
-        let client = self.pool.get().await.context("no connection to the database")?;
-        let statement =
-            client.prepare_cached(OPEN).await.context("cannot prepare the count of parked messages")?;
-        let row = client.query_one(&statement, &[]).await.context("cannot count parked messages")?;
+        let rows = postgres::query(&self.pool, OPEN, &[], "cannot count parked messages").await?;
+        let row = rows.first().context("a count is one row")?;
         self.count.with_label_values::<&str>(&[]).set(row.get(0));
         Ok(())
     }

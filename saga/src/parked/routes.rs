@@ -56,7 +56,7 @@ async fn answer<R: Reapply>(
     holder: Option<Operator>,
     body: Value,
 ) -> Response {
-    done(&pool, &service, act, holder.as_ref(), body).await.unwrap_or_else(Reply::into_response)
+    http::answer(done(&pool, &service, act, holder.as_ref(), body).await)
 }
 
 async fn done<R: Reapply>(
@@ -72,11 +72,7 @@ async fn done<R: Reapply>(
     let reason = fields.text("reason", REASON_CHARS_MAX);
     fields.finish()?;
     let request = ActRequest { act: what, parked_id, operator, reason };
-    let answer = act(pool, service, &request).await.map_err(|error| {
-        http::log_unavailable("database", &error);
-        Problem::unavailable()
-    })?;
-    match answer {
+    match act(pool, service, &request).await.map_err(|error| http::unavailable(&error))? {
         ActAnswer::Done(record) => Ok(warp::reply::json(&rendered(&request, &record)).into_response()),
         ActAnswer::Repeated(record) => {
             let reply = warp::reply::json(&rendered(&request, &record));

@@ -1,12 +1,9 @@
 //! Statements of operators: contacts, endpoints, replay. Most are a text and its parameters.
 
 use anyhow::{Context, Result};
-use saga::postgres::Pool;
-use serde_json::Value;
+use saga::postgres::{Pool, execute};
 
-use super::{Parameters, connect, query};
-
-/// The statements of [`change`] and [`list`].
+/// Those that are executed by themselves. The rows of one that reads are JSON.
 pub mod statements {
     /// A changed address counts for what waits too. $1: user, $2: address.
     pub const PUT_CONTACT: &str = "
@@ -44,39 +41,21 @@ pub mod statements {
           from again a where n.payment_id = a.payment_id and n.channel = $1";
     /// Without their secrets, which a path may be one of too: a URL is shown up to its host and port.
     pub const ENDPOINTS: &str = "
-        select channel, substring(url from '^[^:]+://[^/?#]*') as origin, since, failing_since, disabled_at,
-               disabled_reason, case when previous_until > now() then previous_until end as previous_secret_until
-          from endpoints where removed_at is null order by channel";
+        select to_jsonb(e) from (
+            select channel, substring(url from '^[^:]+://[^/?#]*') as origin, since, failing_since, disabled_at,
+                   disabled_reason, case when previous_until > now() then previous_until end as previous_secret_until
+              from endpoints where removed_at is null order by channel) e";
     /// $1: payment.
     pub const NOTIFICATIONS: &str = "
-        select channel, event, attempts, due_at, delivered_at, failed_at, last_error
-          from notifications where payment_id = $1 order by channel";
+        select to_jsonb(n) from (
+            select channel, event, attempts, due_at, delivered_at, failed_at, last_error
+              from notifications where payment_id = $1 order by channel) n";
 }
 
 /// Endpoints that there may be: each is a row per payment, and a look at each claim.
 const ENDPOINTS_MAX: i64 = 100;
 /// Rows that one statement gives up, so that it ends long before the time-out of statements.
 const GIVE_UP_ROWS: u64 = 10_000;
-
-/// Executes one of the [`statements`] that change rows; returns how many it changed.
-///
-/// # Errors
-/// When the database failed.
-pub async fn change(pool: &Pool, text: &str, parameters: Parameters<'_>) -> Result<u64> {
-    let client = connect(pool).await?;
-    let statement = client.prepare_cached(text).await?;
-    client.execute(&statement, parameters).await.context("cannot change rows for an operator")
-}
-
-/// The rows of one of the [`statements`] that read, as JSON.
-///
-/// # Errors
-/// When the database failed.
-pub async fn list(pool: &Pool, text: &str, parameters: Parameters<'_>) -> Result<Value> {
-    let text = format!("select to_jsonb(r) from ({text}) r");
-    let rows = query(pool, &text, parameters, "cannot read rows for an operator").await?;
-    Ok(rows.iter().map(|row| row.get::<_, Value>(0)).collect())
-}
 
 /// Gives up what waits of a removed endpoint, in steps; does nothing to one that is not removed. A row that somebody
 /// has locked is left: nothing claims it either, nor gives it to an endpoint that takes the name.
@@ -92,8 +71,8 @@ pub async fn give_up_removed(pool: &Pool, channel: &str) -> Result<()> {
                  join endpoints e on e.channel = n.channel and e.removed_at is not null
                 where n.channel = $1 and n.delivered_at is null and n.failed_at is null
                 order by n.due_at limit $2 for update of n skip locked))";
-    let rows = i64::try_from(GIVE_UP_ROWS)?;
-    while change(pool, text, &[&channel, &rows]).await? == GIVE_UP_ROWS {}
+    let (rows, failed) = (i64::try_from(GIVE_UP_ROWS)?, "cannot give up what a removed endpoint had");
+    while execute(pool, text, &[&channel, &rows], failed).await? == GIVE_UP_ROWS {}
     Ok(())
 }
 
@@ -115,7 +94,7 @@ pub enum PutEndpoint {
 /// When the database failed.
 pub async fn put_endpoint(pool: &Pool, channel: &str, url: &str, secret: &str) -> Result<PutEndpoint> {
     give_up_removed(pool, channel).await?;
-    let mut client = connect(pool).await?;
+    let mut client = pool.get().await.context("no connection to the database")?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
     // One at a time, so that they are counted right.
     transaction.execute("select pg_advisory_xact_lock(hashtext('endpoints'))", &[]).await?;

@@ -202,7 +202,7 @@ async fn a_rebuild_waits_for_kafka() {
     until(&50, || indexed(&harness)).await;
     let mut config = harness.config();
     // That of the consumer, that of the first question, and that of the next one, which a new client asks.
-    config.kafka.servers = kafka_after(3, config.kafka.servers).await;
+    config.consumer.kafka.servers = kafka_after(3, config.consumer.kafka.servers).await;
     rebuild(&config, &CancellationToken::new()).await.unwrap();
     assert!(harness.live().await.ends_with("-2"));
     assert_eq!(indexed(&harness).await, 50);
@@ -217,7 +217,7 @@ async fn a_rebuild_without_the_topic_of_payments_leaves_searches_as_they_were() 
     let indexer = harness.start().await;
     until(&50, || indexed(&harness)).await;
     let mut config = harness.config();
-    config.topic_prefix = "nowhere-".to_owned();
+    config.consumer.topic_prefix = "nowhere-".to_owned();
     let error = rebuild(&config, &CancellationToken::new()).await.unwrap_err();
     assert!(error.to_string().contains("is TOPIC_PREFIX right?"), "{error:#}");
     assert!(harness.live().await.ends_with("-1"));
@@ -232,13 +232,13 @@ async fn a_topic_that_may_not_be_read_is_not_taken_for_one_that_does_not_exist()
     let harness = Harness::new().await;
     harness.emit(&payments(1)).await;
     let mut config = harness.config();
-    let topic = config.topic(PAYMENT_TOPIC);
+    let topic = config.consumer.topic(PAYMENT_TOPIC);
     let index = Index { name: "none".to_owned(), uuid: "none".to_owned(), history: None };
     let ends = |config: &Config| GroupOffsets::new(&config.subscription(&index)).ends();
     assert!(ends(&config).unwrap().has_topic(&topic));
     // It may read the topics without a prefix only.
     let subscriber = variable("KAFKA_ADMIN_CONFIG").replace("admin.properties", "subscriber.properties");
-    config.kafka = Brokers::read(&subscriber).unwrap();
+    config.consumer.kafka = Brokers::read(&subscriber).unwrap();
     let error = ends(&config).unwrap_err();
     assert!(error.to_string().contains("does not give the partitions"), "{error:#}");
     harness.finish().await;
