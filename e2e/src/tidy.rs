@@ -56,6 +56,29 @@ fn files_are_short_and_named_after_what_they_hold() {
     }
 }
 
+/// A line that compiles or is sent to Postgres: neither blank nor a comment.
+fn is_code(line: &str) -> bool {
+    let line = line.trim();
+    !line.is_empty() && !line.starts_with("//") && !line.starts_with("--")
+}
+
+#[test]
+fn subscribers_to_copy_are_short() {
+    for (name, lines_max) in [("notifier", 900), ("fraud", 400)] {
+        let of_name = |path: &str| {
+            path.starts_with(&format!("consumers/{name}/src/")) && !path.ends_with("_tests.rs")
+        };
+        let files = sources("rs").into_iter().filter(|(path, _)| of_name(path));
+        let lines: usize =
+            files.map(|(_, text)| without_tests(&text).lines().filter(|line| is_code(line)).count()).sum();
+        assert!(
+            (1..=lines_max).contains(&lines),
+            "consumers/{name} has {lines} lines of code without its tests; {lines_max} are the most: what others do \
+             the same way belongs into `saga`"
+        );
+    }
+}
+
 #[test]
 fn every_service_has_the_same_files_and_a_short_main() {
     for service in SERVICES {

@@ -90,6 +90,23 @@ impl Fields {
         }
     }
 
+    /// A value that `parse` makes of text; `expected` completes the sentence "must be …".
+    pub fn value<T: Default>(
+        &mut self,
+        name: &str,
+        chars_max: usize,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> T {
+        let errors = self.errors.len();
+        let text = self.text(name, chars_max);
+        let value = if self.errors.len() == errors { parse(&text) } else { return T::default() };
+        value.unwrap_or_else(|| {
+            self.refuse(name, format!("must be {expected}"));
+            T::default()
+        })
+    }
+
     /// Ends the parsing.
     ///
     /// # Errors
@@ -179,6 +196,20 @@ mod tests {
     #[test]
     fn a_good_body_has_no_errors() {
         assert_eq!(errors(r#"{"name":"åäö","amount":9007199254740991}"#), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_value_is_named_once_whatever_is_wrong_with_it() {
+        let errors = |body: &str| {
+            let mut fields = Fields::of(serde_json::from_str(body).unwrap()).unwrap();
+            let number = fields.value("number", 3, "a number", |text| text.parse::<u16>().ok());
+            let problem = fields.finish().err();
+            (number, problem.into_iter().flat_map(|p| p.errors).map(|e| e.detail).collect::<Vec<_>>())
+        };
+        assert_eq!(errors(r#"{"number":"12"}"#), (12, vec![]));
+        assert_eq!(errors(r#"{"number":"x"}"#), (0, vec!["must be a number".to_owned()]));
+        assert_eq!(errors(r#"{"number":"1234"}"#), (0, vec!["must have 1 to 3 characters".to_owned()]));
+        assert_eq!(errors("{}"), (0, vec!["is required".to_owned()]));
     }
 
     #[test]

@@ -1,17 +1,15 @@
 //! Configuration of the notifier, read once before any port is bound.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser};
 use ipnet::IpNet;
-use lettre::message::Mailbox;
-use lettre::{AsyncSmtpTransport, Tokio1Executor};
+use mailer::{Mailbox, SmtpUrl};
 use saga::consumer;
 use saga::http::{Operators, Tls};
 use saga::process::seconds;
 use saga::telemetry::LogFormat;
-use warp::http::Uri;
 
 // No Debug: it would print passwords.
 #[derive(Clone, Parser)]
@@ -33,8 +31,8 @@ pub struct Config {
     #[command(flatten)]
     pub consumer: consumer::Settings,
     /// The SMTP server, e.g. smtps://user:password@mail:465 or smtp://mail:587?tls=required. Without it e-mails wait.
-    #[arg(long, env, hide_env_values = true, value_parser = smtp_url)]
-    pub smtp_url: Option<String>,
+    #[arg(long, env, hide_env_values = true)]
+    pub smtp_url: Option<SmtpUrl>,
     /// The sender of e-mails.
     #[arg(long, env, default_value = "Payments <payments@localhost>")]
     pub mail_from: Mailbox,
@@ -73,46 +71,4 @@ pub struct Limits {
     /// Seconds of failures without a success after which an endpoint is disabled.
     #[arg(long, env, default_value = "432000", value_parser = seconds)]
     pub disable_after_s: Duration,
-}
-
-/// A password is sent over TLS, or to this machine.
-fn smtp_url(text: &str) -> Result<String, String> {
-    let parsed = AsyncSmtpTransport::<Tokio1Executor>::from_url(text).is_ok();
-    let uri: Option<Uri> = text.parse().ok().filter(|_| parsed);
-    let uri = uri.ok_or("give a URL such as smtps://user:password@mail")?;
-    let has_password = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-    let required = uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "tls=required"));
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-    if has_password && !is_local && !required && uri.scheme_str() != Some("smtps") {
-        return Err("the password would be sent without TLS: use smtps://, or add ?tls=required".to_owned());
-    }
-    Ok(text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_is_not_sent_without_tls_but_to_this_machine() {
-        for good in [
-            "smtps://user:password@mail:465",
-            "smtp://user:password@mail:587?tls=required",
-            "smtp://user:password@127.0.0.1:25",
-            "smtp://user:password@localhost",
-            "smtp://mail:25",
-            "smtp://mail?tls=opportunistic",
-        ] {
-            assert_eq!(smtp_url(good), Ok(good.to_owned()));
-        }
-        for bad in [
-            "smtp://user:password@mail",
-            "smtp://user:password@mail?tls=opportunistic",
-            "http://mail",
-            "mail",
-        ] {
-            assert!(smtp_url(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use mailer::Mailer;
 use saga::CancellationToken;
 use saga::backoff;
 use saga::postgres::Pool;
@@ -25,9 +26,8 @@ use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use webhook::{Message, WebhookClient};
 
 use crate::config::Limits;
-use crate::email::Mailer;
 use crate::metrics::Metrics;
-use crate::render::{self, PaymentEnd};
+use crate::render;
 use crate::saga::{Answer, Step, decide};
 use crate::store::{self, AttemptRecord, Claim, ClaimedNotification, Endpoint};
 
@@ -66,7 +66,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// When a delivery panicked: the process ends, and its deliveries are repeated. Every other failure is tried again.
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self: Arc<Self>) -> anyhow::Result<()> {
         let mut under_way = UnderWay::default();
         let mut measure = tokio::time::interval(MEASURE_INTERVAL);
         measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -98,7 +98,7 @@ impl Dispatcher {
     }
 
     /// Claims and begins what is due; returns when to look again.
-    async fn begin(&self, under_way: &mut UnderWay) -> anyhow::Result<Duration> {
+    async fn begin(self: &Arc<Self>, under_way: &mut UnderWay) -> anyhow::Result<Duration> {
         let Limits { deliveries_max, channel_max, attempt_s, mail_attempt_s, lease_grace_s, .. } =
             self.limits;
         let free = i64::from(deliveries_max) - i64::try_from(under_way.tasks.len())?;
@@ -121,9 +121,7 @@ impl Dispatcher {
         let Some((claimed, next)) = claimed else { return Ok(LOOK_INTERVAL_MAX) };
         for claimed in claimed {
             *under_way.busy.entry(claimed.channel.clone()).or_default() += 1;
-            let (webhooks, mailer) = (self.webhooks.clone(), self.mailer.clone());
-            let time = if claimed.endpoint.is_some() { attempt_s } else { mail_attempt_s };
-            under_way.tasks.spawn(deliver(claimed, webhooks, mailer, time));
+            under_way.tasks.spawn(self.clone().deliver(claimed));
         }
         self.metrics.under_way.set(i64::try_from(under_way.tasks.len())?);
         Ok(next.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX))
@@ -156,15 +154,18 @@ impl Dispatcher {
     }
 
     fn decide(&self, claimed: ClaimedNotification, answer: Answer) -> AttemptRecord {
-        let step = decide(answer, claimed.attempts, &self.limits.retries_s, rand::random());
-        let error = answer.error();
-        let kind = if claimed.endpoint.is_some() { "webhook" } else { "email" };
+        let ClaimedNotification { end, channel, attempts, endpoint, .. } = claimed;
+        let (payment_id, error) = (end.payment.payment_id, answer.error());
+        let step = decide(answer, attempts, &self.limits.retries_s, rand::random());
+        let kind = if endpoint.is_some() { "webhook" } else { "email" };
         self.metrics.attempts.with_label_values(&[kind, step.into()]).inc();
         if step == Step::GiveUp {
-            let (payment_id, channel) = (claimed.end.payment.payment_id, &claimed.channel);
             tracing::warn!(%payment_id, channel, error, "a notification is given up; replay makes it due again");
         }
-        AttemptRecord::new(claimed, step, error)
+        // After `Disable` it is due as soon as the endpoint is enabled.
+        let pause = if let Step::Retry(pause) = step { pause.as_secs_f64() } else { 0.0 };
+        let revision = endpoint.map(|endpoint| endpoint.revision);
+        AttemptRecord { payment_id, channel, attempts, revision, step: step.into(), pause, error }
     }
 
     async fn record(&self, records: &[AttemptRecord]) {
@@ -179,29 +180,25 @@ impl Dispatcher {
             tracing::error!(channel, "an endpoint is disabled until an operator enables it");
         }
     }
-}
 
-async fn deliver(
-    claimed: ClaimedNotification,
-    webhooks: WebhookClient,
-    mailer: Option<Mailer>,
-    time: Duration,
-) -> (ClaimedNotification, Answer) {
-    let attempt = async {
-        match (&claimed.endpoint, &claimed.email, &mailer) {
-            (Some(endpoint), _, _) => post(&webhooks, endpoint, &claimed.end).await,
-            (None, Some(address), Some(mailer)) => mailer.send(address, &claimed.end).await,
+    async fn deliver(self: Arc<Self>, claimed: ClaimedNotification) -> (ClaimedNotification, Answer) {
+        let Limits { attempt_s, mail_attempt_s, .. } = self.limits;
+        let time = if claimed.endpoint.is_some() { attempt_s } else { mail_attempt_s };
+        let answer = tokio::time::timeout(time, self.send(&claimed)).await;
+        (claimed, answer.unwrap_or(Answer::NoAnswer("timed out")))
+    }
+
+    async fn send(&self, ClaimedNotification { end, email, endpoint, .. }: &ClaimedNotification) -> Answer {
+        let id = end.message_id();
+        match (endpoint, email, &self.mailer) {
+            (Some(Endpoint { url, secrets, .. }), _, _) => {
+                let Ok(body) = render::webhook(end) else { return Answer::NoAnswer("not rendered") };
+                self.webhooks.post(url, &Message { id: &id, secrets, body }).await.into()
+            }
+            (None, Some(address), Some(mailer)) => mailer.send(address, &id, render::email(end)).await.into(),
             (None, None, _) => Answer::NoRecipient,
             // Without an SMTP server the channel is not claimed.
             (None, Some(_), None) => Answer::NoAnswer("no SMTP server"),
         }
-    };
-    let answer = tokio::time::timeout(time, attempt).await.unwrap_or(Answer::NoAnswer("timed out"));
-    (claimed, answer)
-}
-
-async fn post(webhooks: &WebhookClient, endpoint: &Endpoint, end: &PaymentEnd) -> Answer {
-    let Ok(body) = render::webhook(end) else { return Answer::NoAnswer("not rendered") };
-    let message = Message { id: &end.message_id(), secrets: &endpoint.secrets, body };
-    webhooks.post(&endpoint.url, &message).await.into()
+    }
 }

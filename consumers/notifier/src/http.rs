@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use lettre::address::Address;
 use saga::CancellationToken;
 use saga::fields::{Fields, parse_uuid};
 use saga::http::{self, json_reply, unavailable};
@@ -29,6 +28,8 @@ use crate::store::{self, PutEndpoint, statements};
 
 const EMAIL_CHARS_MAX: usize = 254;
 const URL_CHARS_MAX: usize = 2_000;
+const URL_EXPECTED: &str =
+    "a URL with a host and without user and password, of https; of http too where WEBHOOK_ALLOW is set";
 const CHANNEL_CHARS_MAX: usize = 64;
 const TIME_CHARS_MAX: usize = 64;
 
@@ -95,10 +96,8 @@ async fn list(context: &Context, name: &str, text: &str, parameters: postgres::P
 
 async fn put_contact(user: String, context: Context, body: Value) -> Answer {
     let (user, mut fields) = (id(&user)?, Fields::of(body)?);
-    let email = fields.text("email", EMAIL_CHARS_MAX);
-    if email.parse::<Address>().is_err() {
-        fields.refuse("email", "must be an e-mail address");
-    }
+    let address = |text: &str| mailer::is_address(text).then(|| text.to_owned());
+    let email = fields.value("email", EMAIL_CHARS_MAX, "an e-mail address", address);
     fields.finish()?;
     changed(&context, statements::PUT_CONTACT, &[&user, &email]).await
 }
@@ -109,13 +108,8 @@ async fn erase_contact(user: String, context: Context) -> Answer {
 
 async fn put_endpoint(channel: String, context: Context, body: Value) -> Answer {
     let mut fields = Fields::of(body)?;
-    let url = fields.text("url", URL_CHARS_MAX);
-    if !context.webhooks.accepts(&url) {
-        fields.refuse(
-            "url",
-            "must be a URL with a host and without user and password, of https; of http too where WEBHOOK_ALLOW is set",
-        );
-    }
+    let accepted = |url: &str| context.webhooks.accepts(url).then(|| url.to_owned());
+    let url = fields.value("url", URL_CHARS_MAX, URL_EXPECTED, accepted);
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if channel == "email" || channel.len() > CHANNEL_CHARS_MAX || !channel.chars().all(plain) {
         fields.refuse("channel", format!("must be 1 to {CHANNEL_CHARS_MAX} of a-z, 0-9, -, and not `email`"));
@@ -167,10 +161,8 @@ async fn replay(context: Context, body: Value) -> Answer {
         change(&context, statements::REPLAY_PAYMENT, &[&payment_id]).await?
     } else {
         let channel = fields.text("channel", CHANNEL_CHARS_MAX);
-        let from = fields.text("from", TIME_CHARS_MAX).parse().unwrap_or(Timestamp::MAX);
-        if from == Timestamp::MAX {
-            fields.refuse("from", "must be a time, such as 2026-01-02T03:04:05Z");
-        }
+        let time = |text: &str| text.parse::<Timestamp>().ok();
+        let from = fields.value("from", TIME_CHARS_MAX, "a time, such as 2026-01-02T03:04:05Z", time);
         fields.finish()?;
         change(&context, statements::REPLAY_CHANNEL, &[&channel, &from]).await?
     };

@@ -7,7 +7,6 @@
 
 pub mod config;
 pub mod dispatch;
-pub mod email;
 pub mod events;
 pub mod http;
 pub mod metrics;
@@ -18,13 +17,13 @@ pub mod store;
 use std::sync::Arc;
 
 use ::saga::{CancellationToken, consumer, contract, http as edge, postgres, process};
+use mailer::Mailer;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use webhook::WebhookClient;
 
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
-use crate::email::Mailer;
 use crate::events::Intake;
 use crate::http::Context;
 use crate::metrics::Metrics;
@@ -39,7 +38,7 @@ pub async fn run(config: Config, admin: TcpListener, shutdown: CancellationToken
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
     let (webhooks, due) = (WebhookClient::new(config.webhook_allow)?, Arc::new(Notify::new()));
-    let dispatcher = Dispatcher {
+    let dispatcher = Arc::new(Dispatcher {
         pool: pool.clone(),
         webhooks: webhooks.clone(),
         mailer: config.smtp_url.map(|url| Mailer::new(&url, config.mail_from)).transpose()?,
@@ -47,7 +46,7 @@ pub async fn run(config: Config, admin: TcpListener, shutdown: CancellationToken
         due: due.clone(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
-    };
+    });
     let subscription = config.consumer.subscription(SERVICE, &[contract::PAYMENT_TOPIC]);
     let intake = Intake { pool: pool.clone(), due: due.clone() };
     let consumer = consumer::run(subscription, intake, metrics.consumer.clone(), shutdown.clone());

@@ -1,6 +1,7 @@
 //! Renders a notification: pure functions of the immutable columns of its row, so that every attempt says the same.
 
 use jiff::Timestamp;
+use mailer::Email;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -51,14 +52,6 @@ impl PaymentEnd {
 pub fn webhook(end: &PaymentEnd) -> serde_json::Result<Vec<u8>> {
     let event_type = format!("payment.{}.v1", end.payment.status);
     serde_json::to_vec(&WebhookBody { event_type, timestamp: end.ended_at, data: &end.payment })
-}
-
-/// An e-mail: subject, text and HTML say the same.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Email {
-    pub subject: String,
-    pub text: String,
-    pub html: String,
 }
 
 /// The one template. Amounts have two decimals here: adapt it to your currency.

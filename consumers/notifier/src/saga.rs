@@ -42,6 +42,17 @@ impl From<Result<webhook::Answer, webhook::NoAnswer>> for Answer {
     }
 }
 
+impl From<Result<mailer::Answer, mailer::NoAnswer>> for Answer {
+    fn from(answer: Result<mailer::Answer, mailer::NoAnswer>) -> Self {
+        match answer {
+            Ok(mailer::Answer::Accepted) => Self::Accepted,
+            Ok(mailer::Answer::NoMailbox) => Self::NoRecipient,
+            Ok(mailer::Answer::NotAccepted(status)) => Self::NotAccepted { status, retry_after: None },
+            Err(reason) => Self::NoAnswer(reason),
+        }
+    }
+}
+
 impl Answer {
     /// As it is stored and logged; `None` for an acceptance.
     pub fn error(self) -> Option<String> {

@@ -23,7 +23,6 @@ use uuid::Uuid;
 
 pub use self::operators::{PutEndpoint, give_up_removed, put_endpoint, statements};
 use crate::render::PaymentEnd;
-use crate::saga::Step;
 
 // A channel is notified of the payments that ended since it is there: reading the topic once more brings nothing new.
 const INSERT: &str = "
@@ -170,13 +169,13 @@ pub async fn next_due(pool: &Pool, claim: &Claim<'_>) -> Result<Option<Duration>
                 select due_at from notifications
                  where channel = c.channel and ended_at >= c.since
                    and delivered_at is null and failed_at is null
-                 order by due_at limit 1) n
-         having count(*) > 0"
+                 order by due_at limit 1) n"
     );
     let Claim { email, count, kept, per_channel, busy, .. } = claim;
     let parameters: Parameters<'_> = &[email, per_channel, &Json(busy), count, kept];
     let rows = query(pool, &text, parameters, "cannot look for the next notification").await?;
-    Ok(rows.first().map(|row| Duration::try_from_secs_f64(row.get(0)).unwrap_or(Duration::MAX)))
+    let seconds: Option<f64> = rows.first().and_then(|row| row.get(0));
+    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)))
 }
 
 /// How long e-mails and webhooks have been due that no instance has claimed yet, the oldest of each; zero without any.
@@ -204,37 +203,16 @@ pub async fn oldest_due(pool: &Pool, email: bool) -> Result<[Duration; 2]> {
 /// The result of an attempt, as it is recorded.
 #[derive(Debug, Serialize)]
 pub struct AttemptRecord {
-    payment_id: Uuid,
-    channel: String,
-    attempts: i32,
+    pub payment_id: Uuid,
+    pub channel: String,
+    pub attempts: i32,
     /// That of the endpoint; `None` for an e-mail.
-    revision: Option<i32>,
+    pub revision: Option<i32>,
     /// The name of the step.
-    step: &'static str,
+    pub step: &'static str,
     /// Seconds until the next attempt, if there is one.
-    pause: f64,
-    error: Option<String>,
-}
-
-impl AttemptRecord {
-    pub fn new(claimed: ClaimedNotification, step: Step, error: Option<String>) -> Self {
-        let pause = match step {
-            Step::Retry(pause) => pause.as_secs_f64(),
-            // After `Disable` it is due as soon as the endpoint is enabled.
-            Step::Delivered | Step::GiveUp | Step::Disable => 0.0,
-        };
-        let ClaimedNotification { end, channel, attempts, endpoint, .. } = claimed;
-        let revision = endpoint.map(|endpoint| endpoint.revision);
-        Self {
-            payment_id: end.payment.payment_id,
-            channel,
-            attempts,
-            revision,
-            step: step.into(),
-            pause,
-            error,
-        }
-    }
+    pub pause: f64,
+    pub error: Option<String>,
 }
 
 // An endpoint is written only when it begins or ends to fail, or is disabled ($2: after so many seconds of failures).
