@@ -65,9 +65,8 @@ fn is_code(line: &str) -> bool {
 #[test]
 fn subscribers_to_copy_are_short() {
     for (name, lines_max) in [("notifier", 900), ("fraud", 400)] {
-        let of_name = |path: &str| {
-            path.starts_with(&format!("consumers/{name}/src/")) && !path.ends_with("_tests.rs")
-        };
+        let of_name =
+            |path: &str| path.starts_with(&format!("consumers/{name}/src/")) && !path.ends_with("_tests.rs");
         let files = sources("rs").into_iter().filter(|(path, _)| of_name(path));
         let lines: usize =
             files.map(|(_, text)| without_tests(&text).lines().filter(|line| is_code(line)).count()).sum();
