@@ -3,12 +3,12 @@
 //! * A user is in one of 1024 buckets ([`bucket`]). No statement of a service joins two users, so a bucket is what moves.
 //! * Who owns a bucket is said by the shards themselves: each has all buckets in its table `owned_buckets (bucket, epoch, owned,
 //!   peer)`. A database is born owning all of them at epoch 1, so one database is the one shard of its service.
-//! * The map is the union of these tables, the highest epoch of each bucket first ([`map`]). Two owners at one epoch are a
-//!   mistake of an operator, and refused. A shard that is away hides its own buckets only.
+//! * The map is the union of these tables: of those that say they own a bucket, the one with the highest epoch does ([`map`]).
+//!   Two owners at one epoch are a mistake of an operator, and refused. A shard that is away hides its own buckets only.
 //! * Each statement that reads or writes rows of users names the buckets that it means, and their epochs as its process knows
 //!   them: `require_ownership (buckets, epochs)`. The database looks into `owned_buckets` in the snapshot of that statement. It
 //!   raises SQLSTATE `SB001` unless each of them is owned there at that epoch; a statement never finds fewer rows instead.
-//! * A process that is refused reads the map again and repeats the work of those buckets ([`ownership`]). While nobody owns a
+//! * A process that is refused reads the map again and repeats the work of those buckets ([`router`]). While nobody owns a
 //!   bucket, its requests wait; they are not answered 503.
 //! * A move of a bucket is proposed by rendezvous hashing ([`placement`]), so a new shard takes its part from all others, and
 //!   nothing moves between these.
@@ -30,5 +30,10 @@
 //! fails; then on S (n, not owned) → (n + 2, owned).
 
 pub mod bucket;
+pub mod map;
+pub mod ownership;
+pub mod placement;
+pub mod router;
 
-pub use bucket::Bucket;
+pub use ownership::{Ownership, Unowned, is_refused};
+pub use router::{Parts, Router};
