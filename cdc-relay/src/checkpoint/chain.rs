@@ -1,4 +1,4 @@
-//! Verifies the chain of positions of a source's records: pure.
+//! Verifies the positions of the records of one chain (`pg_chain`): pure.
 //!
 //! * Each record names its commit, its number in it, and the commit before it that emitted anything. A reader of all
 //!   records proves by that chain that no transaction is missing.
@@ -18,7 +18,7 @@ pub struct ChainPosition {
     pub commit: Lsn,
     /// Counts the transaction's records on Kafka from 0.
     pub ordinal: u32,
-    /// The previous commit that emitted anything; 0/0 begins a chain.
+    /// The previous commit of the chain that emitted anything; 0/0 where the chain begins.
     pub previous: Lsn,
 }
 
@@ -62,14 +62,14 @@ struct Lane {
     ended: bool,
 }
 
-/// The result of verifying a source's chain.
+/// The result of verifying a chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
     /// Records emitted for the first time, and judged.
     pub events: u64,
     pub transactions: u64,
-    /// How often a chain begins: at the first start, and after every change of routes.
-    pub chains: u64,
+    /// How often the chain begins: with its slot, and again after every change of routes.
+    pub beginnings: u64,
     /// Records emitted once more, after a crash.
     pub repeated: u64,
     /// Older than what every partition still has.
@@ -100,7 +100,7 @@ impl Findings {
     }
 }
 
-/// The chain of one source, over all its partitions.
+/// One chain, over all partitions.
 #[derive(Debug, Default)]
 pub struct Chain {
     lanes: Vec<Lane>,
@@ -112,7 +112,7 @@ pub struct Chain {
     last: Option<(u64, u32)>,
     /// No record up to this commit is judged: a partition has lost some of them.
     start: Option<u64>,
-    /// From this commit on a new chain repeats an old one.
+    /// From this commit on other routes repeat what the earlier ones emitted.
     re_emitted: Option<u64>,
     found: Findings,
 }
@@ -135,7 +135,7 @@ impl Chain {
         if lane.top.is_some_and(|top| at <= top) {
             let known = commit < self.judged
                 || lane.open.binary_search_by_key(&at, |link| (link.commit, link.ordinal)).is_ok();
-            // A new chain may emit other records of the newest transactions.
+            // Other routes may emit other records of the newest transactions.
             if !known && previous == 0 {
                 self.re_emitted = Some(self.re_emitted.map_or(commit, |since| since.min(commit)));
             }
@@ -260,7 +260,7 @@ impl Chain {
             self.found.first.clone_from(&self.found.last);
         }
         if previous == 0 {
-            self.found.chains += 1;
+            self.found.beginnings += 1;
             return;
         }
         let fits = last.map_or(self.start.is_some(), |last| previous == last);
@@ -277,7 +277,7 @@ impl Chain {
             ),
             Some(last) => format!(
                 "commit {commit} names {previous} before it, though {last} is between them: not the records of one \
-                 source and relay alone"
+                 slot alone"
             ),
         });
     }

@@ -38,13 +38,13 @@ fn a_whole_chain_over_partitions_and_with_repetitions_holds() {
         &["0/20;0;0/10", "0/20;2;0/10", "0/20;0;0/10", "0/20;2;0/10", "1/0;1;0/20"],
     ]);
     assert!(found.is_whole(), "{found:?}");
-    assert_eq!((found.events, found.transactions, found.chains, found.repeated), (7, 4, 1, 2));
+    assert_eq!((found.events, found.transactions, found.beginnings, found.repeated), (7, 4, 1, 2));
     assert_eq!((found.first.as_deref(), found.last.as_deref()), (Some("0/10"), Some("2/8")));
 }
 
 #[test]
-fn a_change_of_routes_begins_a_new_chain_even_over_the_transactions_emitted_last() {
-    assert_eq!(judge(&[&["0/10;0;0/0", "0/20;0;0/0"]]).chains, 2);
+fn after_a_change_of_routes_the_chain_begins_again_even_over_the_transactions_emitted_last() {
+    assert_eq!(judge(&[&["0/10;0;0/0", "0/20;0;0/0"]]).beginnings, 2);
     // 0/20 was emitted and not acknowledged; the new routes emit two records of it.
     let found =
         judge(&[&["0/10;0;0/0", "0/20;0;0/10", "0/30;0;0/20", "0/20;0;0/0", "0/20;1;0/0", "0/30;0;0/20"]]);

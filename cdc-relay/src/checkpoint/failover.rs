@@ -4,7 +4,8 @@
 //!   that the old primary committed after the branch.
 //! * So the relay may continue if every emitted transaction was committed before the branch, and the slot was synchronized
 //!   and is not past the acknowledged position. Then the server sends whatever was not emitted.
-//! * Two sources say what was emitted: the checkpoint, which is written a moment later, and the newest record on Kafka.
+//! * Two sources say what was emitted: the checkpoint, which is written a moment later, and the newest record of its
+//!   chain on Kafka. Positions of other chains are those of other slots.
 
 use std::fmt;
 
@@ -42,7 +43,7 @@ pub struct Evidence<'a> {
     pub unfinished: Option<&'a str>,
     pub branches: &'a [Branch],
     pub slot: Option<&'a Slot>,
-    /// The newest commit on Kafka; 0/0 if there is none.
+    /// The newest commit of the checkpoint's chain on Kafka; 0/0 if there is none.
     pub newest: Lsn,
 }
 
@@ -57,6 +58,8 @@ pub struct Continuation {
 pub enum Obstacle {
     NothingEmitted,
     ResnapshotUnfinished,
+    /// An earlier release wrote the checkpoint.
+    UnnamedChain,
     OtherCluster {
         expected: String,
         found: String,
@@ -91,6 +94,9 @@ impl fmt::Display for Obstacle {
         match self {
             Self::NothingEmitted => f.write_str("nothing of this source is emitted yet, so there is nothing to continue: run `cdc-relay run`"),
             Self::ResnapshotUnfinished => f.write_str("a resnapshot is unfinished: run `cdc-relay resnapshot` again, it starts over"),
+            Self::UnnamedChain => f.write_str(
+                "the checkpoint is of an earlier release, which named no chain: what was emitted cannot be found on Kafka",
+            ),
             Self::OtherCluster { expected, found } => write!(
                 f,
                 "this is another cluster (system identifier {found}, the checkpoint has {expected}), not a standby of the one \
@@ -144,6 +150,9 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
         Phase::Creating => return Err(Obstacle::NothingEmitted),
         Phase::Resnapshot => return Err(Obstacle::ResnapshotUnfinished),
         Phase::Streaming => {}
+    }
+    if checkpoint.chain_name.is_empty() {
+        return Err(Obstacle::UnnamedChain);
     }
     if checkpoint.system_id != cluster.system_id {
         let (expected, found) = (checkpoint.system_id.clone(), cluster.system_id.clone());

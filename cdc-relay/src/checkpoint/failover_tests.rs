@@ -1,4 +1,5 @@
 use super::*;
+use crate::checkpoint::chain_name::ChainName;
 use crate::checkpoint::state::CommitId;
 
 const HISTORY: &str = "1\t0/90\tno recovery target specified\n\n# a word\n2\t0/200\tbefore 2026-11-27\n";
@@ -11,6 +12,7 @@ fn checkpoint() -> Checkpoint {
         phase: Phase::Streaming,
         acknowledged: Lsn(0x150),
         sent_lsn: Lsn(0x180),
+        chain_name: ChainName::read("s/1"),
         chain: Lsn(0x140),
         last: CommitId { commit_lsn: Lsn(0x140), committed_at: 5 },
         vouched: Lsn(0x130),
@@ -134,6 +136,10 @@ fn a_server_that_is_no_promotion_of_the_emitted_cluster_is_an_obstacle() {
     assert_eq!(phase(Phase::Creating), Obstacle::NothingEmitted);
     assert_eq!(phase(Phase::Resnapshot), Obstacle::ResnapshotUnfinished);
     let other = obstacle(|_, cluster, _, _| cluster.system_id = "8".to_owned());
+    let unnamed = obstacle(|checkpoint, _, _, _| {
+        checkpoint.as_mut().expect("checkpoint").chain_name = ChainName::default();
+    });
+    assert_eq!(unnamed, Obstacle::UnnamedChain);
     assert!(matches!(other, Obstacle::OtherCluster { .. }));
     assert_eq!(obstacle(|_, cluster, _, _| cluster.timeline = 2), Obstacle::SameTimeline(2));
     let stranger = obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("checkpoint").timeline = 5);

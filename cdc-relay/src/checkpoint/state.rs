@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::chain_name::ChainName;
 use crate::checkpoint::refusal::Refusal;
 use crate::postgres::lsn::{Lsn, as_text};
 
@@ -23,6 +24,9 @@ pub struct Checkpoint {
     /// The last commit emitted, acknowledged or not. Records name it `told`, as earlier releases did.
     #[serde(rename = "told", with = "as_text")]
     pub sent_lsn: Lsn,
+    /// The chain that the slot sends. Positions are compared within one chain alone. A checkpoint of an earlier release has none.
+    #[serde(default)]
+    pub chain_name: ChainName,
     /// The last acknowledged commit that emitted anything on Kafka: where the chain of positions continues.
     #[serde(with = "as_text")]
     pub chain: Lsn,
@@ -34,7 +38,8 @@ pub struct Checkpoint {
     /// without that check. A checkpoint of an earlier release has none (0/0).
     #[serde(default, with = "as_text")]
     pub vouched: Lsn,
-    /// The fingerprint of the routes that emitted the chain. Other routes start a new chain.
+    /// The fingerprint of the routes that emitted the chain. Other routes emit other transactions, so the first one of theirs
+    /// names none before it.
     pub routes: String,
 }
 
@@ -94,6 +99,15 @@ impl Slot {
 pub enum Start {
     /// Nothing was ever emitted: create the slot.
     Create,
+/// A slot that is being made.
+#[derive(Debug, Clone, Copy)]
+pub struct NewSlot<'a> {
+    pub name: &'a str,
+    pub chain_name: &'a ChainName,
+    /// The fingerprint of the routes.
+    pub routes: &'a str,
+}
+
     /// The slot was created and not yet used: begin at it.
     Adopt,
     /// Continue; acknowledged transactions are skipped.
@@ -110,26 +124,21 @@ pub fn load(before: Option<Checkpoint>, record: Option<Checkpoint>) -> Option<Ch
 }
 
 impl Checkpoint {
-    /// The checkpoint of a slot from which nothing is emitted yet: it begins at `acknowledged`, and so does a chain.
-    pub fn of_new_slot(
-        cluster: &Cluster,
-        slot: &str,
-        routes: &str,
-        phase: Phase,
-        acknowledged: Lsn,
-    ) -> Checkpoint {
+    /// The checkpoint of a slot from which nothing is emitted yet: it begins at `acknowledged`, and so does its chain.
+    pub fn of_new_slot(cluster: &Cluster, slot: &NewSlot<'_>, phase: Phase, acknowledged: Lsn) -> Checkpoint {
         Checkpoint {
             system_id: cluster.system_id.clone(),
             timeline: cluster.timeline,
-            slot: slot.to_owned(),
+            slot: slot.name.to_owned(),
             phase,
             acknowledged,
             sent_lsn: acknowledged,
             chain: Lsn::ZERO,
             last: CommitId::default(),
             vouched: acknowledged,
-            routes: routes.to_owned(),
+            routes: slot.routes.to_owned(),
         }
+            chain_name: slot.chain_name.clone(),
     }
 
     /// The position up to which nothing is missing, if the publication turns out to have sent less since.
@@ -143,6 +152,12 @@ impl Checkpoint {
         let at = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.acknowledged);
         same && streaming && at(self) < at(other)
     }
+    /// Whether timeline, phase and chain are the same.
+    pub fn is_in_phase_of(&self, other: &Checkpoint) -> bool {
+        let of = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.phase);
+        of(self) == of(other) && self.chain_name == other.chain_name
+    }
+
 }
 
 /// Decides whether and how to stream. `database` is the session's.

@@ -10,6 +10,7 @@ fn checkpoint() -> Checkpoint {
         sent_lsn: Lsn(120),
         last: CommitId::default(),
         vouched: Lsn(80),
+        chain_name: ChainName::read("s/1"),
         chain: Lsn(90),
         routes: String::new(),
     }

@@ -171,11 +171,8 @@ impl Check<'_> {
         for (name, value) in headers {
             self.template(value, name);
             let lower = name.to_lowercase();
-            if lower.starts_with("ce_")
-                || lower == "pg_position"
-                || lower == "content-type"
-                || name.is_empty()
-            {
+            let is_own = matches!(lower.as_str(), "pg_chain" | "pg_position" | "content-type");
+            if lower.starts_with("ce_") || is_own || name.is_empty() {
                 self.note(value, name, "is a header that the relay writes itself");
             }
         }

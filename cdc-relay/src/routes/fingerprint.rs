@@ -1,4 +1,4 @@
-//! The fingerprint of a source's routes: a change of it begins a new chain of positions.
+//! The fingerprint of a source's routes: after a change of it the chain of positions begins again.
 //!
 //! * It covers exactly the keys that decide which transactions emit a record on Kafka that has a position.
 //! * It is stable over releases: a key that is not used adds nothing.

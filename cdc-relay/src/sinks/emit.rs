@@ -17,6 +17,7 @@ use anyhow::{Result, bail};
 pub use self::outcome::EmitOutcome;
 pub use self::re_emission::{ReEmission, Tally};
 use self::row_emitter::RowEmitter;
+use crate::checkpoint::chain_name::ChainName;
 use crate::checkpoint::progress::{Progress, Sink, TransactionSeq};
 use crate::dead_letter::halts::{Halted, Halts, change_destination};
 use crate::dead_letter::record::Cause;
@@ -115,6 +116,11 @@ impl Emitter {
 
     pub fn kafka(&self) -> &Kafka {
         &self.rows.kafka
+    }
+
+    /// The chain that the records of the session name.
+    pub fn set_chain(&mut self, name: &ChainName) {
+        self.rows.kafka.set_chain(name);
     }
 
     /// Chooses the producer for the rows that come next.

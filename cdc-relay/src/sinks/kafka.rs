@@ -27,6 +27,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 pub use self::config::client_config;
 use self::config::producer_config;
 use self::delivery::{CheckpointWrites, Deliveries, NO_WRITE, Purpose, weight};
+use crate::checkpoint::chain_name::ChainName;
 use crate::checkpoint::progress::{Sink, TransactionSeq};
 use crate::observe::metrics::SourceMetrics;
 use crate::routes::route::Transaction;
@@ -83,6 +84,8 @@ pub struct Kafka {
     last_answer_at: Arc<Mutex<Option<Instant>>>,
     topics: Vec<TargetTopic>,
     event_source: String,
+    /// `pg_chain`, the same for every record of a session.
+    chain: ChainName,
     position: Vec<u8>,
 }
 
@@ -142,8 +145,14 @@ impl Kafka {
             last_answer_at: Arc::default(),
             topics: targets,
             event_source: source.event_source.to_owned(),
+            chain: ChainName::default(),
             position: Vec::new(),
         })
+    }
+
+    /// The chain that records name from now on.
+    pub fn set_chain(&mut self, name: &ChainName) {
+        self.chain.clone_from(name);
     }
 
     /// Chooses the producer for the next batch. While anything is in flight the choice stands: a record must not
@@ -173,7 +182,7 @@ impl Kafka {
     pub fn produce(&mut self, topic: usize, event: &Event<'_>) -> Result<Sent> {
         let Event { record, plan, transaction, transaction_seq } = *event;
         position(transaction, &mut self.position);
-        let mut headers = OwnedHeaders::new_with_capacity(8 + record.headers.len());
+        let mut headers = OwnedHeaders::new_with_capacity(9 + record.headers.len());
         let add =
             |headers: OwnedHeaders, key, value: &[u8]| headers.insert(Header { key, value: Some(value) });
         headers = add(headers, "ce_specversion", b"1.0");
@@ -189,6 +198,7 @@ impl Kafka {
             headers = add(headers, name, value);
         }
         let target = self.topics.get(topic).context("the route leads to no topic")?;
+        headers = add(headers, "pg_chain", self.chain.as_str().as_bytes());
         if !transaction.re_emitted && target.chained {
             headers = add(headers, "pg_position", &self.position);
         }
@@ -210,15 +220,16 @@ impl Kafka {
     pub fn produce_dead_letter(&mut self, record: &DeadLetterRecord<'_>) -> Result<Sent> {
         let DeadLetterRecord { topic, key, value, transaction, transaction_seq } = *record;
         position(transaction, &mut self.position);
-        let headers = (!transaction.re_emitted).then(|| {
-            OwnedHeaders::new_with_capacity(1)
-                .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) })
-        });
+        let mut headers = OwnedHeaders::new_with_capacity(2)
+            .insert(Header { key: "pg_chain", value: Some(self.chain.as_str()) });
+        if !transaction.re_emitted {
+            headers = headers.insert(Header { key: "pg_position", value: Some(self.position.as_slice()) });
+        }
         let outgoing = Outgoing {
             topic,
             key,
             value: Some(value),
-            headers,
+            headers: Some(headers),
             timestamp: Some(transaction.committed_at.unix_millis()),
             purpose: Purpose::Row(transaction_seq),
         };

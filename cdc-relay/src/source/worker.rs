@@ -221,9 +221,8 @@ impl SourceWorker {
         // From here on nobody else can advance the slot. If another relay did so after the checkpoint was read, begin again.
         let confirmed_now = self.confirmed(&slot_name)?;
         let later = self.clients.load(end)?;
-        let at = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.phase);
         if later.checkpoint.is_some_and(|later| {
-            later.acknowledged > checkpoint.acknowledged || at(&later) != at(&checkpoint)
+            later.acknowledged > checkpoint.acknowledged || !later.is_in_phase_of(&checkpoint)
         }) || later.publication.is_some_and(|later| later != record)
         {
             return Err(AttemptError::Standby);
@@ -293,6 +292,7 @@ impl SourceWorker {
         (self.next_transaction_seq, self.sent_lsn, self.stalls) =
             (outcome.next_transaction_seq, outcome.sent_lsn, outcome.stalls);
         self.advanced = outcome.acknowledged > acknowledged;
+        emitter.set_chain(&start.checkpoint.chain_name);
         let record = match outcome.coverage {
             Some(coverage) => Record { coverage, ..record },
             None => record,

@@ -26,11 +26,12 @@ fn json(command: &mut Command) -> (Option<i32>, Value) {
     (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("no JSON: {out}{error}")))
 }
 
-/// Writes a record with this position, as if the relay had emitted it.
-fn forge(topic: &str, position: &str) {
+/// Writes a record with this position in this chain, as if the relay had emitted it.
+fn forge(topic: &str, chain: &str, position: &str) {
     let producer: BaseProducer = kafka::admin().create().expect("producer");
     let headers = OwnedHeaders::new()
         .insert(Header { key: "ce_source", value: Some("/it") })
+        .insert(Header { key: "pg_chain", value: Some(chain) })
         .insert(Header { key: "pg_position", value: Some(position) });
     producer.send(BaseRecord::to(topic).key("k").payload("{}").headers(headers)).expect("send");
     producer.flush(std::time::Duration::from_secs(10)).expect("flush");
@@ -53,13 +54,23 @@ async fn verify_proves_a_chain_and_finds_the_transaction_that_is_missing() {
     drop(relay);
     let (code, report) = json(&mut harness.command("verify"));
     assert_eq!(code, Some(0), "{report:#}");
-    let source = &report["sources"][0];
-    assert_eq!((&source["source"], &source["transactions"]), (&"/it".into(), &21.into()), "{report:#}");
-    assert_eq!((&source["events"], &source["chains"]), (&22.into(), &1.into()), "{report:#}");
-    let last = source["last"].as_str().expect("last").to_owned();
+    let found = &report["chains"][0];
+    assert_eq!((&found["source"], &found["transactions"]), (&"/it".into(), &21.into()), "{report:#}");
+    assert_eq!((&found["events"], &found["beginnings"]), (&22.into(), &1.into()), "{report:#}");
+    let last = found["last"].as_str().expect("last").to_owned();
+    let chain = found["chain"].as_str().expect("chain").to_owned();
+    assert!(chain.starts_with("it/20"), "{chain}");
+
+    // Another chain, as that of another database with the same event source: its positions are its own.
+    forge(&harness.topic(), "gone/2026-11-29T12:15:02.123456Z", "0/10;0;0/0");
+    let (code, report) = json(&mut harness.command("verify"));
+    assert_eq!((code, report["chains"].as_array().map(Vec::len)), (Some(0), Some(2)), "{report:#}");
+    // It is none of this source's.
+    let (code, report) = json(harness.command("verify").args(["--source", "it"]));
+    assert_eq!((code, report["chains"].as_array().map(Vec::len)), (Some(0), Some(1)), "{report:#}");
 
     // Without the dead-letter topic a record is missing, or at least a transaction's end.
-    forge(&harness.topic(), "FFFF/20;0;FFFF/10");
+    forge(&harness.topic(), &chain, "FFFF/20;0;FFFF/10");
     let (code, out, error) = ran(&mut harness.command("verify"));
     assert_eq!(code, Some(1), "{out}{error}");
     let message =

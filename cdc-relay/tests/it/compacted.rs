@@ -50,8 +50,8 @@ async fn its_records_have_no_position_and_the_chain_of_the_others_is_whole() {
     assert!(said.contains(&format!("{} is compacted", latest(&harness))), "{said}");
     let output = harness.command("verify").arg("--json").output().expect("verify");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let source = &report["sources"][0];
-    assert_eq!((&source["transactions"], &source["re_emitted"]), (&20.into(), &0.into()), "{report:#}");
+    let found = &report["chains"][0];
+    assert_eq!((&found["transactions"], &found["re_emitted"]), (&20.into(), &0.into()), "{report:#}");
 }
 
 #[tokio::test]

@@ -36,6 +36,7 @@ async fn a_committed_row_reaches_kafka_byte_for_byte() {
         "ce_subject",
         "content-type",
         "note",
+        "pg_chain",
         "pg_position",
     ];
     assert_eq!(names, expected);

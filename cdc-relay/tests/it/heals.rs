@@ -80,7 +80,7 @@ async fn a_table_that_was_taken_out_for_a_while_is_healed_alone() {
     })
     .await;
     let (_, text) = answer(&harness, "verify", &[]);
-    assert!(text.contains("put in again") && text.contains("chains"), "{text}");
+    assert!(text.contains("put in again") && text.contains("beginnings"), "{text}");
     let chains = kafka::read(&harness.topic())
         .iter()
         .filter(|event| event.header("pg_position").ends_with(";0/0"))

@@ -89,6 +89,11 @@ async fn heals(mut harness: Harness, reason: &str, arguments: &[&str]) {
     assert!(emitted.last().is_some_and(|event| event.header("pg_position").is_empty()));
     let streamed = events.iter().find(|event| event.key == "after").expect("the row after");
     assert!(streamed.header("pg_position").ends_with(";0;0/0"));
+    // Another slot sends another chain, which its rows name too. Both are whole.
+    let chain = |event: Option<&Event>| event.expect("an event").header("pg_chain").to_owned();
+    let (before, since) = (chain(emitted.first()), chain(emitted.last()));
+    assert!(before.starts_with("it/") && since.starts_with("it/") && before < since, "{before}, {since}");
+    assert_eq!(since, streamed.header("pg_chain"));
     drop(relay);
 }
 

@@ -25,7 +25,7 @@ use crate::payment_events::RowsOf;
 use crate::pending::{Pending, Progress};
 use crate::store::{Examined, Store};
 use crate::suspicions::{Subject, Suspicions};
-use crate::topics::Sources;
+use crate::topics::Chains;
 
 /// How long a poll waits, and how late a shutdown is noticed.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -53,7 +53,7 @@ pub struct Audit<'a> {
     setup: &'a Setup,
     runtime: &'a Handle,
     reader: Reader,
-    sources: Sources,
+    chains: Chains,
     pending: Pending,
     suspicions: Suspicions,
     progress: Progress,
@@ -87,7 +87,7 @@ impl<'a> Audit<'a> {
             setup,
             runtime,
             reader,
-            sources: Sources::after(known.positions, known.until),
+            chains: Chains::after(known.positions, known.until),
             pending: Pending::new(schedule.late()),
             suspicions: Suspicions::default(),
             progress,
@@ -125,10 +125,10 @@ impl<'a> Audit<'a> {
 
     /// Takes the next record, if one comes within `wait`.
     fn read(&mut self, wait: Duration) -> Result<bool> {
-        let Self { reader, sources, pending, progress, .. } = self;
+        let Self { reader, chains, pending, progress, .. } = self;
         let mut found = Vec::new();
         let was_read = reader.poll(wait, |record| {
-            found = events::take(record, sources, pending, progress.looked_until);
+            found = events::take(record, chains, pending, progress.looked_until);
         })?;
         if was_read {
             self.setup.metrics.examined.with_label_values(&["record"]).inc();
@@ -199,7 +199,7 @@ impl<'a> Audit<'a> {
 
     /// Reads what is on the topics now, and finds out up to which time every record was read.
     fn read_to_the_end(&mut self) -> Result<()> {
-        let newest = self.sources.newest();
+        let newest = self.chains.newest();
         let ends = self.reader.ends()?;
         let (began, max) = (Instant::now(), self.setup.config.schedule.pending_max());
         while self.reader.next().behind(&ends) > 0
@@ -305,7 +305,7 @@ impl<'a> Audit<'a> {
                 self.pending.await_nothing(key);
             }
         }
-        for found in self.sources.judge(&self.progress.settled) {
+        for found in self.chains.judge(&self.progress.settled) {
             self.report(None, &found);
         }
         if self.pending.len() >= self.setup.config.schedule.pending_max() {
@@ -321,17 +321,16 @@ impl<'a> Audit<'a> {
         let schedule = self.setup.config.schedule;
         if self.checkpoint_at.elapsed() >= schedule.pass() {
             self.checkpoint_at = Instant::now();
-            let until = self.sources.newest().into_values().max().unwrap_or(Timestamp::MIN);
-            let known =
-                Known { until: until.max(self.progress.looked_until), positions: self.sources.last() };
+            let until = self.chains.newest().into_values().max().unwrap_or(Timestamp::MIN);
+            let known = Known { until: until.max(self.progress.looked_until), positions: self.chains.last() };
             let (interval, offsets) = (self.pending.begin_interval(), self.reader.next().clone());
             self.checkpoints.add(Checkpoint { interval, offsets, known });
         }
-        let Self { checkpoints, pending, progress, sources, .. } = self;
+        let Self { checkpoints, pending, progress, chains, .. } = self;
         let now = Instant::now();
         let done = checkpoints.take(|Checkpoint { interval, known, .. }| {
             known.until <= progress.looked_until
-                && sources.judged_up_to(&known.positions)
+                && chains.judged_up_to(&known.positions)
                 && !pending.holds_back(*interval, schedule.hold_back(), now)
         });
         match done {

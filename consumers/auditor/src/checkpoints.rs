@@ -1,13 +1,13 @@
 //! Pure: which offsets may be committed, and the text that is committed with them.
 //!
 //! * A checkpoint is a moment: the next offset of every partition, the newest commit that was read, and the last position of
-//!   every source. It is committed once all that was read before it is done with: payments, the look at new rows, the chain.
+//!   every chain. It is committed once all that was read before it is done with: payments, the look at new rows, the chain.
 //! * So a restart reads again what was not done with, and knows of every older row and position that it is older.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::{Context, Result};
-use coroctl::audit::read::chain::{ChainPosition, format_lsn};
+use coroctl::audit::read::chain::{ChainPosition, format_lsn, source_of};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ const KEPT_MAX: usize = 1_000;
 pub struct Known {
     /// Events of commits up to this time were read.
     pub until: Timestamp,
-    /// The last position of each source.
+    /// The last position of each chain.
     pub positions: BTreeMap<String, ChainPosition>,
 }
 
@@ -35,9 +35,22 @@ impl Known {
             let (commit, previous) = (format_lsn(position.commit), format_lsn(position.previous));
             format!("{commit};{};{previous}", position.ordinal)
         };
-        let positions =
-            self.positions.iter().map(|(name, position)| (name.clone(), text(position))).collect();
+        let positions = self.last_chains().map(|(name, position)| (name.clone(), text(position))).collect();
         Ok(serde_json::to_string(&Text { until: self.until, positions })?)
+    }
+
+    /// The last chain of each source, since Kafka keeps little text. An earlier chain adds nothing but repetitions, which are
+    /// older than `until`.
+    fn last_chains(&self) -> impl Iterator<Item = (&String, &ChainPosition)> {
+        // The chains of a source sort by time.
+        let mut chains = self.positions.iter().peekable();
+        std::iter::from_fn(move || {
+            let mut chain = chains.next()?;
+            while let Some(later) = chains.next_if(|(name, _)| source_of(name) == source_of(chain.0)) {
+                chain = later;
+            }
+            Some(chain)
+        })
     }
 
     /// # Errors
@@ -100,13 +113,18 @@ mod tests {
     #[test]
     fn what_is_known_survives_as_a_text_of_at_most_a_kilobyte() {
         let position = |text| ChainPosition::parse(text).unwrap();
-        let positions = ["payments", "balance", "processor"]
-            .map(|name| (name.to_owned(), position("FFFFFFFF/FFFFFFF0;4294967295;FFFFFFFF/FFFFFF00")));
+        let positions = ["payments", "balance", "processor"].map(|name| {
+            let name = format!("{name}/2026-11-29T12:15:02.123456Z");
+            (name, position("FFFFFFFF/FFFFFFF0;4294967295;FFFFFFFF/FFFFFF00"))
+        });
         let known = Known {
             until: Timestamp::from_millisecond(1_790_000_000_001).unwrap(),
             positions: positions.into(),
         };
-        let text = known.text().unwrap();
+        let mut with_an_earlier_chain = known.clone();
+        let earlier = "payments/2025-11-29T12:15:02.123456Z".to_owned();
+        with_an_earlier_chain.positions.insert(earlier, position("0/10;0;0/0"));
+        let text = with_an_earlier_chain.text().unwrap();
         assert!(text.len() < 1_000, "Kafka keeps 4 kB beside an offset: {text}");
         assert_eq!(Known::parse(&text).unwrap(), known);
         for foreign in ["", "{}", "x"] {

@@ -1,7 +1,7 @@
 //! Takes the records of all topics as they come: what they say about each other, and which payments they name.
 //!
 //! * On the topics of the saga a record that is no event is a finding (T3), unless it is read as one by nobody.
-//! * Records of other topics (parked messages, dead letters) are members of their source's chain and nothing else.
+//! * Records of other topics (parked messages, dead letters) are members of their chain and nothing else.
 
 use std::time::Instant;
 
@@ -11,17 +11,15 @@ use coroctl::audit::read::rows::fingerprint;
 use jiff::Timestamp;
 use saga::consumer::Record;
 use saga::contract::{
-    BALANCE_TOPIC, ChargeResult, Envelope, EnvelopeError, HEADER_SOURCE, LedgerEntry, PAYMENT_RESULT_TOPIC,
-    PAYMENT_TOPIC, Payment,
+    BALANCE_TOPIC, ChargeResult, Envelope, EnvelopeError, HEADER_CHAIN, HEADER_POSITION, HEADER_SOURCE,
+    LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
 };
 use uuid::Uuid;
 
 use crate::checks::{Check, Found, Key};
 use crate::pending::Pending;
-use crate::topics::{Emission, Sources};
+use crate::topics::{Chains, Emission};
 
-/// The header that places a record among all of its source.
-const HEADER_POSITION: &str = "pg_position";
 const SAGA_TOPICS: [&str; 3] = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC];
 
 /// The topics to read: the three of the saga, and those that its sources emit to besides. The topic of services is compacted,
@@ -39,7 +37,7 @@ pub type RecordFound = (Option<Uuid>, Found);
 /// Takes a record into the state. Findings about records are facts: a record never changes.
 pub fn take(
     record: &Record<'_>,
-    sources: &mut Sources,
+    chains: &mut Chains,
     pending: &mut Pending,
     looked_until: Timestamp,
 ) -> Vec<RecordFound> {
@@ -55,14 +53,16 @@ pub fn take(
             Err(why) => found.push((None, Found::new(Check::T3, format!("{}: {why}", record.place())))),
         }
     }
-    let (Some(source), Some(text)) = (record.header(HEADER_SOURCE), record.header(HEADER_POSITION)) else {
+    // Dead letters have no `ce_source`. Before chains had names, a source had one.
+    let source = record.header(HEADER_SOURCE).and_then(|source| source.rsplit('/').next());
+    let (Some(chain), Some(text)) = (record.header(HEADER_CHAIN).or(source), record.header(HEADER_POSITION))
+    else {
         return found;
     };
-    let source = source.rsplit('/').next().unwrap_or(source);
     match (ChainPosition::parse(text), committed_at(record)) {
         (Ok(position), Some(at)) => {
-            let emission = Emission { source, position, at, of_user };
-            found.extend(sources.add(&emission).map(|found| (None, found)));
+            let emission = Emission { chain, source, position, at, of_user };
+            found.extend(chains.add(&emission).map(|found| (None, found)));
         }
         (Ok(_), None) => {}
         (Err(error), _) => {

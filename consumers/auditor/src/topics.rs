@@ -1,11 +1,12 @@
-//! Pure: what the records of a source say about each other.
+//! Pure: what the records of a chain say about each other.
 //!
-//! * T1 chain: each commit names the one before it. Records of a source come from several partitions, so a position is judged
+//! * T1 chain: each commit names the one before it. Records of a chain come from several partitions, so a position is judged
 //!   only once every record up to its time has been read, and a gap is reported when it is still there at the next judgement.
-//! * T2: the first emissions of a user come in the order of their commits, by topic.
+//! * T2: within a chain the first emissions of a user come in the order of their commits, by topic. Across chains versions give
+//!   the order.
 //! * A repetition of a position is no finding: the relay emits at least once. [`WINDOW_MAX`] positions are kept; what is
 //!   older than they are is taken for a repetition.
-//! * A chain that begins anew below the last position is that of a restored database: the source is followed from there.
+//! * A restored database, whose slot is made anew, has another chain; so has each of several sources with one `ce_source`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -24,8 +25,10 @@ const UNJUDGED_MAX: usize = 1_000_000;
 /// A record with a position.
 #[derive(Clone, Copy, Debug)]
 pub struct Emission<'a> {
-    /// The last part of `ce_source`.
-    pub source: &'a str,
+    /// `pg_chain`.
+    pub chain: &'a str,
+    /// The last part of `ce_source`; a dead letter has none.
+    pub source: Option<&'a str>,
     pub position: ChainPosition,
     /// When its transaction committed.
     pub at: Timestamp,
@@ -34,7 +37,9 @@ pub struct Emission<'a> {
 }
 
 #[derive(Debug, Default)]
-struct Source {
+struct Chain {
+    /// The last part of `ce_source`, once an event has come.
+    source: Option<String>,
     window: BTreeMap<ChainPosition, Timestamp>,
     /// The last position that was judged.
     judged: Option<ChainPosition>,
@@ -45,69 +50,74 @@ struct Source {
     after_gap: Option<ChainPosition>,
 }
 
-/// All sources.
+/// All chains.
 #[derive(Debug)]
-pub struct Sources {
-    by_name: BTreeMap<String, Source>,
-    /// Commits up to this time are not followed in a source whose last position is not known.
+pub struct Chains {
+    by_name: BTreeMap<String, Chain>,
+    /// Commits up to this time are not followed in a chain whose last position is not known.
     since: Timestamp,
 }
 
-impl Sources {
-    /// Goes on after these positions; another source is followed from `since` on.
+impl Chains {
+    /// Goes on after these positions; another chain is followed from `since` on.
     pub fn after(positions: BTreeMap<String, ChainPosition>, since: Timestamp) -> Self {
-        let source = |position| Source { judged: Some(position), ..Source::default() };
+        let chain = |position| Chain { judged: Some(position), ..Chain::default() };
         Self {
-            by_name: positions.into_iter().map(|(name, position)| (name, source(position))).collect(),
+            by_name: positions.into_iter().map(|(name, position)| (name, chain(position))).collect(),
             since,
         }
     }
 
     /// Takes the next record of a partition.
     pub fn add(&mut self, emission: &Emission<'_>) -> Option<Found> {
-        if !self.by_name.contains_key(emission.source) {
-            self.by_name.insert(emission.source.to_owned(), Source::default());
+        if !self.by_name.contains_key(emission.chain) {
+            self.by_name.insert(emission.chain.to_owned(), Chain::default());
         }
-        self.by_name.get_mut(emission.source)?.add(emission, self.since)
+        self.by_name.get_mut(emission.chain)?.add(emission, self.since)
     }
 
     /// When the newest record of each source was committed.
     pub fn newest(&self) -> BTreeMap<String, Timestamp> {
-        let newest = |(name, source): (&String, &Source)| Some((name.clone(), source.newest_at?));
-        self.by_name.iter().filter_map(newest).collect()
+        let mut newest = BTreeMap::new();
+        for chain in self.by_name.values() {
+            if let (Some(source), Some(at)) = (&chain.source, chain.newest_at) {
+                let known = newest.entry(source.clone()).or_insert(at);
+                *known = at.max(*known);
+            }
+        }
+        newest
     }
 
-    /// Judges the positions of the commits up to these times, since all of their records have been read.
+    /// Judges the positions of the commits of each source up to these times, since all of their records have been read.
     pub fn judge(&mut self, settled: &BTreeMap<String, Timestamp>) -> Vec<Found> {
         let mut found = Vec::new();
-        for (name, source) in &mut self.by_name {
-            if let Some(settled) = settled.get(name) {
-                source.judge(name, *settled, &mut found);
+        for (name, chain) in &mut self.by_name {
+            let settled = chain.source.as_ref().and_then(|source| settled.get(source));
+            if let Some(settled) = settled {
+                chain.judge(name, *settled, &mut found);
             }
-            source.forget();
+            chain.forget();
         }
         found
     }
 
-    /// The last position of each source that was read.
+    /// The last position of each chain that was read.
     pub fn last(&self) -> BTreeMap<String, ChainPosition> {
-        let last = |source: &Source| source.window.keys().next_back().copied().max(source.judged);
-        self.by_name.iter().filter_map(|(name, source)| Some((name.clone(), last(source)?))).collect()
+        self.by_name.iter().filter_map(|(name, chain)| Some((name.clone(), chain.last()?))).collect()
     }
 
-    /// Whether each source was judged up to these positions.
+    /// Whether each chain was judged up to these positions.
     pub fn judged_up_to(&self, positions: &BTreeMap<String, ChainPosition>) -> bool {
-        let judged = |name: &String| self.by_name.get(name).and_then(|source| source.judged);
+        let judged = |name: &String| self.by_name.get(name).and_then(|chain| chain.judged);
         positions.iter().all(|(name, position)| judged(name) >= Some(*position))
     }
 }
 
-impl Source {
+impl Chain {
     fn add(&mut self, emission: &Emission<'_>, since: Timestamp) -> Option<Found> {
         let Emission { position, at, .. } = *emission;
-        let begins_anew = position.previous == 0 && position.ordinal == 0;
-        if begins_anew && self.newest_at.max(Some(since)) < Some(at) && self.last() > Some(position) {
-            *self = Self::default();
+        if self.source.is_none() {
+            self.source = emission.source.map(str::to_owned);
         }
         self.newest_at = self.newest_at.max(Some(at));
         let is_before = match self.judged {
@@ -149,7 +159,7 @@ impl Source {
         }
     }
 
-    /// Keeps memory bounded. A source that could not be judged for [`UNJUDGED_MAX`] positions is followed from its end on.
+    /// Keeps memory bounded. A chain that could not be judged for [`UNJUDGED_MAX`] positions is followed from its end on.
     fn forget(&mut self) {
         if self.window.len() > UNJUDGED_MAX {
             self.judged = self.last();

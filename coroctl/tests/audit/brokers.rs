@@ -101,18 +101,29 @@ async fn events_chains_dead_letters_and_checkpoints_are_read_from_kafka() {
     let (user, payment) = ("0198c0de-0000-7000-8000-000000000001", "0198c0de-0000-7000-8000-000000000002");
     let body = golden("payment.initiated.v1");
     let id = format!("payments/payments/{payment}/1");
+    let chain = ("pg_chain", "payments/2026-11-29T12:15:02.123456Z");
     let headers = |position| {
         let source = ("ce_source", "/coro/payments");
-        [("ce_id", id.as_str()), ("ce_type", "payment.initiated.v1"), source, ("pg_position", position)]
+        [
+            ("ce_id", id.as_str()),
+            ("ce_type", "payment.initiated.v1"),
+            source,
+            chain,
+            ("pg_position", position),
+        ]
     };
     topics.put(PAYMENT_TOPIC, user, &headers("0/10;0;0/0"), Some(&body)).await;
     topics.put(PAYMENT_TOPIC, user, &[("whatever", "x")], Some("poison")).await;
-    // Members of the same chain: a parked message, an operator's act, and a dead letter, which has no source but in its body.
-    let parked = [("ce_source", "/coro/payments"), ("pg_position", "0/20;0;0/10")];
+    // Another chain of the same source: its positions are its own.
+    let other =
+        [("ce_source", "/coro/payments"), ("pg_chain", "payments-1/2026"), ("pg_position", "0/10;0;0/0")];
+    topics.put("BalanceTopic.parked", "k", &other, Some("{}")).await;
+    // Members of the same chain: a parked message, an operator's act, and a dead letter, which has no `ce_source`.
+    let parked = [("ce_source", "/coro/payments"), chain, ("pg_position", "0/20;0;0/10")];
     topics.put("BalanceTopic.parked", "k", &parked, Some("{}")).await;
     let dead_letter = r#"{"source":"payments","destination":"PaymentTopic","key":"k","reason":"too large"}"#;
-    topics.put(DEAD_LETTERS, "k", &[("pg_position", "0/30;0;0/20")], Some(dead_letter)).await;
-    let act = [("ce_source", "/coro/payments"), ("pg_position", "0/40;0;0/30")];
+    topics.put(DEAD_LETTERS, "k", &[chain, ("pg_position", "0/30;0;0/20")], Some(dead_letter)).await;
+    let act = [("ce_source", "/coro/payments"), chain, ("pg_position", "0/40;0;0/30")];
     topics.put(OPERATOR_TOPIC, "k", &act, Some("{}")).await;
     let release = r#"{"source":"payments","destination":"PaymentTopic","key":"k","release":true}"#;
     topics.put(DEAD_LETTERS, "k", &[], Some(release)).await;
@@ -133,7 +144,7 @@ async fn events_chains_dead_letters_and_checkpoints_are_read_from_kafka() {
     let foreign = &contents.events.foreign;
     assert_eq!((foreign.len(), foreign[0].at.as_str()), (1, "PaymentTopic/1/1"));
     let chain = follow(&contents.events.chains);
-    assert_eq!((chain.examined, chain.violations), (4, 0), "{chain:?}");
+    assert_eq!((chain.examined, chain.violations), (5, 0), "{chain:?}");
     let dead_letters: Vec<&str> =
         contents.dead_letters.iter().map(|dead_letter| dead_letter.at.as_str()).collect();
     assert_eq!(dead_letters, ["cdc-relay.dead-letter/1/0"]);

@@ -151,6 +151,7 @@ impl EmittedEvents {
                 id: id.as_deref(),
                 event_type: event_type.as_deref(),
                 source: Some(source(event.topic)),
+                chain: None,
                 position: event.position.as_deref(),
                 value: &serde_json::to_vec(&event.body).unwrap(),
             });

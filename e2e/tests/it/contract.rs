@@ -58,6 +58,7 @@ fn check(event: &Event, user: Uuid, payment_id: Uuid) {
         "ce_subject",
         "content-type",
         "traceparent",
+        "pg_chain",
         "pg_position",
     ];
     assert_eq!(headers, BTreeSet::from(expected), "{name}");
@@ -73,6 +74,9 @@ fn check(event: &Event, user: Uuid, payment_id: Uuid) {
     assert_eq!((event.header("ce_id"), event.header("ce_source")), (id.as_str(), source));
     let time = event.header("ce_time");
     assert!(time.ends_with('Z') && time.parse::<Timestamp>().is_ok(), "{time}");
+    let chain =
+        event.header("pg_chain").rsplit_once('/').map(|(of, began)| (of, began.parse::<Timestamp>().is_ok()));
+    assert_eq!(chain, source.strip_prefix("/coro/").map(|of| (of, true)), "{name}");
     position(event.header("pg_position"));
     shape(&event.topic, &event.value);
     let golden = format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));

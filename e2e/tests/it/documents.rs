@@ -58,6 +58,7 @@ fn golden_event(event_type: EventType) -> Event {
         ("ce_subject", subject),
         ("content-type", "application/json"),
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("pg_chain", "payments/2026-01-02T03:04:05.123456Z"),
         ("pg_position", "0/26FA4A0;0;0/26F8960"),
     ];
     Event {
@@ -119,7 +120,7 @@ fn an_event_of_one_type_is_not_valid_as_another() {
 fn key_and_headers_are_held_too() {
     let asyncapi = AsyncApi::read();
     type Change = fn(&mut Event);
-    let wrong: [(&str, Change); 9] = [
+    let wrong: [(&str, Change); 10] = [
         ("no id", |event| drop(event.headers.remove("ce_id"))),
         ("another id", |event| drop(event.headers.insert("ce_id".into(), "payments/payments/x/1".into()))),
         ("another type", |event| drop(event.headers.insert("ce_type".into(), "payment.failed.v1".into()))),
@@ -129,6 +130,9 @@ fn key_and_headers_are_held_too() {
         ("another source", |event| drop(event.headers.insert("ce_source".into(), "/coro/balance".into()))),
         ("a time without zone", |event| {
             drop(event.headers.insert("ce_time".into(), "2026-01-02T03:04:06.123456".into()));
+        }),
+        ("a chain without a beginning", |event| {
+            drop(event.headers.insert("pg_chain".into(), "payments".into()))
         }),
         ("a header that nobody knows", |event| drop(event.headers.insert("x".into(), "y".into()))),
         ("no user as its key", |event| event.key = "k".into()),

@@ -3,6 +3,7 @@
 use super::facts::{Facts, OpenTransaction, Prepared, Role, Setting, Slot, Spill};
 use super::sinks::brokers::Topic;
 use super::*;
+use crate::checkpoint::chain_name::ChainName;
 use crate::checkpoint::state::Phase;
 use crate::postgres::facts::{self as contract, Column, Member, NamedTable, Publication, Table};
 use crate::postgres::lsn::Lsn;
@@ -134,6 +135,7 @@ fn checkpoint() -> Checkpoint {
         phase: Phase::Streaming,
         acknowledged: Lsn(0x200),
         sent_lsn: Lsn(0x200),
+        chain_name: ChainName::read("s/1"),
         chain: Lsn(0x200),
         last: crate::checkpoint::state::CommitId::default(),
         vouched: Lsn(0x200),

@@ -3,7 +3,6 @@
 //! It is a command and nothing that `run` does by itself: somebody has to know that the old primary is gone, and a queue
 //! cannot be read back.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -13,8 +12,9 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::verify::{Reading, topics_of};
+use super::verify::{Reading, Wanted, topics_of};
 use super::wiring::SinkClients;
+use crate::checkpoint::chain_name::ChainName;
 use crate::checkpoint::failover::{Continuation, Evidence, Obstacle, branches, judge};
 use crate::checkpoint::state::{Checkpoint, Cluster, Slot};
 use crate::commands::arguments::{AmqpArgs, JsonArgs, RoutesArgs, only_source};
@@ -123,7 +123,9 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
     let mut session = Session::connect(&context.database)?;
     resnapshot::lock_out_others(&mut session, context.source.slot.get_ref())?;
     let server = Server::query(&mut session, &context.source)?;
-    let (newest, notes) = newest(options, context)?;
+    let chain =
+        loaded.checkpoint.as_ref().map(|checkpoint| checkpoint.chain_name.clone()).unwrap_or_default();
+    let (newest, notes) = newest(options, context, &chain)?;
     let unfinished = unfinished(&context.source, &server.cluster, &loaded);
     let history = branches(&server.history);
     let checkpoint = loaded.checkpoint.as_ref();
@@ -174,15 +176,15 @@ impl Server {
     }
 }
 
-/// The newest commit of the source's records on Kafka, and the topics that could not be read.
-fn newest(options: &Options, context: &SourceContext) -> Result<(Lsn, Vec<String>)> {
-    let (routes, source) = (&context.routes, &context.source);
-    let event_source = source.event_source.get_ref();
-    let sources = BTreeMap::from([(source.name.get_ref().clone(), event_source.clone())]);
+/// The newest commit of the chain's records on Kafka, and the topics that could not be read. Positions of other chains, such as
+/// those before a resnapshot, say nothing about this server.
+fn newest(options: &Options, context: &SourceContext, chain: &ChainName) -> Result<(Lsn, Vec<String>)> {
+    let routes = &context.routes;
+    let wanted = Wanted::One(context.source.name.get_ref().clone());
     let mut reading = Reading::connect(&context.brokers, routes, topics_of(routes), options.from)?;
-    reading.all(Some(&sources))?;
-    let newest = reading.newest(event_source);
-    let (_, _, notes) = reading.judge();
+    reading.all(&wanted)?;
+    let newest = reading.newest(chain);
+    let (_, _, notes) = reading.judge(&wanted);
     Ok((newest, notes))
 }
 

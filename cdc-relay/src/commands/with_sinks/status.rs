@@ -101,6 +101,8 @@ struct SavedCheckpoint {
     timeline: u32,
     acknowledged: String,
     sent_lsn: String,
+    /// The chain that the slot sends, as `pg_chain` names it.
+    chain_name: String,
     /// The commit that the chain of positions continues from.
     chain: String,
 }
@@ -117,6 +119,7 @@ impl From<&Checkpoint> for SavedCheckpoint {
             timeline: checkpoint.timeline,
             acknowledged: checkpoint.acknowledged.to_string(),
             sent_lsn: checkpoint.sent_lsn.to_string(),
+            chain_name: checkpoint.chain_name.to_string(),
             chain: checkpoint.chain.to_string(),
         }
     }

@@ -12,10 +12,10 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub use self::read::Reading;
-use self::read::Topic;
+pub use self::read::{Reading, Wanted};
 use self::stretches::Stretch;
 use crate::checkpoint::chain::Findings;
+use crate::checkpoint::chain_name::ChainName;
 use crate::commands::arguments::{JsonArgs, RoutesArgs};
 use crate::commands::outcome::{Ending, Outcome};
 use crate::commands::terminal::{self, print};
@@ -24,9 +24,10 @@ use crate::routes::{Relay, Routes, Source};
 
 /// Proves from the topics alone that no transaction is missing, and that none came out of order.
 ///
-/// Every record of the relay names its commit, its number in it, and the commit before it that emitted anything
-/// (pg_position). Verify reads all partitions once and follows that chain, source by source. The records of a source may be
-/// spread over several topics, and verify needs all of them: a routes file names them, dead letters included. Compacted
+/// Every record of the relay names its chain (pg_chain), its commit, its number in it, and the commit before it that emitted
+/// anything (pg_position). A chain is what one slot sends. Verify reads all partitions once and follows each chain. The
+/// records of a chain may be spread over several topics, and verify needs all of them: a routes file names them, dead letters
+/// included. Compacted
 /// topics of the file are not read, since their records have no position. Rows that replay or resnapshot emitted again have
 /// no position and are only counted. No topic shows rows that the publication left out; the relay writes such breaks to the
 /// state topic, and verify reads them there. The topics cannot show a missing last record of a transaction with several, or
@@ -56,11 +57,12 @@ pub struct Options {
     json: JsonArgs,
 }
 
-/// The result for one source.
+/// The result for one chain.
 #[derive(Debug, Serialize)]
 pub struct Verdict {
-    /// The CloudEvents source of its events.
+    /// The CloudEvents source of its events; empty if it has only dead letters.
     pub source: String,
+    pub chain: ChainName,
     pub whole: bool,
     /// Records without a position: emitted again by replay or resnapshot.
     pub re_emitted: u64,
@@ -71,9 +73,10 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    fn of(source: String) -> Verdict {
+    fn of(source: String, chain: ChainName) -> Verdict {
         Verdict {
             source,
+            chain,
             whole: true,
             re_emitted: 0,
             findings: Findings::default(),
@@ -87,7 +90,7 @@ struct Report {
     whole: bool,
     /// Records read.
     records: u64,
-    sources: Vec<Verdict>,
+    chains: Vec<Verdict>,
     /// The parts that verify could not check, and why.
     notes: Vec<String>,
 }
@@ -109,21 +112,20 @@ pub fn execute(options: &Options) -> Outcome {
 
 fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     let brokers = &options.kafka;
-    let topics = match routes {
-        Some(routes) => topics_of(routes),
-        None => options.topics.iter().map(|name| Topic { name: name.clone(), dead_letters: false }).collect(),
-    };
+    let topics = routes.map_or_else(|| options.topics.clone(), topics_of);
     let (relay, kafka) = (Relay::default(), BTreeMap::new());
     let lists_topics = true;
     let none =
         Routes { relay, kafka, lists_topics, topics: Vec::new(), queues: Vec::new(), sources: Vec::new() };
-    let sources: Option<BTreeMap<String, String>> = routes.map(|routes| {
-        let name = |source: &Source| (source.name.get_ref().clone(), source.event_source.get_ref().clone());
-        routes.sources.iter().map(name).collect()
-    });
+    let name = |source: &Source| (source.name.get_ref().clone(), source.event_source.get_ref().clone());
+    let wanted = match (routes, &options.routes.source) {
+        (None, _) => Wanted::All,
+        (Some(_), Some(source)) => Wanted::One(source.clone()),
+        (Some(routes), None) => Wanted::Listed(routes.sources.iter().map(name).collect()),
+    };
     let mut reading = Reading::connect(brokers, routes.unwrap_or(&none), topics, options.from)?;
-    reading.all(sources.as_ref())?;
-    let (records, mut verdicts, mut notes) = reading.judge();
+    reading.all(&wanted)?;
+    let (records, mut verdicts, mut notes) = reading.judge(&wanted);
     match routes.map(|routes| stretches::read(brokers, routes)).transpose()? {
         Some(Some(found)) => stretches::judge(&mut verdicts, found),
         Some(None) => {
@@ -140,16 +142,14 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
             "no record has a position: the relay emitted nothing, or only emitted rows again".to_owned(),
         );
     }
-    Ok(Report { whole: verdicts.iter().all(|verdict| verdict.whole), records, sources: verdicts, notes })
+    Ok(Report { whole: verdicts.iter().all(|verdict| verdict.whole), records, chains: verdicts, notes })
 }
 
 /// The topics that the sources' routes certainly lead to and that have positions, and the dead-letter topic.
-pub fn topics_of(routes: &Routes) -> Vec<Topic> {
+pub fn topics_of(routes: &Routes) -> Vec<String> {
     let certain = Destinations::of(routes).certain.into_iter();
     let certain = certain.filter(|name| !routes.is_compacted(name));
-    let mut topics: Vec<Topic> = certain.map(|name| Topic { name, dead_letters: false }).collect();
-    topics.push(Topic { name: routes.relay.dead_letter_topic.get_ref().clone(), dead_letters: true });
-    topics
+    certain.chain([routes.relay.dead_letter_topic.get_ref().clone()]).collect()
 }
 
 fn text(report: &Report, colour: bool) -> String {
@@ -157,7 +157,7 @@ fn text(report: &Report, colour: bool) -> String {
     let paint =
         |style: Style, text: &str| if colour { style.style(text).to_string() } else { text.to_owned() };
     let mut out = format!("{} records read\n", report.records);
-    for verdict in &report.sources {
+    for verdict in &report.chains {
         let found = &verdict.findings;
         let says = if verdict.whole {
             paint(Style::new().green(), "the chain is whole")
@@ -165,7 +165,8 @@ fn text(report: &Report, colour: bool) -> String {
             paint(Style::new().red(), "the chain is broken")
         };
         // Writing into a String cannot fail.
-        let _ = writeln!(out, "\n{}: {says}", paint(Style::new().bold(), &verdict.source));
+        let name = if verdict.source.is_empty() { verdict.chain.as_str() } else { &verdict.source };
+        let _ = writeln!(out, "\n{}: {says}", paint(Style::new().bold(), name));
         if let Some(problem) = &found.problem {
             let _ = writeln!(out, "  first problem: {problem}");
         }
@@ -175,7 +176,7 @@ fn text(report: &Report, colour: bool) -> String {
             ("events, first emitted", found.events),
             ("repeated after a crash", found.repeated),
             ("re-emitted, without position", verdict.re_emitted),
-            ("chains", found.chains),
+            ("beginnings", found.beginnings),
             ("gaps", found.gaps),
             ("records missing in transactions", found.missing_records),
             ("out of order", found.out_of_order),
@@ -186,7 +187,13 @@ fn text(report: &Report, colour: bool) -> String {
         for (name, count) in rows {
             let _ = writeln!(out, "  {name:<32} {count:>12}");
         }
-        let _ = writeln!(out, "  from commit {} to {}", range(&found.first), range(&found.last));
+        let _ = writeln!(
+            out,
+            "  {}, from commit {} to {}",
+            verdict.chain,
+            range(&found.first),
+            range(&found.last)
+        );
         for Stretch { what, since, until } in &verdict.may_be_missing {
             let _ = match until {
                 None => writeln!(out, "  not whole after {since}, until `cdc-relay resnapshot`: {what}"),

@@ -52,7 +52,7 @@ impl Record {
     /// An upper estimate of the record's bytes on the wire.
     #[inline]
     pub fn size(&self) -> usize {
-        const FRAME: usize = 256; // names of the fixed headers, lengths, ce_time, position
+        const FRAME: usize = 320; // names of the fixed headers, lengths, ce_time, position, chain
         self.key.len()
             + self.value.len()
             + self.id.len()

@@ -127,6 +127,7 @@ pub fn emit(
     );
     clients.load_halted()?;
     let emitter = clients.emitter()?;
+    emitter.set_chain(&checkpoint.chain_name);
     ensure!(
         !emitter.halted().contains(&table_destination(&table), None),
         "rows of {table} are in the dead-letter topic and have to be emitted first. Release them with `cdc-relay release`"

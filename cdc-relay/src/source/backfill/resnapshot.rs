@@ -22,8 +22,9 @@ use serde::Serialize;
 pub use self::examine::{Plan, Planned, lock_out_others};
 use self::re_emit::Resnapshot;
 pub use self::re_emit::TableReport;
-use crate::checkpoint::state::{Checkpoint, Cluster, Phase, admit};
-use crate::postgres::lsn::Lsn;
+use crate::checkpoint::chain_name::ChainName;
+use crate::checkpoint::state::{Checkpoint, Cluster, NewSlot, Phase, admit};
+use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
 use crate::routes::Source;
@@ -96,8 +97,9 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
         tracing::info!(slot = slot_name, "slot dropped");
     }
     let fingerprint = context.source.fingerprint();
-    let phase =
-        |phase, acknowledged| Checkpoint::of_new_slot(&cluster, slot_name, &fingerprint, phase, acknowledged);
+    let chain_name = ChainName::begin(context.source.name.get_ref(), PgTime::now());
+    let new_slot = NewSlot { name: slot_name, chain_name: &chain_name, routes: &fingerprint };
+    let phase = |phase, acknowledged| Checkpoint::of_new_slot(&cluster, &new_slot, phase, acknowledged);
     clients.save(&phase(Phase::Resnapshot, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for running transactions"));
     let begins_at =
@@ -109,6 +111,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     let coverage = baseline(&mut session, &context.routes, &context.source).context(
         "the publication was changed while the slot was made. Correct it, then run the command again",
     )?;
+    clients.emitter()?.set_chain(&chain_name);
     let mut resnapshot = Resnapshot::new(&context, clients, &cluster, begins_at, view);
     let tables = resnapshot.tables(&mut session)?;
     let (clients, view) = resnapshot.into_parts();

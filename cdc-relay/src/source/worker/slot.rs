@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::{AttemptError, STANDBY_CHECK_INTERVAL, STANDBY_INTERVAL, SavedState, SourceWorker};
-use crate::checkpoint::state::{Checkpoint, Cluster, Phase, Start};
+use crate::checkpoint::chain_name::ChainName;
+use crate::checkpoint::state::{Checkpoint, Cluster, NewSlot, Phase, Start};
 use crate::observe::status::State;
-use crate::postgres::lsn::Lsn;
+use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::session::Session;
 use crate::source::context::SourceContext;
 use crate::source::contract::Contract;
@@ -24,17 +25,20 @@ impl SourceWorker {
         confirmed: Lsn,
     ) -> Result<(Checkpoint, Option<Record>), AttemptError> {
         let SavedState { checkpoint, mut publication } = saved;
-        let fresh = |phase, acknowledged| {
-            let slot = self.context.source.slot.get_ref();
-            Checkpoint::of_new_slot(cluster, slot, &self.fingerprint, phase, acknowledged)
-        };
+        let chain_name = self.chain_name(checkpoint.as_ref());
+        let slot = self.context.source.slot.get_ref();
+        let new_slot = NewSlot { name: slot, chain_name: &chain_name, routes: &self.fingerprint };
+        let fresh = |phase, acknowledged| Checkpoint::of_new_slot(cluster, &new_slot, phase, acknowledged);
         let begun = match (start, checkpoint) {
-            (Start::Resume { .. }, Some(checkpoint)) if checkpoint.routes == self.fingerprint => {
+            (Start::Resume { .. }, Some(checkpoint))
+                if checkpoint.routes == self.fingerprint && checkpoint.chain_name == chain_name =>
+            {
                 return Ok((checkpoint, publication));
             }
-            // Other routes emit other transactions, so a new chain begins.
+            // Other routes emit other transactions, so the first one names none before it. An earlier release named no chain.
             (Start::Resume { .. }, Some(checkpoint)) => {
-                Checkpoint { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..checkpoint }
+                let (routes, chain) = (self.fingerprint.clone(), Lsn::ZERO);
+                Checkpoint { routes, chain_name: chain_name.clone(), chain, ..checkpoint }
             }
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
@@ -43,7 +47,6 @@ impl SourceWorker {
                 self.clients.save(&fresh(Phase::Creating, Lsn::ZERO))?;
                 // The baseline comes before the slot, whose making may take long.
                 publication = Some(self.baseline(session)?);
-                let slot = self.context.source.slot.get_ref();
                 let begin = self.make_slot(session, slot)?;
                 tracing::info!(source = self.context.metrics.name, slot, %begin, "slot created");
                 fresh(Phase::Streaming, begin)
@@ -51,6 +54,14 @@ impl SourceWorker {
         };
         self.clients.save(&begun)?;
         Ok((begun, publication))
+    }
+
+    /// Returns the name of the chain that goes on; without one a chain begins now. A slot that was being made keeps the name
+    /// that was saved before: two relays that find it so must not choose two.
+    fn chain_name(&self, checkpoint: Option<&Checkpoint>) -> ChainName {
+        let known = checkpoint.map(|checkpoint| &checkpoint.chain_name).filter(|name| !name.is_empty());
+        let begin = || ChainName::begin(self.context.source.name.get_ref(), PgTime::now());
+        known.cloned().unwrap_or_else(begin)
     }
 
     /// Makes the slot. The status shows the transaction that it waits for.

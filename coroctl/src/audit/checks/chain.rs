@@ -4,7 +4,7 @@ use crate::audit::finding::Tally;
 use crate::audit::observed::Observed;
 use crate::audit::read::chain::{ChainPosition, Chains, format_lsn};
 
-/// T1 chain: every record of a source follows the one before it.
+/// T1 chain: every record of a chain follows the one before it.
 pub fn unbroken(observed: &Observed) -> Tally {
     follow(&observed.events.chains)
 }
@@ -12,13 +12,13 @@ pub fn unbroken(observed: &Observed) -> Tally {
 /// Every commit follows the one it names, and its records have the ordinals 0, 1, 2 … without a gap.
 pub fn follow(chains: &Chains) -> Tally {
     let mut tally = Tally::default();
-    for (source, positions) in chains.by_source() {
+    for (name, positions) in chains.by_name() {
         let mut positions = positions.to_vec();
         positions.sort_unstable();
         positions.dedup();
         let mut before: Option<ChainPosition> = None;
         for position in positions {
-            tally.check(follows(before, position), None, || broken(source, before, position));
+            tally.check(follows(before, position), None, || broken(name, before, position));
             before = Some(position);
         }
     }
@@ -39,23 +39,23 @@ pub fn follows(before: Option<ChainPosition>, position: ChainPosition) -> bool {
 }
 
 /// For people: what is wrong with `found` after `before`.
-pub fn broken(source: &str, before: Option<ChainPosition>, found: ChainPosition) -> String {
+pub fn broken(chain: &str, before: Option<ChainPosition>, found: ChainPosition) -> String {
     let ChainPosition { commit, ordinal, previous } = found;
     let commit = format_lsn(commit);
     match before {
         Some(last) if format_lsn(last.commit) == commit => {
-            format!("{source}: commit {commit} has record {ordinal} after {}", last.ordinal)
+            format!("{chain}: commit {commit} has record {ordinal} after {}", last.ordinal)
         }
-        _ if ordinal > 0 => format!("{source}: commit {commit} begins with record {ordinal}"),
+        _ if ordinal > 0 => format!("{chain}: commit {commit} begins with record {ordinal}"),
         Some(last) => {
             let (last, previous) = (format_lsn(last.commit), format_lsn(previous));
             format!(
-                "{source}: commit {commit} names {previous} before it, but the one before it on Kafka is {last}"
+                "{chain}: commit {commit} names {previous} before it, but the one before it on Kafka is {last}"
             )
         }
         None => {
             let previous = format_lsn(previous);
-            format!("{source}: commit {commit} is the first on Kafka and names {previous} before it")
+            format!("{chain}: commit {commit} is the first on Kafka and names {previous} before it")
         }
     }
 }
@@ -84,8 +84,23 @@ mod tests {
     }
 
     #[test]
-    fn a_new_chain_may_begin_anywhere() {
+    fn a_chain_may_begin_again_anywhere() {
         assert_eq!(chains(&["0/10;0;0/0", "0/20;0;0/0"]).violations, 0);
+    }
+
+    /// The false alarms it prevents: two shards, and a slot that was made anew in a restored database.
+    #[test]
+    fn two_chains_say_nothing_about_each_other() {
+        let mut chains = Chains::default();
+        for name in ["payments-0/2026", "payments-1/2026", "payments-0/2027"] {
+            WHOLE.iter().for_each(|text| chains.add(name, ChainPosition::parse(text).unwrap()));
+        }
+        let tally = follow(&chains);
+        assert_eq!((tally.examined, tally.violations), (15, 0));
+        chains.add("payments-1/2026", ChainPosition::parse("2/0;0;1/10").unwrap());
+        let first = follow(&chains).first.unwrap().what;
+        assert!(first.starts_with("payments-1/2026: commit 2/0 names 1/10"), "{first}");
+        assert!(chains.sources().into_iter().eq(["payments-0", "payments-1"]));
     }
 
     #[test]

@@ -179,7 +179,7 @@ pub fn acknowledged(observed: &Observed) -> Tally {
     }
     let saved: BTreeSet<&str> =
         observed.checkpoints.iter().map(|checkpoint| checkpoint.source.as_str()).collect();
-    for source in observed.events.chains.sources().filter(|source| !saved.contains(source)) {
+    for source in observed.events.chains.sources().difference(&saved) {
         tally.check(false, None, || {
             format!("{source} has events on Kafka, but the relay's checkpoint of it is gone")
         });

@@ -1,8 +1,7 @@
 //! Reads from the brokers: the topics of the saga, the relay's checkpoints and dead letters, lags, and the work queue.
 //!
 //! * Kafka is read without committing anything; those functions block.
-//! * Parked records, acts of operators and dead letters belong to no saga topic, and still count as members of their source's
-//!   chain.
+//! * Parked records, acts of operators and dead letters belong to no saga topic, and still count as members of their chain.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -129,6 +128,7 @@ fn with_record(topic: &str, message: &BorrowedMessage<'_>, take: impl FnOnce(&Re
             "ce_id" => record.id = text,
             "ce_type" => record.event_type = text,
             "ce_source" => record.source = text,
+            "pg_chain" => record.chain = text,
             "pg_position" => record.position = text,
             _ => {}
         }

@@ -1,9 +1,10 @@
-//! Collects the chain positions of each source.
+//! Collects the positions of each chain.
 //!
-//! * Each record names its commit, its number in the commit, and the previous commit that emitted anything.
-//! * So all records of a source prove that no transaction was skipped.
+//! * Each record names its chain, its commit, its number in the commit, and the previous commit that emitted anything.
+//! * So all records of a chain prove that no transaction was skipped. Positions of two chains say nothing about each other.
+//! * A source has a chain for each slot in its life; sources that share a `ce_source` have chains of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
@@ -41,27 +42,48 @@ pub fn format_lsn(lsn: u64) -> String {
     format!("{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF)
 }
 
-/// All positions of each source, in any order.
+/// The source of a chain: the name before the time at which it began.
+pub fn source_of(chain: &str) -> &str {
+    chain.rsplit_once('/').map_or(chain, |(source, _)| source)
+}
+
+/// The number of a chain, in the order in which the chains were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ChainNumber(usize);
+
+/// All positions of each chain, in any order.
 #[derive(Debug, Default)]
 pub struct Chains {
-    sources: BTreeMap<String, Vec<ChainPosition>>,
+    numbers: BTreeMap<String, usize>,
+    positions: Vec<Vec<ChainPosition>>,
 }
 
 impl Chains {
-    pub fn add(&mut self, source: &str, position: ChainPosition) {
-        match self.sources.get_mut(source) {
-            Some(positions) => positions.push(position),
-            None => drop(self.sources.insert(source.to_owned(), vec![position])),
+    pub fn number(&mut self, chain: &str) -> ChainNumber {
+        let number = self.numbers.get(chain).copied().unwrap_or_else(|| {
+            self.numbers.insert(chain.to_owned(), self.positions.len());
+            self.positions.push(Vec::new());
+            self.positions.len() - 1
+        });
+        ChainNumber(number)
+    }
+
+    pub fn add(&mut self, chain: &str, position: ChainPosition) {
+        let ChainNumber(number) = self.number(chain);
+        if let Some(positions) = self.positions.get_mut(number) {
+            positions.push(position);
         }
     }
 
-    /// The positions of each source.
-    pub fn by_source(&self) -> impl Iterator<Item = (&str, &[ChainPosition])> {
-        self.sources.iter().map(|(source, positions)| (source.as_str(), positions.as_slice()))
+    /// The positions of each chain.
+    pub fn by_name(&self) -> impl Iterator<Item = (&str, &[ChainPosition])> {
+        let positions = |number: &usize| self.positions.get(*number).map_or(&[][..], Vec::as_slice);
+        self.numbers.iter().map(move |(name, number)| (name.as_str(), positions(number)))
     }
 
-    pub fn sources(&self) -> impl Iterator<Item = &str> {
-        self.sources.keys().map(String::as_str)
+    /// The sources that have a chain.
+    pub fn sources(&self) -> BTreeSet<&str> {
+        self.numbers.keys().map(|name| source_of(name)).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use saga::contract::{
 };
 use uuid::Uuid;
 
-use super::chain::{ChainPosition, Chains, format_lsn};
+use super::chain::{ChainNumber, ChainPosition, Chains, format_lsn};
 use super::rows::fingerprint;
 use crate::audit::finding::Tally;
 use crate::audit::statuses::{ChargeStatus, PaymentEvent, PaymentStatus};
@@ -30,6 +30,8 @@ pub struct Record<'a> {
     pub id: Option<&'a str>,
     pub event_type: Option<&'a str>,
     pub source: Option<&'a str>,
+    /// `pg_chain`; records of earlier releases have none.
+    pub chain: Option<&'a str>,
     pub position: Option<&'a str>,
     pub value: &'a [u8],
 }
@@ -38,6 +40,11 @@ impl Record<'_> {
     /// As `parked.parked_id` names it.
     pub fn at(&self) -> String {
         format!("{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+
+    /// The chain of its position. Before chains had names, a source had one.
+    fn chain(&self) -> Option<&str> {
+        self.chain.or_else(|| self.source?.rsplit('/').next())
     }
 }
 
@@ -140,8 +147,8 @@ pub struct PublishedEvents {
     pub records: u64,
     /// Records that somebody has explained, as topic/partition/offset: they count for nothing.
     explained: BTreeSet<String>,
-    /// The last commit of a user, by topic.
-    latest: HashMap<(&'static str, Uuid), (u64, u32)>,
+    /// The last commit of a user, by topic and chain. Across chains versions give the order.
+    latest: HashMap<(&'static str, Uuid, ChainNumber), (u64, u32)>,
 }
 
 impl PublishedEvents {
@@ -163,12 +170,11 @@ impl PublishedEvents {
         }
     }
 
-    /// Adds only its chain position: records of other topics belong to the chain of their source too.
+    /// Adds only its chain position: records of other topics belong to a chain too.
     pub fn add_to_chain(&mut self, record: &Record<'_>) {
         let position = record.position.and_then(|text| ChainPosition::parse(text).ok());
-        if let (Some(source), Some(position)) = (record.source, position) {
-            let name = source.rsplit('/').next().unwrap_or(source);
-            self.chains.add(name, position);
+        if let (Some(chain), Some(position)) = (record.chain(), position) {
+            self.chains.add(chain, position);
         }
     }
 
@@ -282,7 +288,8 @@ impl PublishedEvents {
         }
         let last = record.position.and_then(|position| {
             let found = (position.commit, position.ordinal);
-            let latest = self.latest.entry((record.event_type.topic(), user_id)).or_default();
+            let chain = self.chains.number(raw.chain().unwrap_or_default());
+            let latest = self.latest.entry((record.event_type.topic(), user_id, chain)).or_default();
             let last = std::mem::replace(latest, found.max(*latest));
             (last >= found).then_some((found.0, last.0))
         });

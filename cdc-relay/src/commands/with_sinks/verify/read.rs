@@ -11,10 +11,10 @@ use jiff::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
-use serde::Deserialize;
 
 use super::Verdict;
 use crate::checkpoint::chain::{Chain, ChainPosition};
+use crate::checkpoint::chain_name::ChainName;
 use crate::postgres::lsn::Lsn;
 use crate::routes::Routes;
 use crate::routes::destinations::Destinations;
@@ -27,13 +27,6 @@ const QUIET_INTERVAL: Duration = Duration::from_secs(1);
 /// partitions are read once more.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(1500);
 
-#[derive(Debug, Clone)]
-pub struct Topic {
-    pub name: String,
-    /// The topic's records have no CloudEvents source; their body names the source.
-    pub dead_letters: bool,
-}
-
 struct Partition {
     topic: usize,
     number: i32,
@@ -44,23 +37,50 @@ struct Partition {
     cut: bool,
 }
 
-#[derive(Default)]
-struct SourceChain {
+/// The chains to verify.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    All,
+    /// Those of the sources of a routes file: `ce_source` by name. Chains of sources that it listed earlier count, if a listed
+    /// source has their `ce_source`.
+    Listed(BTreeMap<String, String>),
+    /// Those of one source.
+    One(String),
+}
+
+impl Wanted {
+    /// Whether a chain is wanted. `source` is the `ce_source` of its events; dead letters have none.
+    fn has(&self, name: &ChainName, source: Option<&str>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(sources) => {
+                name.source().is_some_and(|name| sources.contains_key(name))
+                    || source.is_some_and(|source| sources.values().any(|listed| listed == source))
+            }
+            Self::One(source) => name.source() == Some(source),
+        }
+    }
+}
+
+/// What was read of one chain.
+struct ReadChain {
+    /// `ce_source`, as soon as an event has come.
+    source: Option<String>,
     chain: Chain,
     re_emitted: u64,
 }
 
 pub struct Reading {
     consumer: Rc<BaseConsumer>,
-    topics: Vec<Topic>,
+    topics: Vec<String>,
     partitions: Vec<Partition>,
     /// The partition's index by topic and number.
     index: BTreeMap<(usize, i32), usize>,
-    sources: BTreeMap<String, SourceChain>,
-    /// By source: the newest commit at the first reading of the ends.
-    newest: BTreeMap<String, Lsn>,
+    chains: BTreeMap<ChainName, ReadChain>,
+    /// By chain: the newest commit at the first reading of the ends.
+    newest: BTreeMap<ChainName, Lsn>,
     records: u64,
-    /// Dead letters of no source in the routes file.
+    /// Records whose position is not readable, or of no chain.
     unknown: u64,
     notes: Vec<String>,
 }
@@ -70,7 +90,7 @@ impl Reading {
     pub fn connect(
         brokers: &Brokers,
         routes: &Routes,
-        mut topics: Vec<Topic>,
+        mut topics: Vec<String>,
         from: Option<Timestamp>,
     ) -> Result<Reading> {
         let consumer: BaseConsumer = client_config(brokers, routes)
@@ -87,8 +107,8 @@ impl Reading {
         let metadata = consumer.fetch_metadata(None, BROKER_TIMEOUT).context("the brokers do not answer")?;
         // Topics named by values or by dropped tables. A topic of somebody else has no record of the relay.
         for name in Destinations::of(routes).among(metadata.topics().iter().map(|topic| topic.name())) {
-            if !routes.is_compacted(&name) && !topics.iter().any(|topic| topic.name == name) {
-                topics.push(Topic { name, dead_letters: false });
+            if !routes.is_compacted(&name) && !topics.contains(&name) {
+                topics.push(name);
             }
         }
         let mut reading = Reading {
@@ -96,7 +116,7 @@ impl Reading {
             topics,
             partitions: Vec::new(),
             index: BTreeMap::new(),
-            sources: BTreeMap::new(),
+            chains: BTreeMap::new(),
             newest: BTreeMap::new(),
             records: 0,
             unknown: 0,
@@ -109,12 +129,12 @@ impl Reading {
                 .push(format!("{name} is compacted: its records have no position and were not read"));
         }
         for (topic, wanted) in reading.topics.iter().enumerate() {
-            let Some(known) = metadata.topics().iter().find(|known| known.name() == wanted.name) else {
-                reading.notes.push(format!("topic {} does not exist", wanted.name));
+            let Some(known) = metadata.topics().iter().find(|known| known.name() == *wanted) else {
+                reading.notes.push(format!("topic {wanted} does not exist"));
                 continue;
             };
             for number in known.partitions().iter().map(|partition| partition.id()) {
-                let (low, end) = reading.consumer.fetch_watermarks(&wanted.name, number, BROKER_TIMEOUT)?;
+                let (low, end) = reading.consumer.fetch_watermarks(wanted, number, BROKER_TIMEOUT)?;
                 reading.index.insert((topic, number), reading.partitions.len());
                 reading.partitions.push(Partition { topic, number, next: low, end, cut: low > 0 });
             }
@@ -130,11 +150,11 @@ impl Reading {
         let mut times = TopicPartitionList::new();
         for partition in &self.partitions {
             let time = Offset::Offset(from.as_millisecond());
-            times.add_partition_offset(&self.topics[partition.topic].name, partition.number, time)?;
+            times.add_partition_offset(&self.topics[partition.topic], partition.number, time)?;
         }
         let found = self.consumer.offsets_for_times(times, BROKER_TIMEOUT).context("offsets by time")?;
         for partition in &mut self.partitions {
-            let name = &self.topics[partition.topic].name;
+            let name = &self.topics[partition.topic];
             let offset = found.find_partition(name, partition.number).map(|found| found.offset());
             let next = match offset {
                 Some(Offset::Offset(offset)) => offset.max(partition.next),
@@ -147,34 +167,30 @@ impl Reading {
     }
 
     /// Reads to the present ends; then once more, for records that were in flight meanwhile.
-    pub fn all(&mut self, sources: Option<&BTreeMap<String, String>>) -> Result<()> {
-        self.read_to_ends(sources)?;
-        self.newest = self
-            .sources
-            .iter()
-            .map(|(name, source_chain)| (name.clone(), source_chain.chain.newest()))
-            .collect();
+    pub fn all(&mut self, wanted: &Wanted) -> Result<()> {
+        self.read_to_ends(wanted)?;
+        self.newest = self.chains.iter().map(|(name, read)| (name.clone(), read.chain.newest())).collect();
         std::thread::sleep(SETTLE_INTERVAL);
         for partition in &mut self.partitions {
-            let name = &self.topics[partition.topic].name;
+            let name = &self.topics[partition.topic];
             (_, partition.end) = self.consumer.fetch_watermarks(name, partition.number, BROKER_TIMEOUT)?;
         }
-        self.read_to_ends(sources)
+        self.read_to_ends(wanted)
     }
 
-    fn read_to_ends(&mut self, sources: Option<&BTreeMap<String, String>>) -> Result<()> {
-        let mut wanted = TopicPartitionList::new();
+    fn read_to_ends(&mut self, wanted: &Wanted) -> Result<()> {
+        let mut unread = TopicPartitionList::new();
         for partition in self.partitions.iter().filter(|partition| partition.next < partition.end) {
-            let name = &self.topics[partition.topic].name;
-            wanted.add_partition_offset(name, partition.number, Offset::Offset(partition.next))?;
+            let name = &self.topics[partition.topic];
+            unread.add_partition_offset(name, partition.number, Offset::Offset(partition.next))?;
         }
         let total: i64 =
             self.partitions.iter().map(|partition| (partition.end - partition.next).max(0)).sum();
-        let mut left = wanted.count();
+        let mut left = unread.count();
         let by_name: BTreeMap<String, usize> =
-            self.topics.iter().enumerate().map(|(index, topic)| (topic.name.clone(), index)).collect();
+            self.topics.iter().enumerate().map(|(index, topic)| (topic.clone(), index)).collect();
         let consumer = Rc::clone(&self.consumer);
-        consumer.assign(&wanted)?;
+        consumer.assign(&unread)?;
         let progress = Progress::new(total);
         let mut last_received_at = Instant::now();
         while left > 0 {
@@ -184,7 +200,7 @@ impl Reading {
                     let topic = by_name.get(message.topic()).copied().context("a record of another topic")?;
                     let index =
                         self.index.get(&(topic, message.partition())).copied().context("partition")?;
-                    left -= usize::from(self.record(index, &message, sources));
+                    left -= usize::from(self.record(index, &message, wanted));
                     progress.show(self.records);
                 }
                 Some(Err(error)) => tracing::warn!(%error, "a read of the topics failed and is repeated"),
@@ -202,58 +218,47 @@ impl Reading {
     }
 
     /// Takes a record. Returns whether it is the last of its partition.
-    fn record(
-        &mut self,
-        index: usize,
-        message: &BorrowedMessage<'_>,
-        sources: Option<&BTreeMap<String, String>>,
-    ) -> bool {
+    fn record(&mut self, index: usize, message: &BorrowedMessage<'_>, wanted: &Wanted) -> bool {
         let Some(partition) = self.partitions.get_mut(index) else { return false };
         let before = partition.next < partition.end;
         partition.next = message.offset() + 1;
         let ended = before && partition.next >= partition.end;
-        let dead_letters = self.topics.get(partition.topic).is_some_and(|topic| topic.dead_letters);
         self.records += 1;
         let header = |name: &str| {
             let headers = message.headers()?;
-            headers.iter().find(|header| header.key == name).and_then(|header| header.value)
+            let value = headers.iter().find(|header| header.key == name)?.value?;
+            std::str::from_utf8(value).ok()
         };
-        let position = header("pg_position");
-        let source = if dead_letters {
-            position
-                .and_then(|_| message.payload())
-                .and_then(source_of)
-                .and_then(|name| sources?.get(&name).cloned())
-        } else {
-            header("ce_source").map(|source| String::from_utf8_lossy(source).into_owned())
-        };
-        // Other sources of the file are not verified.
-        let is_verified =
-            |source: &String| sources.is_none_or(|sources| sources.values().any(|known| known == source));
-        match (source.filter(is_verified), RecordPosition::of(position)) {
-            (Some(source), position) => self.take(&source, index, position),
-            (None, RecordPosition::None) => {}
-            (None, _) if sources.is_none() => self.unknown += 1,
-            (None, _) => {}
+        let (source, position) = (header("ce_source"), RecordPosition::of(header("pg_position")));
+        match header("pg_chain").map(ChainName::read) {
+            // The `ce_source` of a chain whose dead letters alone were read may come later.
+            Some(name) if source.is_none() || wanted.has(&name, source) => {
+                self.take(name, source, index, position);
+            }
+            Some(_) => {}
+            None => self.unknown += u64::from(!matches!(position, RecordPosition::None)),
         }
         if ended {
-            self.sources.values_mut().for_each(|source_chain| source_chain.chain.end(index));
+            self.chains.values_mut().for_each(|read| read.chain.end(index));
         }
         ended
     }
 
-    fn take(&mut self, source: &str, index: usize, position: RecordPosition) {
-        if !self.sources.contains_key(source) {
+    fn take(&mut self, name: ChainName, source: Option<&str>, index: usize, position: RecordPosition) {
+        let read = self.chains.entry(name).or_insert_with(|| {
             let mut chain = Chain::new(self.partitions.iter().map(|partition| partition.cut));
             let ended = self.partitions.iter().enumerate().filter(|(_, p)| p.next >= p.end);
             ended.for_each(|(index, _)| chain.end(index));
-            self.sources.insert(source.to_owned(), SourceChain { chain, re_emitted: 0 });
+            ReadChain { source: None, chain, re_emitted: 0 }
+        });
+        if read.source.is_none() {
+            read.source = source.map(str::to_owned);
         }
-        let Some(source_chain) = self.sources.get_mut(source) else { return };
         match position {
-            RecordPosition::Chain(position) => source_chain.chain.take(index, position),
+            RecordPosition::Chain(position) => read.chain.take(index, position),
             RecordPosition::Unreadable => self.unknown += 1,
-            RecordPosition::None => source_chain.re_emitted += 1,
+            // Notes of the dead-letter topic have none either.
+            RecordPosition::None => read.re_emitted += u64::from(source.is_some()),
         }
     }
 
@@ -262,7 +267,7 @@ impl Reading {
         let at = consumer.position()?;
         let mut ended = 0;
         for (index, partition) in self.partitions.iter_mut().enumerate() {
-            let name = &self.topics[partition.topic].name;
+            let name = &self.topics[partition.topic];
             let found = at.find_partition(name, partition.number).map(|found| found.offset());
             if let Some(Offset::Offset(offset)) = found
                 && partition.next < partition.end
@@ -270,33 +275,34 @@ impl Reading {
             {
                 partition.next = offset;
                 ended += 1;
-                self.sources.values_mut().for_each(|source_chain| source_chain.chain.end(index));
+                self.chains.values_mut().for_each(|read| read.chain.end(index));
             }
         }
         Ok(ended)
     }
 
-    /// The newest commit of this source's records; 0/0 without one.
-    pub fn newest(&self, source: &str) -> Lsn {
-        self.sources.get(source).map_or(Lsn::ZERO, |source_chain| source_chain.chain.newest())
+    /// The newest commit of this chain's records; 0/0 without one.
+    pub fn newest(&self, chain: &ChainName) -> Lsn {
+        self.chains.get(chain).map_or(Lsn::ZERO, |read| read.chain.newest())
     }
 
-    /// Returns the number of records, the verdict of each source, and notes.
-    pub fn judge(self) -> (u64, Vec<Verdict>, Vec<String>) {
+    /// Returns the number of records, the verdict of each chain, and notes.
+    pub fn judge(self, wanted: &Wanted) -> (u64, Vec<Verdict>, Vec<String>) {
         let mut notes = self.notes;
         if self.unknown > 0 {
             notes.push(format!(
-                "{} records have a position that nobody can be named for (dead letters need a routes file)",
+                "{} records have a position that cannot be read, or that is of no chain (pg_chain)",
                 self.unknown
             ));
         }
         let newest = self.newest;
-        let verdict = |(source, source_chain): (String, SourceChain)| {
-            let findings = source_chain.chain.finish(newest.get(&source).copied().unwrap_or_default());
+        let verdict = |(name, ReadChain { source, chain, re_emitted }): (ChainName, ReadChain)| {
+            let findings = chain.finish(newest.get(&name).copied().unwrap_or_default());
             let whole = findings.is_whole();
-            Verdict { whole, re_emitted: source_chain.re_emitted, findings, ..Verdict::of(source) }
+            Verdict { whole, re_emitted, findings, ..Verdict::of(source.unwrap_or_default(), name) }
         };
-        (self.records, self.sources.into_iter().map(verdict).collect(), notes)
+        let chains = self.chains.into_iter().filter(|(name, read)| wanted.has(name, read.source.as_deref()));
+        (self.records, chains.map(verdict).collect(), notes)
     }
 }
 
@@ -310,22 +316,13 @@ enum RecordPosition {
 }
 
 impl RecordPosition {
-    fn of(header: Option<&[u8]>) -> RecordPosition {
-        match header.map(ChainPosition::parse) {
+    fn of(header: Option<&str>) -> RecordPosition {
+        match header.map(|text| ChainPosition::parse(text.as_bytes())) {
             Some(Some(position)) => RecordPosition::Chain(position),
             Some(None) => RecordPosition::Unreadable,
             None => RecordPosition::None,
         }
     }
-}
-
-/// The source that a dead letter names.
-fn source_of(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct DeadLetter {
-        source: String,
-    }
-    serde_json::from_slice::<DeadLetter>(body).ok().map(|dead_letter| dead_letter.source)
 }
 
 /// Shows the progress on a terminal, nothing elsewhere.

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Serialize;
 
 use super::Verdict;
+use crate::checkpoint::chain_name::ChainName;
 use crate::checkpoint::refusal::Break;
 use crate::commands::state_topic::{self, PublicationRecords};
 use crate::routes::{Routes, Source};
@@ -38,7 +39,7 @@ impl Stretch {
     }
 }
 
-/// By CloudEvents source. `None`: there is no state topic.
+/// By source. `None`: there is no state topic.
 pub fn read(brokers: &Brokers, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
     let PublicationRecords { mut records, unread } = match state_topic::records(brokers, routes) {
         Ok(records) => records,
@@ -57,7 +58,7 @@ pub fn read(brokers: &Brokers, routes: &Routes) -> Result<Option<BTreeMap<String
         {
             last.until = None;
         }
-        Some((source.event_source.get_ref().clone(), stretches))
+        Some((source.name.get_ref().clone(), stretches))
     };
     Ok(Some(routes.sources.iter().filter_map(of).collect()))
 }
@@ -68,11 +69,13 @@ fn is_missing(error: &anyhow::Error) -> bool {
     matches!(code, Some(UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
 }
 
-/// Adds the stretches to the verdicts. A source with an open stretch is not whole.
+/// Adds the stretches of each source to the verdict of its last chain, which then is not whole if one is open.
 pub fn judge(verdicts: &mut Vec<Verdict>, stretches: BTreeMap<String, Vec<Stretch>>) {
-    for (source, stretches) in stretches.into_iter().filter(|(_, stretches)| !stretches.is_empty()) {
-        let index = verdicts.iter().position(|verdict| verdict.source == source).unwrap_or_else(|| {
-            verdicts.push(Verdict::of(source));
+    for (name, stretches) in stretches.into_iter().filter(|(_, stretches)| !stretches.is_empty()) {
+        // The chains of a source sort by time.
+        let last = verdicts.iter().rposition(|verdict| verdict.chain.source() == Some(&name));
+        let index = last.unwrap_or_else(|| {
+            verdicts.push(Verdict::of(name, ChainName::default()));
             verdicts.len() - 1
         });
         let Some(verdict) = verdicts.get_mut(index) else { continue };
