@@ -279,6 +279,7 @@ impl SourceWorker {
             stalls: self.stalls,
         };
         let (emitter, reader) = self.clients.both()?;
+        emitter.set_chain(&start.checkpoint.chain_name);
         // The topics are read to their end. A release opens the reader again.
         reader.disconnect();
         let release_input = ReleaseInput {
@@ -292,7 +293,6 @@ impl SourceWorker {
         (self.next_transaction_seq, self.sent_lsn, self.stalls) =
             (outcome.next_transaction_seq, outcome.sent_lsn, outcome.stalls);
         self.advanced = outcome.acknowledged > acknowledged;
-        emitter.set_chain(&start.checkpoint.chain_name);
         let record = match outcome.coverage {
             Some(coverage) => Record { coverage, ..record },
             None => record,
