@@ -135,11 +135,11 @@ fn a_server_that_is_no_promotion_of_the_emitted_cluster_is_an_obstacle() {
         |phase| obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("checkpoint").phase = phase);
     assert_eq!(phase(Phase::Creating), Obstacle::NothingEmitted);
     assert_eq!(phase(Phase::Resnapshot), Obstacle::ResnapshotUnfinished);
-    let other = obstacle(|_, cluster, _, _| cluster.system_id = "8".to_owned());
     let unnamed = obstacle(|checkpoint, _, _, _| {
         checkpoint.as_mut().expect("checkpoint").chain_name = ChainName::default();
     });
     assert_eq!(unnamed, Obstacle::UnnamedChain);
+    let other = obstacle(|_, cluster, _, _| cluster.system_id = "8".to_owned());
     assert!(matches!(other, Obstacle::OtherCluster { .. }));
     assert_eq!(obstacle(|_, cluster, _, _| cluster.timeline = 2), Obstacle::SameTimeline(2));
     let stranger = obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("checkpoint").timeline = 5);

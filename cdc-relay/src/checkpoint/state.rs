@@ -94,11 +94,6 @@ impl Slot {
     }
 }
 
-/// How a source starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
-    /// Nothing was ever emitted: create the slot.
-    Create,
 /// A slot that is being made.
 #[derive(Debug, Clone, Copy)]
 pub struct NewSlot<'a> {
@@ -108,6 +103,11 @@ pub struct NewSlot<'a> {
     pub routes: &'a str,
 }
 
+/// How a source starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing was ever emitted: create the slot.
+    Create,
     /// The slot was created and not yet used: begin at it.
     Adopt,
     /// Continue; acknowledged transactions are skipped.
@@ -133,17 +133,23 @@ impl Checkpoint {
             phase,
             acknowledged,
             sent_lsn: acknowledged,
+            chain_name: slot.chain_name.clone(),
             chain: Lsn::ZERO,
             last: CommitId::default(),
             vouched: acknowledged,
             routes: slot.routes.to_owned(),
         }
-            chain_name: slot.chain_name.clone(),
     }
 
     /// The position up to which nothing is missing, if the publication turns out to have sent less since.
     pub fn complete_until(&self) -> Lsn {
         if self.vouched == Lsn::ZERO { self.acknowledged } else { self.vouched }
+    }
+
+    /// Whether timeline, phase and chain are the same.
+    pub fn is_in_phase_of(&self, other: &Checkpoint) -> bool {
+        let of = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.phase);
+        of(self) == of(other) && self.chain_name == other.chain_name
     }
 
     fn is_older_than(&self, other: &Checkpoint) -> bool {
@@ -152,12 +158,6 @@ impl Checkpoint {
         let at = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.acknowledged);
         same && streaming && at(self) < at(other)
     }
-    /// Whether timeline, phase and chain are the same.
-    pub fn is_in_phase_of(&self, other: &Checkpoint) -> bool {
-        let of = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.phase);
-        of(self) == of(other) && self.chain_name == other.chain_name
-    }
-
 }
 
 /// Decides whether and how to stream. `database` is the session's.
