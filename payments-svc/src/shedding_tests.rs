@@ -1,5 +1,10 @@
 //! Tests the decisions as tables, and the sampler with a clock of its own.
 
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
 use super::*;
 
 const DELAY_MAX: Duration = Duration::from_secs(10);
@@ -136,6 +141,80 @@ fn a_row_that_is_gone_is_no_sample_any_more() {
     let samples = harness.sampler.samples();
     harness.sampler.judge(&samples, &[]);
     assert_eq!((harness.sampler.samples().len(), harness.gate()), (0, OPEN));
+}
+
+/// A late one that is judged before an earlier one that was on time would count as the later of the two.
+#[test]
+fn samples_are_judged_in_the_order_in_which_they_were_accepted() {
+    let mut harness = Harness::new();
+    let late = LATE_MAX as usize;
+    harness.pay(LATE_MAX + 1);
+    let hold = |(nth, payment_id): (usize, &Uuid)| {
+        let delay = if nth < late { DELAY_MAX * 2 } else { Duration::ZERO };
+        Hold { payment_id: *payment_id, is_answered: true, delay }
+    };
+    let newest_first: Vec<Hold> = harness.made.iter().enumerate().map(hold).rev().collect();
+    harness.sampler.judge(&harness.sampler.samples(), &newest_first);
+    assert_eq!(harness.gate(), Gate::Shedding { on_time: 1 });
+    assert!(harness.sampler.samples().is_empty());
+}
+
+/// A quarter of all payments is late where one of four partitions stands still.
+#[test]
+fn a_partition_that_stands_still_refuses_nobody_by_chance() {
+    assert!(0.25_f64.powi(LATE_MAX.cast_signed()) < 1e-6, "{LATE_MAX}");
+    assert!(
+        1 < ON_TIME_MIN && ON_TIME_MIN < LATE_MAX,
+        "one that is on time proves nothing, and three suffice"
+    );
+}
+
+#[test]
+fn only_a_verdict_is_measured() {
+    let mut harness = Harness::new();
+    harness.pay(3);
+    harness.judge(false, DELAY_MAX);
+    let measured = |harness: &Harness| harness.sampler.metrics.hold_seconds.get_sample_count();
+    assert_eq!(
+        (measured(&harness), harness.sampler.samples().len()),
+        (0, 3),
+        "they wait, and are looked at again"
+    );
+    harness.judge(true, DELAY_MAX);
+    assert_eq!((measured(&harness), harness.sampler.samples().len()), (3, 0));
+}
+
+/// Of a server that does not exist: it connects when it is asked.
+fn shard_at(address: SocketAddr) -> Router {
+    saga::http::install_provider();
+    let pool = saga::postgres::pool(&format!("postgresql://nobody@{address}/none"), 1, "test").unwrap();
+    Router::one(pool)
+}
+
+#[tokio::test]
+async fn a_delay_of_zero_refuses_nobody() {
+    let router = shard_at("127.0.0.1:1".parse().unwrap());
+    let shedding = Shedding::start(Duration::ZERO, router, Metrics::register().unwrap());
+    assert!(shedding.0.is_none(), "there is nothing to look at");
+    shedding.accepted(Uuid::nil(), Uuid::nil());
+    assert_eq!(shedding.admission(), Admission::Accept);
+}
+
+#[tokio::test]
+async fn without_payments_the_database_is_not_asked_and_without_an_acceptor_never_again() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sampler = Arc::new(Sampler::new(DELAY_MAX, Metrics::register().unwrap()));
+    let interval = Duration::from_millis(5);
+    let looks =
+        tokio::spawn(look(Arc::downgrade(&sampler), interval, shard_at(server.local_addr().unwrap())));
+    assert!(timeout(interval * 20, server.accept()).await.is_err(), "there is no sample");
+    sampler.sample(Instant::now(), Uuid::nil(), Uuid::nil());
+    let (connection, _) = timeout(Duration::from_secs(60), server.accept()).await.unwrap().unwrap();
+    // The read fails, and the sample stays.
+    drop((connection, server));
+    assert_eq!(sampler.samples().len(), 1);
+    drop(sampler);
+    timeout(Duration::from_secs(60), looks).await.unwrap().unwrap();
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl RateLimit {
         let Some(requests) = NonZeroU32::new(settings.requests_per_user) else { return Ok(Self::none()) };
         let buckets = Buckets::new(USERS_MAX, unlimited);
         let limit = Arc::new(Limit::new(requests, buckets, MonotonicClock, refused)?);
-        tokio::spawn(prune(Arc::downgrade(&limit)));
+        tokio::spawn(prune(Arc::downgrade(&limit), PRUNE_INTERVAL));
         Ok(Self(Some(limit)))
     }
 
@@ -108,10 +108,10 @@ impl RateLimit {
     }
 }
 
-/// Removes the buckets of users who have sent nothing for a while, as long as there is a limit.
-async fn prune(limit: Weak<Limit>) {
+/// Removes the buckets of users who have sent nothing for a while, once per interval, as long as there is a limit.
+async fn prune(limit: Weak<Limit>, interval: Duration) {
     loop {
-        tokio::time::sleep(PRUNE_INTERVAL).await;
+        tokio::time::sleep(interval).await;
         let Some(limit) = limit.upgrade() else { return };
         limit.limiter.retain_recent();
         limit.limiter.shrink_to_fit();
@@ -170,115 +170,5 @@ fn left(decision: Decision) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use governor::clock::FakeRelativeClock;
-
-    use super::*;
-    use crate::identity::{self, Identity, Scope};
-    use crate::problem::recover;
-
-    fn counter() -> IntCounter {
-        IntCounter::new("counter", "Of this test.").unwrap()
-    }
-
-    fn limit(requests: u32, users_max: usize) -> (Limit<FakeRelativeClock>, FakeRelativeClock, IntCounter) {
-        let (clock, unlimited) = (FakeRelativeClock::default(), counter());
-        let buckets = Buckets::new(users_max, unlimited.clone());
-        let limit = Limit::new(NonZeroU32::new(requests).unwrap(), buckets, clock.clone(), counter());
-        (limit.unwrap(), clock, unlimited)
-    }
-
-    #[test]
-    fn a_user_has_so_many_at_once_and_then_one_at_a_time() {
-        let (limit, clock, _) = limit(5, 10);
-        let (user, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let granted = |remaining| Decision::Granted { remaining };
-        for remaining in [4, 3, 2, 1, 0] {
-            assert_eq!(limit.decide(user), granted(remaining));
-        }
-        assert_eq!(limit.decide(user), Decision::Refused { retry_after: 2 });
-        assert_eq!(limit.decide(other), granted(4), "another user's bucket is another one");
-        clock.advance(Duration::from_millis(1_500));
-        assert_eq!(limit.decide(user), Decision::Refused { retry_after: 1 }, "a refusal uses up nothing");
-        clock.advance(Duration::from_millis(500));
-        assert_eq!(limit.decide(user), granted(0));
-        clock.advance(Duration::from_secs(WINDOW_SECONDS.into()));
-        assert_eq!(limit.decide(user), granted(4));
-    }
-
-    /// A client that spreads what is left over the time that is given with it.
-    #[test]
-    fn who_keeps_to_what_is_left_is_never_refused() {
-        for sent_at_once in 1..=7 {
-            let (limit, clock, _) = limit(7, 10);
-            let user = Uuid::from_u128(1);
-            let mut decision = (0..sent_at_once).map(|_| limit.decide(user)).last().unwrap();
-            for _ in 0..100 {
-                let Decision::Granted { remaining } = decision else { panic!("{decision:?}") };
-                clock.advance(Duration::from_secs(WINDOW_SECONDS.into()) / remaining.max(1));
-                decision = limit.decide(user);
-            }
-        }
-    }
-
-    #[test]
-    fn buckets_that_are_full_again_are_removed() {
-        let (limit, clock, _) = limit(5, 10);
-        for user in 0..5 {
-            limit.decide(Uuid::from_u128(user));
-        }
-        clock.advance(Duration::from_secs(1));
-        let busy = Uuid::from_u128(9);
-        limit.decide(busy);
-        limit.decide(busy);
-        limit.limiter.retain_recent();
-        assert_eq!(limit.limiter.len(), 6, "a bucket is kept while requests are missing in it");
-        clock.advance(Duration::from_secs(4));
-        limit.limiter.retain_recent();
-        assert_eq!(limit.limiter.len(), 1);
-        assert_eq!(limit.decide(busy), Decision::Granted { remaining: 4 });
-        clock.advance(Duration::from_secs(10));
-        limit.limiter.retain_recent();
-        assert!(limit.limiter.is_empty());
-    }
-
-    #[test]
-    fn a_full_table_limits_those_it_has_and_counts_the_others() {
-        let (limit, _, unlimited) = limit(1, 2);
-        for user in [1, 2] {
-            assert_eq!(limit.decide(Uuid::from_u128(user)), Decision::Granted { remaining: 0 });
-        }
-        for _ in 0..3 {
-            assert_eq!(limit.decide(Uuid::from_u128(3)), Decision::Granted { remaining: 0 });
-        }
-        assert_eq!((limit.limiter.len(), unlimited.get()), (2, 3));
-        assert!(matches!(limit.decide(Uuid::from_u128(1)), Decision::Refused { .. }));
-    }
-
-    #[test]
-    fn the_fields_are_structured_as_the_draft_has_them() {
-        let (limit, _, _) = limit(300, 1);
-        assert_eq!(limit.policy, "\"user\";q=300;w=10");
-        assert_eq!(left(Decision::Granted { remaining: 299 }), "\"user\";r=299;t=10");
-        assert_eq!(left(Decision::Refused { retry_after: 1 }), "\"user\";r=0;t=1");
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_a_problem_and_without_a_limit_there_is_none() {
-        let identity = Identity::start(identity::Settings::Header, &Registry::new()).unwrap();
-        for (requests_per_user, expected) in [(2, [200, 200, 429]), (0, [200, 200, 200])] {
-            let limit = RateLimit::start(Settings { requests_per_user }, &Registry::new()).unwrap();
-            let route = limit
-                .limit(identity.user(Scope::Read))
-                .map(|caller: Caller| caller.user_id.to_string())
-                .recover(recover);
-            let user = Uuid::from_u128(1).to_string();
-            let mut statuses = Vec::new();
-            for _ in 0..3 {
-                let reply = warp::test::request().header("x-user-id", &user).reply(&route).await;
-                statuses.push(reply.status().as_u16());
-            }
-            assert_eq!(statuses, expected, "{requests_per_user}");
-        }
-    }
-}
+#[path = "rate_limit_tests.rs"]
+mod tests;
