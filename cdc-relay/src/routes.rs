@@ -108,17 +108,30 @@ pub struct Queue {
 #[derive(Debug, Clone)]
 pub struct Source {
     pub name: Text,
+    /// Its name for templates: that of its kind, or its own.
+    pub kind: Text,
     pub url: Text,
     pub slot: Text,
     pub publication: Text,
     /// The file names no publication. The relay creates its own together with the slot.
     pub own_publication: bool,
     pub event_source: Text,
+    pub origin: OriginRule,
     pub ignore: Vec<IgnoredTables>,
     /// Tables that are named.
     pub tables: Vec<Table>,
     /// Tables that are routed by a pattern of names.
     pub patterns: Vec<Pattern>,
+}
+
+/// Whether transactions are emitted that logical replication copied from another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase")]
+pub enum OriginRule {
+    /// As all others.
+    Any,
+    /// Never: the source that they come from emits them.
+    None,
 }
 
 /// Published tables that are not emitted.

@@ -260,6 +260,8 @@ fn only_keys_that_decide_which_rows_are_emitted_begin_a_new_chain() {
         "deletes = \"ignore\"",
     ];
     let mut all: Vec<String> = others.iter().map(|keys| print(keys)).chain([plain]).collect();
+    let without_copies = SMALL.replace("slot = \"slot\"", "slot = \"slot\"\norigin = \"none\"");
+    all.push(Routes::parse(&without_copies, env).unwrap().sources[0].fingerprint());
     // Records on a compacted topic are no links.
     let compacted =
         SMALL.replace("partitions = 1", "partitions = 1\nconfig = { \"cleanup.policy\" = \"compact\" }");
@@ -268,4 +270,59 @@ fn only_keys_that_decide_which_rows_are_emitted_begin_a_new_chain() {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), kinds);
+}
+
+/// `SMALL` with its tables in a kind, and two sources of it.
+fn of_a_kind() -> String {
+    let (head, source) = SMALL.split_once("[[sources]]").unwrap();
+    let (of_source, tables) = source.split_once("[[sources.tables]]").unwrap();
+    let own = |line: &&str| ["name", "url", "slot"].iter().any(|key| line.starts_with(key));
+    let (own, shared): (Vec<&str>, Vec<&str>) = of_source.lines().partition(own);
+    let kind = format!("[[kinds]]\nname = \"k\"\n{}\n[[kinds.tables]]{tables}", shared.join("\n"));
+    let kind = kind.replace("[[sources.", "[[kinds.").replace("[sources.", "[kinds.");
+    let first = own.join("\n");
+    let second = first.replace("\"s\"", "\"s-1\"").replace("\"slot\"", "\"slot_1\"");
+    format!("{head}{kind}\n[[sources]]\nkind = \"k\"\n{first}\n[[sources]]\nkind = \"k\"\n{second}\n")
+}
+
+/// The fault it prevents: a shard that emits an event under another id, type, source or topic.
+#[test]
+fn sources_of_a_kind_emit_the_same_events() {
+    let text = of_a_kind().replace("type = \"t.v1\"", "type = \"{@source}.v1\"");
+    let routes = Routes::parse(&text, env).unwrap_or_else(|error| panic!("{error:#}\n{text}"));
+    let [first, second] = routes.sources.as_slice() else { panic!("{text}") };
+    assert_eq!((first.name.get_ref().as_str(), second.name.get_ref().as_str()), ("s", "s-1"));
+    assert_eq!((first.kind.get_ref().as_str(), second.kind.get_ref().as_str()), ("k", "k"));
+    assert_eq!(first.event_source.get_ref(), second.event_source.get_ref());
+    assert_eq!(first.publication.get_ref(), "p");
+    assert_eq!(first.fingerprint(), second.fingerprint());
+    assert_ne!(first.checkpoint_key(), second.checkpoint_key(), "each has its own checkpoint");
+    assert_eq!((first.tables.len(), second.tables.len()), (1, 1));
+    // Their own settings go before the kind's.
+    let text = of_a_kind().replace("slot = \"slot_1\"", "slot = \"slot_1\"\norigin = \"none\"");
+    let routes = Routes::parse(&text, env).unwrap();
+    let origins: Vec<OriginRule> = routes.sources.iter().map(|source| source.origin).collect();
+    assert_eq!(origins, [OriginRule::Any, OriginRule::None]);
+}
+
+#[test]
+fn a_kind_is_refused_where_it_leads_nowhere() {
+    let table = [
+        ("kind = \"k\"", "kind = \"kk\"", "kind: `kk` is not one of [[kinds]] (did you mean `k`?)"),
+        ("name = \"k\"", "name = \"other\"", "name: no source is of the kind `other`"),
+        ("slot = \"slot_1\"", "slot = \"slot\"", "slot: source `s` reads slot `slot` of the same url"),
+        ("slot = \"slot_1\"", "slot = \"slot_1\"\nignore = [\"x\"]", "ignore: the source has a kind"),
+        ("slot = \"slot_1\"", "slot = \"slot_1\"\npublication = \"x\"", "publication: the source has a kind"),
+        (
+            "[[kinds.tables]]\n",
+            "[[kinds.tables]]\nkeyy = \"{id}\"\n",
+            "there is no such key in [kinds.tables]",
+        ),
+    ];
+    for (from, to, expected) in table {
+        let text = of_a_kind();
+        assert!(text.contains(from), "{from} is not in\n{text}");
+        let found = error(&text.replace(from, to));
+        assert!(found.contains(expected), "{to}:\n{found}\nrather than\n{expected}");
+    }
 }

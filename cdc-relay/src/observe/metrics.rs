@@ -116,6 +116,7 @@ pub struct StreamSeries {
     pub transactions: IntCounter,
     pub rows: IntCounter,
     pub unrouted: IntCounter,
+    pub left_out: IntCounter,
     pub dead_letters: IntCounter,
     pub halted_keys: IntGauge,
     pub status_updates: IntCounter,
@@ -228,6 +229,7 @@ impl StreamSeries {
         let state = "1 for the present state of the source, 0 for the others.";
         let dead_letters = "Rows that went to the dead-letter topic.";
         let halted_keys = "Keys whose later rows go to the dead-letter topic.";
+        let left_out = "Transactions of another server that the relay left out, since the server did not (before PostgreSQL 16).";
         Ok(StreamSeries {
             states: make.each("state", STATE_NAMES, |name| make.integer(name, "state", state))?,
             sessions: make.counter("sessions_total", "Replication sessions begun.")?,
@@ -237,6 +239,7 @@ impl StreamSeries {
             transactions: make.counter("transactions_total", "Transactions read from the WAL.")?,
             rows: make.counter("rows_total", "Rows read from the WAL.")?,
             unrouted: make.counter("unrouted_rows_total", "Rows that match no route.")?,
+            left_out: make.counter("left_out_transactions_total", left_out)?,
             dead_letters: make.counter("dead_letters_total", dead_letters)?,
             halted_keys: make.integer(None, "halted_keys", halted_keys)?,
             status_updates: make.counter("status_updates_total", "Status updates sent to the server.")?,

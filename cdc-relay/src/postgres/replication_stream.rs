@@ -30,6 +30,17 @@ pub enum Frame {
     },
 }
 
+/// Which transactions the server sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origins {
+    Any,
+    /// Those that were written on this server.
+    None,
+}
+
+/// The first major version whose `pgoutput` can leave out what another server wrote.
+pub const ORIGIN_VERSION: u32 = 16;
+
 /// A started replication. A frame stays valid until the next `read`.
 #[derive(Debug)]
 pub struct Replication {
@@ -58,13 +69,23 @@ pub struct Ready {
 
 impl Replication {
     /// Starts streaming where the slot was confirmed. 0/0 asks for no position, because the slot knows its own. From PostgreSQL
-    /// 14 on the stream carries logical messages: commands send their requests to the relay by them.
-    pub fn start(session: Session, slot: &str, publications: &[&str]) -> Result<Replication> {
+    /// 14 on the stream carries logical messages: commands send their requests to the relay by them. `origins`: what becomes of
+    /// transactions that logical replication copied from another server. Before 16 the server sends them always, and names
+    /// their origin as long as it knows it.
+    pub fn start(
+        session: Session,
+        slot: &str,
+        publications: &[&str],
+        origins: Origins,
+    ) -> Result<Replication> {
         let (slot, publications) = (sql::replication_identifier(slot), sql::replication_names(publications));
-        let messages = if session.version() >= LOGICAL_MESSAGES_VERSION { ", messages 'true'" } else { "" };
+        let version = session.version();
+        let messages = if version >= LOGICAL_MESSAGES_VERSION { ", messages 'true'" } else { "" };
+        let origin =
+            if origins == Origins::None && version >= ORIGIN_VERSION { ", origin 'none'" } else { "" };
         let (socket, read) = session.into_copy_both(&format!(
             "START_REPLICATION SLOT {slot} LOGICAL 0/0 \
-             (proto_version '1', publication_names {publications}{messages})"
+             (proto_version '1', publication_names {publications}{messages}{origin})"
         ))?;
         Replication::begin(socket, read)
     }

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::postgres::replication_stream::Replication;
+use crate::postgres::replication_stream::{Origins, Replication};
 
 /// A session with a server that says this and no more.
 fn session(answer: &[u8]) -> (Session, UnixStream) {
@@ -44,7 +44,7 @@ proptest! {
         let (mut asking, _server) = session(&bytes);
         let _ = asking.query("select 1");
         let (starting, _server) = session(&bytes);
-        let _ = Replication::start(starting, "slot", &["publication"]);
+        let _ = Replication::start(starting, "slot", &["publication"], Origins::Any);
         let (mut signing_in, _server) = session(&bytes);
         // Nobody signs in without the server's consent.
         let database = "postgres://user:password@nowhere/d".parse().expect("a URL");

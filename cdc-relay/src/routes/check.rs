@@ -47,6 +47,7 @@ impl Check<'_> {
         self.unique(topics.iter().map(|topic| &topic.name), "name", str::to_owned);
         self.unique(queues.iter().map(|queue| &queue.name), "name", str::to_owned);
         self.unique(sources.iter().map(|source| &source.name), "name", str::to_owned);
+        self.slots(sources);
         let own = [("state_topic", &relay.state_topic), ("dead_letter_topic", &relay.dead_letter_topic)];
         for (key, name) in own {
             self.topic_name(name, key);
@@ -82,6 +83,24 @@ impl Check<'_> {
         for name in names {
             if !seen.insert(identity(name.get_ref())) {
                 self.note(name, key, format!("`{}` is there twice", name.get_ref()));
+            }
+        }
+    }
+
+    /// Two sources must not take turns at one slot. Only the same `url` tells that the database is the same.
+    fn slots(&self, sources: &[Source]) {
+        let mut seen = BTreeMap::new();
+        for source in sources {
+            let (name, slot) = (source.name.get_ref(), source.slot.get_ref());
+            if let Some(other) = seen.insert((source.url.get_ref(), slot), name)
+                && !slot.is_empty()
+                && other != name
+            {
+                self.note(
+                    &source.slot,
+                    "slot",
+                    format!("source `{other}` reads slot `{slot}` of the same url"),
+                );
             }
         }
     }

@@ -46,7 +46,7 @@ impl Destinations {
 
     fn add(&mut self, source: &Source, table: &Table, of: &TableName) {
         for topic in table.routes.iter().filter_map(|route| route.topic.as_ref()) {
-            let name = named(topic, source.name.get_ref(), of);
+            let name = named(topic, source.kind.get_ref(), of);
             if name.contains(UNKNOWN) {
                 self.resembled.push(Glob::new(&name, UNKNOWN));
             } else if !self.own.contains(&name) {

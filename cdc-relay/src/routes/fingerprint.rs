@@ -7,7 +7,7 @@ use std::fmt::Display;
 
 use sha2::{Digest, Sha256};
 
-use super::{Condition, Deletes, Source};
+use super::{Condition, Deletes, OriginRule, Source};
 
 impl Source {
     /// Eight bytes of a hash, in hexadecimal digits.
@@ -15,6 +15,9 @@ impl Source {
         let mut hash = Sha256::new();
         let mut part = |text: &dyn Display| hash.update(format!("{text}\0"));
         part(self.publication.get_ref());
+        if self.origin == OriginRule::None {
+            part(&"origin none");
+        }
         for table in self.entries() {
             part(table.name.get_ref());
             for route in &table.routes {

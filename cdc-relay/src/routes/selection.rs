@@ -153,9 +153,9 @@ impl Routes {
         further: &BTreeSet<TableName>,
     ) -> Routes {
         let mut routes = self.clone();
-        let name = source.name.get_ref();
+        let (name, kind) = (source.name.get_ref(), source.kind.get_ref());
         let found = |table: &TableName| match source.routing(table) {
-            Routing::Pattern(pattern) => Some(pattern.table(name, table)),
+            Routing::Pattern(pattern) => Some(pattern.table(kind, table)),
             Routing::Named(_) | Routing::Ignored | Routing::Unknown => None,
         };
         let tables: Vec<Table> = published.iter().filter_map(found).collect();

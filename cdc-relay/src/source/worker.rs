@@ -19,9 +19,9 @@ use crate::checkpoint::state::{Checkpoint, admit};
 use crate::observe::status::State;
 use crate::postgres::error::PostgresError;
 use crate::postgres::lsn::Lsn;
-use crate::postgres::replication_stream::Replication;
+use crate::postgres::replication_stream::{Origins, Replication};
 use crate::postgres::session::Session;
-use crate::routes::{NewTable, TableName};
+use crate::routes::{NewTable, OriginRule, TableName};
 use crate::source::backfill::snapshot::{self, Snapshots};
 use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::context::SourceContext;
@@ -213,7 +213,11 @@ impl SourceWorker {
             return Err(refusal.into());
         }
         let publication = self.context.source.publication.get_ref().as_str();
-        let replication = match Replication::start(session, &slot_name, &[publication]) {
+        let origins = match self.context.source.origin {
+            OriginRule::Any => Origins::Any,
+            OriginRule::None => Origins::None,
+        };
+        let replication = match Replication::start(session, &slot_name, &[publication], origins) {
             Ok(replication) => replication,
             Err(error) if error.code() == Some(OBJECT_IN_USE) => return Err(AttemptError::Standby),
             Err(error) => return Err(self.attempt_error(error.into())),

@@ -13,7 +13,7 @@ use super::show::{Change, Show};
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::{self, Message, Scratch};
 use crate::postgres::lsn::Lsn;
-use crate::postgres::replication_stream::{Frame, Replication};
+use crate::postgres::replication_stream::{Frame, Origins, Replication};
 use crate::postgres::session::Session;
 use crate::postgres::sql;
 use crate::routes::catalog::Catalog;
@@ -102,7 +102,7 @@ pub fn read(
         Slot::Existing(name) => (name, false),
     };
     let publications: Vec<&str> = reading.publications.iter().map(String::as_str).collect();
-    let wire = match Replication::start(session, name, &publications) {
+    let wire = match Replication::start(session, name, &publications, Origins::Any) {
         Ok(wire) => wire,
         Err(error) if error.code() == Some("55006") => {
             bail!("slot {name} is being read by somebody else, probably by a relay: only one can read a slot")

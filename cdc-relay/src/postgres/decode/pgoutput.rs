@@ -166,6 +166,16 @@ pub enum Message<'a> {
     },
 }
 
+impl Message<'_> {
+    /// Whether it is a change of a table's rows.
+    pub fn is_change(&self) -> bool {
+        matches!(
+            self,
+            Self::Insert { .. } | Self::Update { .. } | Self::Delete { .. } | Self::Truncate { .. }
+        )
+    }
+}
+
 /// Decodes one message. The result borrows the message and the scratch.
 pub fn decode<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Message<'a>, DecodeError> {
     let mut read = Reader { body, at: 0 };

@@ -205,6 +205,22 @@ fn a_message_that_ends_too_early_is_refused_wherever_it_does() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(5000))]
 
+    /// The fault it prevents: a copy that is emitted twice, because its origin's name was not understood.
+    #[test]
+    fn any_origin_is_understood(lsn in any::<u64>(), name in "[^\\x00]{0,40}") {
+        let sent = Message::Origin { lsn: Lsn(lsn), name: &name };
+        let body = encode(&sent).bytes;
+        let mut scratch = Scratch::default();
+        match decode(&body, &mut scratch) {
+            Ok(Message::Origin { lsn: found, name: of }) => prop_assert_eq!((found, of), (Lsn(lsn), name.as_str())),
+            other => prop_assert!(false, "{other:?}"),
+        }
+        prop_assert!(refused_or_understood(&body));
+        for end in 0..body.len() {
+            prop_assert!(!refused_or_understood(&body[..end]));
+        }
+    }
+
     /// The losses it prevents: a panic, and a row that is read past its end or as another one.
     #[test]
     fn a_damaged_message_is_refused_or_understood(body in damaged()) {

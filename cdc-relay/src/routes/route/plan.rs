@@ -39,7 +39,7 @@ impl Plan {
             row_name: BoundTemplate::row_name(relation),
             ..Plan::default()
         };
-        let name = source.name.get_ref();
+        let name = source.kind.get_ref();
         match source.routing(&of) {
             Routing::Named(table) => plan.add(routes, name, table),
             // The table is newer than the session.

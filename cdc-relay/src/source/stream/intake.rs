@@ -10,6 +10,7 @@ use crate::dead_letter::release::{self, ReleaseOrder};
 use crate::postgres::decode::pgoutput::{self, Message, Tuple};
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::replication_stream::Frame;
+use crate::routes::OriginRule;
 use crate::routes::row::{Op, Row};
 use crate::sinks::emit::Inexpressible;
 use crate::source::backfill::snapshot::{self, Watermark};
@@ -70,7 +71,10 @@ impl Stream<'_> {
 
     fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
         let message = pgoutput::decode(self.replication.bytes(range), &mut self.scratch)?;
-        if let Some(snapshots) = &mut self.snapshots {
+        let is_left_out = self.current.is_left_out() && message.is_change();
+        if let Some(snapshots) = &mut self.snapshots
+            && !is_left_out
+        {
             snapshots.receive(&message, self.current.xid);
         }
         let (relation, row) = match message {
@@ -92,10 +96,21 @@ impl Stream<'_> {
                 let command = if transactional { Command::read(prefix, content) } else { Command::Nothing };
                 return self.execute(command);
             }
-            Message::Origin { .. } | Message::Type { .. } => return Ok(()),
+            Message::Origin { .. } => {
+                self.origin();
+                return Ok(());
+            }
+            Message::Type { .. } => return Ok(()),
         };
         let Some(mut open) = self.current.open(&mut self.acks.progress) else { return Ok(()) };
         self.emitter.row(relation, &row, &mut open)
+    }
+
+    /// The server names the origin of the open transaction: another server wrote it.
+    fn origin(&mut self) {
+        if self.emitter.source().origin == OriginRule::None && self.current.leave_out() {
+            self.metrics.stream.left_out.inc();
+        }
     }
 
     /// Executes a command at this position of the stream: after all earlier commits, and before all later ones.

@@ -1,4 +1,8 @@
 //! Follows the transactions of the stream: the open one, the chain of positions, and how far this process has emitted.
+//!
+//! * A transaction that is skipped was emitted before, and is acknowledged.
+//! * One that is left out is of another server's: no row of it is emitted, and it is no link of the chain. It is waited for and
+//!   confirmed as one whose rows match no route.
 
 use anyhow::{Result, bail};
 
@@ -12,6 +16,8 @@ pub struct TransactionState {
     is_open: bool,
     /// The open transaction; `None` if it is skipped.
     seq: Option<TransactionSeq>,
+    /// The open transaction is of another server's, and the source emits none of those.
+    is_left_out: bool,
     /// The id of the open transaction.
     pub xid: u32,
     /// The last commit in the chain of positions.
@@ -23,7 +29,8 @@ pub struct TransactionState {
 impl TransactionState {
     pub fn new(cluster: String, chain_lsn: Lsn, sent_lsn: Lsn) -> TransactionState {
         let transaction = Transaction { cluster, ..Transaction::default() };
-        TransactionState { transaction, is_open: false, seq: None, xid: 0, chain_lsn, sent_lsn }
+        let (is_open, is_left_out) = (false, false);
+        TransactionState { transaction, is_open, seq: None, is_left_out, xid: 0, chain_lsn, sent_lsn }
     }
 
     /// Whether the stream is inside a transaction.
@@ -41,8 +48,19 @@ impl TransactionState {
         if self.is_open {
             bail!("the server began a transaction inside another one");
         }
-        (self.is_open, self.seq) = (true, None);
+        (self.is_open, self.seq, self.is_left_out) = (true, None, false);
         Ok(())
+    }
+
+    /// The open transaction is of another server's, and no row of it is to be emitted. Returns whether it would have been.
+    pub fn leave_out(&mut self) -> bool {
+        self.is_left_out = true;
+        self.seq.is_some()
+    }
+
+    /// Whether no row of the open transaction is emitted, because it is of another server's.
+    pub fn is_left_out(&self) -> bool {
+        self.is_open && self.is_left_out
     }
 
     /// The transaction that was entered is to be emitted.
@@ -72,9 +90,12 @@ impl TransactionState {
         Ok(true)
     }
 
-    /// The open transaction, for rows of the stream; `None` if it is skipped.
+    /// The open transaction, for rows of the stream; `None` if it is skipped or left out.
     #[inline]
     pub fn open<'t>(&'t mut self, progress: &'t mut Progress) -> Option<OpenTransaction<'t>> {
+        if self.is_left_out {
+            return None;
+        }
         let again = self.transaction.commit_lsn < self.sent_lsn;
         let transaction = &mut self.transaction;
         Some(OpenTransaction { transaction, transaction_seq: self.seq?, progress, again })
@@ -96,3 +117,7 @@ impl TransactionState {
         Some(OpenTransaction { transaction, transaction_seq: self.seq?, progress, again: false })
     }
 }
+
+#[cfg(test)]
+#[path = "transaction_state_tests.rs"]
+mod tests;
