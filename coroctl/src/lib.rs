@@ -9,6 +9,7 @@
 //! * [`explain`]: the whole life of one payment. [`progress`]: the step that a payment waits for.
 //! * [`parked`], [`resolve`]: acts, which the services decide and write, at their admin listeners ([`admin`]). [`replay`]:
 //!   the relay's part.
+//! * [`shard`]: moves of buckets between the shards of a service.
 //! * [`audit`]: money, gateway, saga and transport invariants over everything there is.
 //! * [`first_payment`]: the payment that `cargo stack up` ends with.
 //! * [`age`], [`listing`]: lengths of time and tables, as people write and read them.
@@ -27,6 +28,7 @@ pub mod parked;
 pub mod progress;
 pub mod replay;
 pub mod resolve;
+pub mod shard;
 pub mod stack;
 pub mod stuck;
 pub mod topics;

@@ -12,6 +12,8 @@
 //! * [`operators`]: what two of them say of a charge;
 //! * [`coro`]: all of it as one state machine; [`properties`]: what must hold; [`healing`]: that it becomes quiescent.
 //!
+//! [`moves`] is a model of its own: a bucket that moves between two shards.
+//!
 //! Time is not modelled: a lease, a pause or a deadline is over whenever that does most harm.
 //!
 //! Not modelled: amounts on the way (each row carries its own, and only forged work another one), texts, several accounts (nothing joins them), and
@@ -28,6 +30,7 @@ mod coro;
 mod foreign;
 mod gateway;
 mod healing;
+mod moves;
 mod operators;
 mod payments_db;
 mod processor_db;
