@@ -5,6 +5,7 @@
 //!   made the lost rows again ([`recovery`](crate::recovery)).
 //! * A pool asks after each connect, and before it hands out a connection when it last asked [`CHECK_INTERVAL`] ago. So a
 //!   database that is restored, or closed by hand, under open connections is closed to them after that time.
+//! * Whoever opens a database, or closes it by hand, leaves a row of `incarnation_acts`, which is an event on OperatorTopic.
 //! * To a service a closed database is one that is away: requests are answered 503, and consumers wait.
 
 use std::sync::{Arc, Mutex, PoisonError};

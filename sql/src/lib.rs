@@ -35,7 +35,8 @@ const PAYMENTS: &[(&str, &str)] = migrations!(
     "payments" / "V4__operators",
     "payments" / "V5__incarnations",
     "payments" / "V6__operators_published",
-    "payments" / "V7__buckets"
+    "payments" / "V7__buckets",
+    "payments" / "V8__incarnation_acts"
 );
 const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V1__balance",
@@ -46,7 +47,8 @@ const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V6__operators",
     "balance" / "V7__incarnations",
     "balance" / "V8__operators_published",
-    "balance" / "V9__buckets"
+    "balance" / "V9__buckets",
+    "balance" / "V10__incarnation_acts"
 );
 const PROCESSOR: &[(&str, &str)] = migrations!(
     "processor" / "V1__processor",
@@ -54,7 +56,8 @@ const PROCESSOR: &[(&str, &str)] = migrations!(
     "processor" / "V3__operators",
     "processor" / "V4__incarnations",
     "processor" / "V5__operators_published",
-    "processor" / "V6__buckets"
+    "processor" / "V6__buckets",
+    "processor" / "V7__incarnation_acts"
 );
 const NOTIFIER: &[(&str, &str)] = migrations!("notifier" / "V1__notifier");
 const FRAUD: &[(&str, &str)] = migrations!("fraud" / "V1__fraud", "fraud" / "V2__fraud_publication");

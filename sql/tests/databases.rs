@@ -116,6 +116,45 @@ async fn a_new_database_is_open_and_a_service_cannot_change_which_incarnations_w
 }
 
 #[tokio::test]
+async fn whoever_opens_or_closes_a_database_leaves_an_act() {
+    for kind in [Database::Payments, Database::Balance, Database::Processor] {
+        let harness = Harness::new(kind).await;
+        let (service, owner) = (harness.login(kind.service_role()).await, harness.owner().await);
+        let acts = async || {
+            let query = "select concat_ws(' ', act, operator, reason) from incarnation_acts
+                          where incarnation = incarnation() order by acted_at";
+            let rows = owner.query(query, &[]).await.unwrap();
+            rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
+        };
+        assert_eq!(acts().await, [""; 0], "{kind:?}: the first opening is from before the table");
+        let close = "update incarnations set incarnation = incarnation || ' closed at ' || now()";
+        let open =
+            "insert into incarnations (incarnation, operator, reason) values (incarnation(), 'ada', 'whole')
+                    on conflict do nothing";
+        // Closed twice, it is closed once. Opened twice, too.
+        for statement in [close, close, open, open] {
+            let client = if statement == open { &service } else { &owner };
+            client.batch_execute(statement).await.unwrap();
+        }
+        // What changes no incarnation closes none.
+        owner.batch_execute("update incarnations set reason = 'said better'").await.unwrap();
+        let named =
+            "update incarnations set incarnation = incarnation || ' closed at ' || now(), operator = 'bob',
+                     reason = 'disk doubtful' where incarnation = incarnation()";
+        owner.batch_execute(named).await.unwrap();
+        service.batch_execute(open).await.unwrap();
+        owner.batch_execute("delete from incarnations").await.unwrap();
+        let role: String = owner.query_one("select session_user::text", &[]).await.unwrap().get(0);
+        let unnamed = format!("closed {role} No reason was given.");
+        let expected =
+            [&unnamed, "opened ada whole", "closed bob disk doubtful", "opened ada whole", &unnamed];
+        assert_eq!(acts().await, expected, "{kind:?}");
+        drop((service, owner));
+        harness.drop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_service_cannot_remove_what_it_wrote() {
     for (kind, table) in [
         (Database::Payments, "payments"),
@@ -145,9 +184,12 @@ async fn a_service_cannot_remove_what_it_wrote() {
 #[tokio::test]
 async fn what_operators_did_is_append_only_and_a_resolution_takes_two_of_them() {
     for (kind, tables) in [
-        (Database::Payments, &["parked_acts"][..]),
-        (Database::Balance, &["parked_acts"]),
-        (Database::Processor, &["parked_acts", "resolutions", "resolution_confirmations"]),
+        (Database::Payments, &["parked_acts", "incarnation_acts"][..]),
+        (Database::Balance, &["parked_acts", "incarnation_acts"]),
+        (
+            Database::Processor,
+            &["parked_acts", "incarnation_acts", "resolutions", "resolution_confirmations"],
+        ),
     ] {
         let harness = Harness::new(kind).await;
         let service = harness.login(kind.service_role()).await;

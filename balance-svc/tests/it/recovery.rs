@@ -313,6 +313,19 @@ async fn what_was_parked_is_put_back_as_it_was() {
     }
     let headers = [(HEADER_TYPE, "message.dismissed.v1"), (HEADER_SOURCE, "/coro/balance")];
     topics.produce(OPERATOR_TOPIC, &parked_id, &headers, &act.to_string());
+    let opened = serde_json::json!({
+        "act_id": Uuid::from_u128(7), "incarnation": "before", "act": "opened", "operator": "bob", "reason": "disk lost",
+        "acted_at": "2026-01-02T03:03:05.123456Z",
+    });
+    for source in ["/coro/balance", "/coro/payments"] {
+        let headers = [(HEADER_TYPE, "database.opened.v1"), (HEADER_SOURCE, source)];
+        let act = match source {
+            "/coro/balance" => opened.to_string(),
+            // Of another database.
+            _ => opened.to_string().replace("before", "elsewhere").replace("007", "008"),
+        };
+        topics.produce(OPERATOR_TOPIC, "before", &headers, &act);
+    }
     topics.flush();
     restored.recover(&topics, &[]).await.unwrap();
     let put_back = "select count(*) from parked join parked_acts using (parked_id)
@@ -320,6 +333,11 @@ async fn what_was_parked_is_put_back_as_it_was() {
                        and parked_at = '2026-01-02T03:04:05.123456Z' and acted_at = '2026-01-02T03:05:05.123456Z'";
     assert_eq!(number(&restored.pool, put_back).await, 1);
     assert_eq!(number(&restored.pool, "select count(*) from parked").await, 1);
+    // And the opening by this recovery, which is another act.
+    let acts = "select count(*) from incarnation_acts where act = 'opened' and (operator, incarnation) in
+                    (('bob', 'before'), ('ada', incarnation()))";
+    assert_eq!(number(&restored.pool, acts).await, 2);
+    assert_eq!(number(&restored.pool, "select count(*) from incarnation_acts").await, 2);
     restored.end().await;
     ledger.finish().await;
 }

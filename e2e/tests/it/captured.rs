@@ -78,8 +78,10 @@ async fn every_published_column_is_in_a_schema_and_every_field_of_a_schema_is_pu
         expected.insert((database, table.to_owned()), columns(&format!("{table}.row")));
         expected.insert((database, "parked".to_owned()), columns("message.parked.v1"));
         expected.insert((database, "parked_acts".to_owned()), columns("message.retried.v1"));
+        expected.insert((database, "incarnation_acts".to_owned()), columns("database.opened.v1"));
     }
     assert_eq!(columns("message.dismissed.v1"), columns("message.retried.v1"));
+    assert_eq!(columns("database.closed.v1"), columns("database.opened.v1"));
     for (table, schema) in
         [("resolutions", "resolution.proposed.v1"), ("resolution_confirmations", "resolution.confirmed.v1")]
     {

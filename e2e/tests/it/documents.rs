@@ -11,8 +11,14 @@ use crate::asyncapi::{AsyncApi, Message, docs, event_schemas, text};
 
 const PARKED: &str = "message.parked.v1";
 /// Acts of operators. No service consumes them, so the code of the saga does not know them.
-const OPERATORS: [&str; 4] =
-    ["message.retried.v1", "message.dismissed.v1", "resolution.proposed.v1", "resolution.confirmed.v1"];
+const OPERATORS: [&str; 6] = [
+    "message.retried.v1",
+    "message.dismissed.v1",
+    "resolution.proposed.v1",
+    "resolution.confirmed.v1",
+    "database.opened.v1",
+    "database.closed.v1",
+];
 /// No service consumes it either.
 const FRAUD_ALERT: &str = "fraud.alert.v1";
 /// Schemas that are no event's: rows, headers, and records that have no type.

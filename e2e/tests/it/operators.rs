@@ -3,6 +3,7 @@
 mod acts;
 mod attacks;
 mod command;
+mod databases;
 
 use serde_json::json;
 use uuid::Uuid;

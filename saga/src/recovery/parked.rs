@@ -1,7 +1,8 @@
-//! Puts back what was parked since the backup, and what operators did with it.
+//! Puts back what was parked since the backup, and what operators did: with it, and with the database.
 //!
 //! * `<topic>.parked` has each row of `parked` as it was, and OperatorTopic each act. They are written to the bytes of their
 //!   events, the time included: emitted again, they are the same events.
+//! * That the database was opened once is put back as an act. It does not open the database.
 //! * Services share these topics. The source of an event says whose row it is.
 //! * A topic that does not exist has nothing: the relay makes them all, so it never had anything to emit.
 
@@ -13,6 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_postgres::types::Json;
+use uuid::Uuid;
 
 use super::Recovery;
 use crate::consumer::{Record, TopicRange};
@@ -33,7 +35,13 @@ const INSERT_ACTS: &str = "
       join parked using (parked_id)
     on conflict do nothing";
 
-const ACT_TYPES: [&str; 2] = ["message.retried.v1", "message.dismissed.v1"];
+const INSERT_INCARNATION_ACTS: &str = "
+    insert into incarnation_acts (act_id, incarnation, act, operator, reason, acted_at)
+    select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+    on conflict do nothing";
+
+const ACT_TYPES: [&str; 4] =
+    ["message.retried.v1", "message.dismissed.v1", "database.opened.v1", "database.closed.v1"];
 
 /// The published columns of `parked`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -59,6 +67,25 @@ struct ActRow {
     reason: String,
     outcome: String,
     acted_at: Timestamp,
+}
+
+/// The published columns of `incarnation_acts`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct IncarnationActRow {
+    act_id: Uuid,
+    incarnation: String,
+    act: String,
+    operator: String,
+    reason: String,
+    acted_at: Timestamp,
+}
+
+/// An act of an operator: with a parked message, or with the database.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+enum OperatorRow {
+    Message(ActRow),
+    Database(IncarnationActRow),
 }
 
 /// The rows of a topic, by whether the database had them.
@@ -90,9 +117,17 @@ impl Recovery {
             let lacking = insert_parked(&transaction, &rows).await?;
             println!("{name}: {}", Counts { lacking, present: rows.len() as u64 - lacking });
         }
-        let acts: Vec<ActRow> = self.own_rows(self.topic(OPERATOR_TOPIC), &ACT_TYPES).await?;
-        let lacking = insert_acts(&transaction, &acts).await?;
-        println!("{OPERATOR_TOPIC}: {}", Counts { lacking, present: acts.len() as u64 - lacking });
+        let rows: Vec<OperatorRow> = self.own_rows(self.topic(OPERATOR_TOPIC), &ACT_TYPES).await?;
+        let (count, (mut acts, mut of_database)) = (rows.len() as u64, (Vec::new(), Vec::new()));
+        for row in rows {
+            match row {
+                OperatorRow::Message(row) => acts.push(row),
+                OperatorRow::Database(row) => of_database.push(row),
+            }
+        }
+        let lacking = insert_acts(&transaction, &acts).await?
+            + insert_incarnation_acts(&transaction, &of_database).await?;
+        println!("{OPERATOR_TOPIC}: {}", Counts { lacking, present: count - lacking });
         if !self.is_dry_run() {
             transaction.commit().await.context("cannot commit")?;
         }
@@ -164,6 +199,22 @@ async fn insert_acts(transaction: &Transaction<'_>, rows: &[ActRow]) -> anyhow::
         .context("cannot put back the acts of operators")
 }
 
+async fn insert_incarnation_acts(
+    transaction: &Transaction<'_>,
+    rows: &[IncarnationActRow],
+) -> anyhow::Result<u64> {
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.act_id).collect();
+    let incarnations: Vec<&str> = rows.iter().map(|row| row.incarnation.as_str()).collect();
+    let acts: Vec<&str> = rows.iter().map(|row| row.act.as_str()).collect();
+    let operators: Vec<&str> = rows.iter().map(|row| row.operator.as_str()).collect();
+    let reasons: Vec<&str> = rows.iter().map(|row| row.reason.as_str()).collect();
+    let times: Vec<Timestamp> = rows.iter().map(|row| row.acted_at).collect();
+    transaction
+        .execute(INSERT_INCARNATION_ACTS, &[&ids, &incarnations, &acts, &operators, &reasons, &times])
+        .await
+        .context("cannot put back who opened and closed the database")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,7 +229,13 @@ mod tests {
         assert_eq!(row.parked_at.as_microsecond() % 10, 1, "to the microsecond");
         let event = r#"{"parked_id":"a","act":"retried","operator":"ada","reason":"r","outcome":"applied",
             "acted_at":"2026-01-02T03:04:05.000001Z"}"#;
-        let row: ActRow = serde_json::from_str(event).unwrap();
+        let row = serde_json::from_str(event).unwrap();
+        let OperatorRow::Message(row) = row else { panic!("{row:?}") };
         assert_eq!((row.act.as_str(), row.operator.as_str()), ("retried", "ada"));
+        let event = r#"{"act_id":"0198c0de-0000-4000-8000-00000000000a","incarnation":"7/00000002/1/2","act":"opened",
+            "operator":"ada","reason":"r","acted_at":"2026-01-02T03:04:05.000001Z"}"#;
+        let row = serde_json::from_str(event).unwrap();
+        let OperatorRow::Database(row) = row else { panic!("{row:?}") };
+        assert_eq!((row.act.as_str(), row.incarnation.as_str()), ("opened", "7/00000002/1/2"));
     }
 }
