@@ -16,6 +16,7 @@
 //! other.
 
 mod connection;
+pub mod hosts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

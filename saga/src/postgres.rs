@@ -1,6 +1,9 @@
 //! The Postgres pool of a service, and the classification of failures.
 //!
 //! * The pool connects lazily: a database may be down when its service starts.
+//! * The URL may name several hosts with `target_session_attrs=read-write`: the pool follows the one that takes writes, and
+//!   leaves one that is frozen (`leader`).
+//! * A commit that no synchronous standby has confirmed counts as one whose outcome is not known (`login`).
 //! * A connection is made with the URL that the file of DATABASE_URL_FILE has at that time (`login`).
 //! * TLS is that of libpq: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` in the URL.
 //! * The pool of a service of the saga hands out no connection to a closed database ([`incarnation`](crate::incarnation)).
@@ -9,6 +12,7 @@
 //! Plans are pinned: every statement of a service reaches its rows by key, and sessions force the one generic plan and forbid
 //! sequential scans, hash and merge joins. A fresh table without statistics must not tempt the planner into scanning it.
 
+mod leader;
 mod login;
 
 use std::time::Duration;
@@ -27,6 +31,7 @@ use login::Login;
 
 pub use deadpool_postgres::{Client, Pool, Transaction};
 
+/// For a whole connection to one host, signing in included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A longer wait for a connection means overload: the service answers 503 instead of queueing.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,12 +66,13 @@ fn builder(url: &str, size_max: usize, application_name: &str) -> anyhow::Result
     let login = Login::new(url, application_name)?;
     // Fast: a query notices a broken connection, and every query is retried anyway.
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let connect_timeout = login.connect_timeout();
     let manager = Manager::from_connect(login.config(), login, recycling);
     Ok(Pool::builder(manager)
         .max_size(size_max)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(WAIT_TIMEOUT))
-        .create_timeout(Some(CONNECT_TIMEOUT)))
+        .create_timeout(Some(connect_timeout)))
 }
 
 /// The database of a URL, with the settings of a service's sessions.

@@ -1,6 +1,6 @@
 //! Connects to Postgres, and builds URLs and names of databases.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use postgres_tls::Connection;
 use tokio_postgres::Client;
@@ -30,17 +30,25 @@ pub async fn connect(url: &str) -> Result<Client> {
 /// When `admin_url` names no TCP host.
 pub fn database_url(admin_url: &str, database: &str, role: &str, password: &str) -> Result<String> {
     let Connection { config, .. } = admin_url.parse::<Connection>().context(USABLE)?;
-    let host = match config.get_hosts().first() {
-        Some(Host::Tcp(host)) => host.clone(),
-        _ => bail!("the Postgres URL names no TCP host; sockets are not supported, so give a host"),
+    let host = |(index, host): (usize, &Host)| {
+        let Host::Tcp(name) = host else {
+            bail!("the Postgres URL names no TCP host; sockets are not supported, so give a host")
+        };
+        let ports = config.get_ports();
+        let port = ports.get(index).or_else(|| ports.first()).copied().unwrap_or(5432);
+        Ok(format!("{name}:{port}"))
     };
-    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let hosts = config.get_hosts().iter().enumerate().map(host).collect::<Result<Vec<_>>>()?.join(",");
+    ensure!(!hosts.is_empty(), "the Postgres URL names no host");
     let (role, password, database) = (encode(role), encode(password), encode(database));
-    Ok(format!("postgres://{role}:{password}@{host}:{port}/{database}{}", parameters(admin_url)))
+    Ok(format!("postgres://{role}:{password}@{hosts}/{database}{}", parameters(admin_url)))
 }
 
 /// The same login, another database.
-pub(crate) fn with_database(admin_url: &str, database: &str) -> Result<String> {
+///
+/// # Errors
+/// When the URL names no TCP host or no user.
+pub fn with_database(admin_url: &str, database: &str) -> Result<String> {
     let Connection { config, .. } = admin_url.parse::<Connection>().context(USABLE)?;
     let user = config.get_user().context("the Postgres URL names no user; add the superuser")?;
     let password = String::from_utf8(config.get_password().unwrap_or_default().to_vec())?;
@@ -105,6 +113,9 @@ mod tests {
         let encrypted =
             with_database("postgres://postgres:x?y@h:1/postgres?sslmode=require", "balance").unwrap();
         assert_eq!(encrypted, "postgres://postgres:x%3Fy@h:1/balance?sslmode=require");
+        let several =
+            with_database("postgres://p:x@h:1,i:2,j/postgres?target_session_attrs=read-write", "fraud");
+        assert_eq!(several.unwrap(), "postgres://p:x@h:1,i:2,j:5432/fraud?target_session_attrs=read-write");
     }
 
     #[test]

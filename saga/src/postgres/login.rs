@@ -4,30 +4,47 @@
 //! * The server and the file cannot be changed at the same moment. In between logins are refused, so a refused one is tried
 //!   again, with the file as it is then, for `REFUSED_TIMEOUT`.
 //! * Open connections outlive the password that they were made with.
+//! * Of several hosts each has a time of its own for its whole answer, and the one that answered last is tried first. `leader`
+//!   leaves a host that does not answer any more.
+//! * A commit whose wait for a synchronous standby was cancelled is done on the primary, and a promotion may undo it. The server
+//!   says so in a notice and then reports success. The connection ends with the notice, before the success: to its caller the
+//!   outcome of the commit is not known, as after a lost connection.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Connect;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, poll_fn};
 use postgres_tls::Connection;
+use postgres_tls::hosts::{self, Opened, Preferred};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, Error};
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::{AsyncMessage, Client, Config, Error};
 
+use super::leader::{self, Leader};
 use crate::telemetry::log_text;
+
+/// The function of the server that waits for synchronous standbys. A notice names its function in every language.
+const WAIT_FOR_STANDBYS: &str = "SyncRepWaitForLSN";
 
 /// Less than the pool allows for a connection.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 const REFUSED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A database, and how to sign in there.
-pub struct Login {
+pub struct Login(Arc<Inner>);
+
+pub(super) struct Inner {
     /// As it was given at the start.
     url: String,
     /// It came from a file, which may be changed.
     may_change: bool,
     application_name: String,
     at_start: Connection,
+    preferred: Preferred,
+    pub leader: Leader,
 }
 
 impl Login {
@@ -35,19 +52,29 @@ impl Login {
     /// When the URL is malformed, or a certificate that it names cannot be read.
     pub fn new(url: &str, application_name: &str) -> anyhow::Result<Self> {
         let at_start = super::settings(url, application_name)?;
-        Ok(Self {
+        Ok(Self(Arc::new(Inner {
             url: url.to_owned(),
             may_change: secret_files::origin(url).is_some(),
             application_name: application_name.to_owned(),
             at_start,
-        })
+            preferred: Preferred::default(),
+            leader: Leader::default(),
+        })))
     }
 
     /// As it was at the start.
     pub fn config(&self) -> Config {
-        self.at_start.config.clone()
+        self.0.at_start.config.clone()
     }
 
+    /// The time for a connection: each host may need its own.
+    pub fn connect_timeout(&self) -> Duration {
+        let hosts = u32::try_from(hosts::count(&self.0.at_start.config)).unwrap_or(1);
+        super::CONNECT_TIMEOUT * hosts
+    }
+}
+
+impl Inner {
     /// As it is now.
     fn current(&self) -> Connection {
         let url = secret_files::current(&self.url);
@@ -60,18 +87,14 @@ impl Login {
         })
     }
 
-    async fn open(&self) -> Result<(Client, JoinHandle<()>), Error> {
+    /// Connects; returns the task that drives the connection, and the host.
+    pub async fn connect(&self) -> Result<(Client, JoinHandle<()>, usize), Error> {
         let began = Instant::now();
         loop {
             let Connection { config, tls } = self.current();
-            match config.connect(tls).await {
-                Ok((client, connection)) => {
-                    let driven = tokio::spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::warn!("the connection to the database ended: {error}");
-                        }
-                    });
-                    return Ok((client, driven));
+            match hosts::connect(&config, &tls, &self.preferred, super::CONNECT_TIMEOUT).await {
+                Ok(Opened { client, connection, host }) => {
+                    return Ok((client, tokio::spawn(drive(connection)), host));
                 }
                 Err(error) if self.may_change && is_refused(&error) && began.elapsed() < REFUSED_TIMEOUT => {
                     tokio::time::sleep(REFUSED_INTERVAL).await;
@@ -80,12 +103,56 @@ impl Login {
             }
         }
     }
+
+    /// Whether another of its hosts may take writes later.
+    fn has_other_hosts(&self) -> bool {
+        let config = &self.at_start.config;
+        hosts::count(config) > 1 && config.get_target_session_attrs() == TargetSessionAttrs::ReadWrite
+    }
+}
+
+async fn open(login: Arc<Inner>) -> Result<(Client, JoinHandle<()>), Error> {
+    let (client, driven, host) = login.connect().await?;
+    if login.has_other_hosts() && login.leader.opened(host, driven.abort_handle()) {
+        leader::watch(&login);
+    }
+    Ok((client, driven))
 }
 
 impl Connect for Login {
     fn connect(&self, _: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
-        Box::pin(self.open())
+        Box::pin(open(Arc::clone(&self.0)))
     }
+}
+
+/// Drives a connection to its end.
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match poll_fn(|context| connection.poll_message(context)).await {
+            Some(Ok(AsyncMessage::Notice(notice))) if is_unreplicated(&notice) => {
+                tracing::warn!(
+                    "a commit did not wait for a synchronous standby to its end, so its outcome is not known: {}",
+                    notice.message()
+                );
+                return;
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                tracing::warn!("the connection to the database ended: {error}");
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+/// Whether a commit is done on the primary, and perhaps nowhere else.
+fn is_unreplicated(notice: &DbError) -> bool {
+    notice.routine() == Some(WAIT_FOR_STANDBYS)
 }
 
 /// Whether the server does not take the password. A wrong one in the configuration looks the same: it is said two seconds later.
