@@ -6,6 +6,7 @@ pub mod error;
 pub mod facts;
 pub mod lsn;
 pub mod name;
+pub mod quorum;
 pub mod replication_stream;
 pub mod session;
 pub(crate) mod settings;

@@ -116,12 +116,23 @@ pub struct Source {
     /// The file names no publication. The relay creates its own together with the slot.
     pub own_publication: bool,
     pub event_source: Text,
+    pub synchronous: SynchronousRule,
     pub origin: OriginRule,
     pub ignore: Vec<IgnoredTables>,
     /// Tables that are named.
     pub tables: Vec<Table>,
     /// Tables that are routed by a pattern of names.
     pub patterns: Vec<Pattern>,
+}
+
+/// Whether a transaction is emitted before synchronous standbys have flushed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase")]
+pub enum SynchronousRule {
+    /// As soon as the primary has flushed it.
+    Off,
+    /// Never.
+    Require,
 }
 
 /// Whether transactions are emitted that logical replication copied from another server.

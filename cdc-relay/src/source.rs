@@ -13,11 +13,15 @@ pub mod inspect;
 pub mod published;
 #[cfg(feature = "sinks")]
 pub(crate) mod read_scheduler;
+#[cfg(feature = "sinks")]
+pub(crate) mod server_identity;
 pub(crate) mod slots;
 #[cfg(feature = "sinks")]
 pub(crate) mod stream;
 #[cfg(feature = "sinks")]
 pub(crate) mod stuck;
+#[cfg(feature = "sinks")]
+pub(crate) mod synchronous;
 #[cfg(feature = "sinks")]
 pub(crate) mod watch;
 #[cfg(feature = "sinks")]

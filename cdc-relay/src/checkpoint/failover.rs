@@ -170,7 +170,11 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { expected, found })?;
     let branch = Branch { ended: expected, at };
     // The checkpoint has the end of a commit; a record has the begin of its commit record, which the branch does not cut.
-    let ended = checkpoint.sent_lsn.max(checkpoint.acknowledged);
+    // Where standbys were waited for, WAL behind the last commit was acknowledged without their having it.
+    let ended = match checkpoint.synchronous {
+        true => checkpoint.sent_lsn,
+        false => checkpoint.sent_lsn.max(checkpoint.acknowledged),
+    };
     if ended > branch.at || (newest >= branch.at && newest > Lsn::ZERO) {
         return Err(Obstacle::Ahead { sent: ended.max(newest), branch });
     }
@@ -180,13 +184,23 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     if let Some(table) = evidence.unfinished {
         return Err(Obstacle::Unfinished(table.to_owned()));
     }
-    fit(evidence, checkpoint)?;
-    let checkpoint = Checkpoint { timeline: found, sent_lsn: ended.max(newest), ..checkpoint.clone() };
+    // The old primary may have had WAL without commits behind the branch. The new one has its own there.
+    let acknowledged = checkpoint.acknowledged.min(branch.at);
+    fit(evidence, acknowledged)?;
+    let checkpoint = Checkpoint {
+        timeline: found,
+        acknowledged,
+        sent_lsn: ended.max(newest),
+        vouched: checkpoint.vouched.min(acknowledged),
+        // Of the new timeline nothing is known yet.
+        synchronous: false,
+        ..checkpoint.clone()
+    };
     Ok(Continuation { checkpoint, branch })
 }
 
 /// Checks that the slot sends every transaction that is not acknowledged.
-fn fit(evidence: &Evidence<'_>, checkpoint: &Checkpoint) -> Result<(), Obstacle> {
+fn fit(evidence: &Evidence<'_>, acknowledged: Lsn) -> Result<(), Obstacle> {
     let slot = evidence.slot.ok_or(Obstacle::SlotMissing)?;
     if let Some(what) = slot.foreign(evidence.database) {
         return Err(Obstacle::SlotForeign(what));
@@ -197,7 +211,6 @@ fn fit(evidence: &Evidence<'_>, checkpoint: &Checkpoint) -> Result<(), Obstacle>
     if slot.wal_status == "lost" {
         return Err(Obstacle::SlotLost);
     }
-    let acknowledged = checkpoint.acknowledged;
     match slot.confirmed {
         Some(confirmed) if confirmed <= acknowledged => Ok(()),
         Some(confirmed) => Err(Obstacle::SlotAhead { confirmed, acknowledged }),

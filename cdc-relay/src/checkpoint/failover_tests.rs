@@ -16,6 +16,7 @@ fn checkpoint() -> Checkpoint {
         chain: Lsn(0x140),
         last: CommitId { commit_lsn: Lsn(0x140), committed_at: 5 },
         vouched: Lsn(0x130),
+        synchronous: false,
         routes: "r".to_owned(),
     }
 }
@@ -112,6 +113,28 @@ fn emitted_transactions_that_the_standby_does_not_have_are_an_obstacle() {
     let acknowledged =
         obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("checkpoint").acknowledged = Lsn(0x208));
     assert_eq!(acknowledged, Obstacle::Ahead { sent: Lsn(0x208), branch });
+}
+
+/// The primary's WAL behind the last transaction was acknowledged, and no standby had it: there was no transaction in it.
+#[test]
+fn where_standbys_were_waited_for_only_a_transaction_behind_the_branch_is_an_obstacle() {
+    let kept = |change: fn(&mut Checkpoint, &mut Slot)| {
+        changed(|checkpoint, _, slot, _| {
+            let (checkpoint, slot) = (checkpoint.as_mut().expect("checkpoint"), slot.as_mut().expect("slot"));
+            (checkpoint.synchronous, checkpoint.acknowledged, checkpoint.vouched) =
+                (true, Lsn(0x280), Lsn(0x270));
+            change(checkpoint, slot);
+        })
+    };
+    let branch = Branch { ended: 2, at: Lsn(0x200) };
+    let (acknowledged, vouched) = (branch.at, branch.at);
+    // Of the new timeline nothing is known yet, so the next promotion is not followed before standbys have it.
+    let expected = Checkpoint { timeline: 3, acknowledged, vouched, synchronous: false, ..checkpoint() };
+    assert_eq!(kept(|_, _| {}), Ok(Continuation { checkpoint: expected, branch }));
+    let ahead = Obstacle::Ahead { sent: Lsn(0x201), branch };
+    assert_eq!(kept(|checkpoint, _| checkpoint.sent_lsn = Lsn(0x201)), Err(ahead));
+    let ahead = Obstacle::SlotAhead { confirmed: Lsn(0x201), acknowledged };
+    assert_eq!(kept(|_, slot| slot.confirmed = Some(Lsn(0x201))), Err(ahead));
 }
 
 /// Prevents a loss: rows that were committed before the promotion and not emitted.

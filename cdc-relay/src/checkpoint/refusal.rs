@@ -49,6 +49,12 @@ pub enum Refusal {
         expected: u32,
         found: u32,
     },
+    /// A standby was promoted, and the relay cannot show that it may go on there.
+    NotContinued {
+        expected: u32,
+        found: u32,
+        why: String,
+    },
     ServerBehind {
         flush: Lsn,
         sent_lsn: Lsn,
@@ -67,6 +73,10 @@ pub enum Refusal {
     NotPermitted {
         role: String,
         problem: String,
+    },
+    /// The role may not see which standbys have flushed what.
+    StandbysHidden {
+        role: String,
     },
     /// The server cannot decode a change.
     Undecodable {
@@ -121,6 +131,18 @@ impl fmt::Display for Refusal {
                 "the cluster is on timeline {found}, the checkpoint has {expected}: a standby was promoted or a backup \
                  restored. Emitted transactions may not exist on this server, and transactions of this server may not be \
                  emitted. `cdc-relay failover` continues if it can prove that neither is so. Otherwise: {AGAIN}"
+            ),
+            Self::NotContinued { expected, found, why } => write!(
+                f,
+                "the cluster is on timeline {found}, the checkpoint has {expected}: a standby was promoted. Nothing was emitted \
+                 that no synchronous standby had, but the relay cannot go on by itself: {why}. `cdc-relay failover` checks again. \
+                 If the obstacle cannot be removed: {AGAIN}"
+            ),
+            Self::StandbysHidden { role } => write!(
+                f,
+                "the routes file says synchronous = \"require\", and role {role} may not see which standbys have flushed what. \
+                 As a superuser: `grant pg_read_all_stats to {}`. Nothing is lost meanwhile, and the relay goes on by itself.",
+                identifier(role)
             ),
             Self::ServerBehind { flush, sent_lsn } => write!(
                 f,

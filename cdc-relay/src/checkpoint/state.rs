@@ -38,6 +38,10 @@ pub struct Checkpoint {
     /// without that check. A checkpoint of an earlier release has none (0/0).
     #[serde(default, with = "as_text")]
     pub vouched: Lsn,
+    /// Synchronous standbys had flushed every transaction of this timeline before it was emitted. A checkpoint of an earlier
+    /// release does not say so, and one of a relay that is not to wait for them never does.
+    #[serde(default)]
+    pub synchronous: bool,
     /// The fingerprint of the routes that emitted the chain. Other routes emit other transactions, so the first one of theirs
     /// names none before it.
     pub routes: String,
@@ -137,6 +141,7 @@ impl Checkpoint {
             chain: Lsn::ZERO,
             last: CommitId::default(),
             vouched: acknowledged,
+            synchronous: false,
             routes: slot.routes.to_owned(),
         }
     }

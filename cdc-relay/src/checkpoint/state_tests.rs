@@ -10,6 +10,7 @@ fn checkpoint() -> Checkpoint {
         sent_lsn: Lsn(120),
         last: CommitId::default(),
         vouched: Lsn(80),
+        synchronous: false,
         chain_name: ChainName::read("s/1"),
         chain: Lsn(90),
         routes: String::new(),
@@ -165,4 +166,15 @@ fn a_checkpoint_of_an_earlier_release_vouches_for_what_it_acknowledged() {
     record.as_object_mut().expect("an object").remove("vouched");
     let earlier: Checkpoint = serde_json::from_value(record).expect("a checkpoint of an earlier release");
     assert_eq!(earlier.complete_until(), Lsn(100));
+}
+
+/// A promotion is not followed on the word of a relay that knew no standbys.
+#[test]
+fn a_checkpoint_of_an_earlier_release_does_not_say_that_standbys_were_waited_for() {
+    let kept = Checkpoint { synchronous: true, ..checkpoint() };
+    let mut record = serde_json::to_value(&kept).expect("JSON");
+    assert_eq!(serde_json::from_value::<Checkpoint>(record.clone()).expect("a checkpoint"), kept);
+    record.as_object_mut().expect("an object").remove("synchronous");
+    let earlier: Checkpoint = serde_json::from_value(record).expect("a checkpoint of an earlier release");
+    assert!(!earlier.synchronous);
 }

@@ -13,6 +13,7 @@ mod server;
 #[cfg(feature = "sinks")]
 mod sinks;
 pub mod slot;
+mod standbys;
 mod start;
 mod tables;
 
@@ -33,7 +34,7 @@ use crate::commands::terminal::{self, print};
 use crate::postgres::connection_url::Database;
 use crate::postgres::facts::ask_client;
 use crate::postgres::session::Session;
-use crate::routes::{Routes, Source};
+use crate::routes::{Routes, Source, SynchronousRule};
 use crate::source::contract::literals;
 use crate::source::coverage::record::Record;
 use anyhow::{Context, Result};
@@ -223,7 +224,9 @@ fn check(
     let exists = found.is_some();
     let mut findings = server::server(facts, found);
     findings.extend(limits::limits(facts, found));
-    findings.extend(slot::failover(facts, slot));
+    let rule = contract.routed.map_or(SynchronousRule::Off, |routed| routed.source.synchronous);
+    findings.extend(slot::failover(facts, slot, rule == SynchronousRule::Require));
+    findings.extend(standbys::standbys(facts, rule));
     findings.extend(tables::publication(facts, contract, exists));
     // Where both know the same problem of the server, `server` knows the fix.
     let known: Vec<&str> =

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use listener::{Audience, Reason, Refusal, Socket};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use warp::http::{Response, StatusCode};
 use warp::reply::Reply;
@@ -62,8 +63,19 @@ fn refuse(refused: &Refusal) -> Response<Vec<u8>> {
     answer(status, "application/problem+json", body.to_string().into_bytes())
 }
 
+/// A source in a report.
+#[derive(Serialize)]
+struct Reported {
+    #[serde(flatten)]
+    state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held: Option<String>,
+}
+
 fn report(status: &str, sources: &[Status], code: StatusCode) -> Response<Vec<u8>> {
-    let sources: BTreeMap<&str, State> = sources.iter().map(|source| (source.name(), source.get())).collect();
+    let reported = |source: &Status| Reported { state: source.get(), held: source.held() };
+    let sources: BTreeMap<&str, Reported> =
+        sources.iter().map(|source| (source.name(), reported(source))).collect();
     let body = serde_json::json!({ "status": status, "sources": sources });
     answer(code, "application/json", body.to_string().into_bytes())
 }

@@ -6,6 +6,7 @@
 //! * A row costs only additions to atomics.
 
 mod maker;
+mod standbys;
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use prometheus::{
 
 use crate::checkpoint::progress::{SINKS, Sink};
 use maker::{Maker, kept};
+
+pub use self::standbys::StandbySeries;
 
 pub const SINK_NAMES: [&str; SINKS] = ["kafka", "rabbitmq"];
 /// The states of a source, by the index that [`status`](crate::observe::status) gives them.
@@ -87,6 +90,7 @@ pub struct Series {
     pub slot: SlotSeries,
     pub sinks: SinkSeries,
     pub stream: StreamSeries,
+    pub standbys: StandbySeries,
     snapshots: Snapshots,
 }
 
@@ -185,6 +189,7 @@ impl Series {
             slot: SlotSeries::make(make)?,
             sinks: SinkSeries::make(make)?,
             stream: StreamSeries::make(make)?,
+            standbys: StandbySeries::make(make)?,
             snapshots: snapshots.clone(),
         })
     }

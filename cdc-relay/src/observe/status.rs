@@ -40,6 +40,8 @@ impl State {
 pub struct Status {
     name: String,
     state: Arc<Mutex<State>>,
+    /// The transaction that waits for synchronous standbys, and why.
+    held: Arc<Mutex<Option<String>>>,
     metrics: SourceMetrics,
 }
 
@@ -48,6 +50,7 @@ impl Status {
         let status = Status {
             name: name.to_owned(),
             state: Arc::new(Mutex::new(State::Connecting(String::new()))),
+            held: Arc::default(),
             metrics,
         };
         status.set(State::Connecting(String::new()));
@@ -79,6 +82,16 @@ impl Status {
             State::Refused(reason) => tracing::error!(source = self.name, %reason, "refusing to stream"),
         }
         *current = state;
+    }
+
+    /// Shows a transaction that has waited for synchronous standbys for a while; `None` if none has.
+    pub fn hold(&self, held: Option<String>) {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+
+    /// The transaction that waits for synchronous standbys, and why.
+    pub fn held(&self) -> Option<String> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn get(&self) -> State {

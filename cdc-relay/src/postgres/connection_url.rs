@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use postgres_tls::hosts::{self, Opened, Preferred};
 use postgres_tls::{Mode, TlsParameters};
 use rustls::ClientConfig;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
@@ -36,6 +37,8 @@ pub struct Database {
     text: Arc<str>,
     config: Config,
     tls: Arc<ClientConfig>,
+    /// Of several hosts, the one that is tried first.
+    preferred: Arc<Preferred>,
 }
 
 impl FromStr for Database {
@@ -114,7 +117,7 @@ impl Database {
         }
         config.application_name("cdc-relay");
         let tls = Arc::new(postgres_tls::client(mode, &tls_parameters)?);
-        Ok(Database { text: text.into(), tls, config })
+        Ok(Database { text: text.into(), tls, config, preferred: Arc::default() })
     }
 }
 
@@ -168,6 +171,11 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
+    /// Of several hosts, the one that is tried first: by all connections, so that none waits for a frozen one again.
+    pub fn preferred(&self) -> &Preferred {
+        &self.preferred
+    }
+
     /// The time-out of connecting, and of each step of signing in.
     pub fn step_timeout(&self) -> Duration {
         self.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
@@ -218,7 +226,8 @@ impl Database {
         if config.get_password().is_some() {
             config.password(self.current_password());
         }
-        let (client, connection) = config.connect(tls).await?;
+        let opened = hosts::connect(&config, &tls, &self.preferred, self.step_timeout()).await?;
+        let Opened { client, connection, .. } = opened;
         tokio::spawn(connection);
         client.simple_query(&settings::after_sign_in()).await?;
         Ok(client)

@@ -165,16 +165,20 @@ impl Replication {
 
     /// The tag of the next whole message, and the range of its body.
     fn message(&self) -> Result<Option<(u8, Range<usize>)>> {
-        let Some(&[tag, a, b, c, d]) = self.buffer.get(self.at..self.at + 5) else { return Ok(None) };
-        if self.at + 5 > self.end {
+        self.message_at(self.at)
+    }
+
+    fn message_at(&self, at: usize) -> Result<Option<(u8, Range<usize>)>> {
+        let Some(&[tag, a, b, c, d]) = self.buffer.get(at..at + 5) else { return Ok(None) };
+        if at + 5 > self.end {
             return Ok(None);
         }
         let len = u32::from_be_bytes([a, b, c, d]) as usize;
         if !(4..=1 << 30).contains(&len) {
             return protocol("a message has an impossible length");
         }
-        let end = self.at + 1 + len;
-        Ok((end <= self.end).then_some((tag, self.at + 5..end)))
+        let end = at + 1 + len;
+        Ok((end <= self.end).then_some((tag, at + 5..end)))
     }
 
     /// Takes the next whole frame, if the buffer holds one.
@@ -198,6 +202,30 @@ impl Replication {
             }
         }
         Ok(None)
+    }
+
+    /// The range of the next whole frame, if it is a pgoutput message; the frame is not taken.
+    pub fn next_data(&self) -> Result<Option<Range<usize>>> {
+        Ok(self.message()?.and_then(|message| self.data(&message)))
+    }
+
+    /// The first value that `find` returns for one of the pgoutput messages in the buffer; none of them is taken.
+    pub fn find_data<T>(&self, find: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
+        let mut at = self.at;
+        // The caller takes the error of a malformed message when it comes to it.
+        while let Ok(Some(message)) = self.message_at(at) {
+            if let Some(found) = self.data(&message).and_then(|data| find(self.bytes(&data))) {
+                return Some(found);
+            }
+            at = message.1.end;
+        }
+        None
+    }
+
+    /// The pgoutput message of a message of the copy.
+    fn data(&self, (tag, body): &(u8, Range<usize>)) -> Option<Range<usize>> {
+        let is_data = *tag == b'd' && body.len() >= 25 && self.buffer.get(body.start) == Some(&b'w');
+        is_data.then(|| body.start + 25..body.end)
     }
 
     /// The number of bytes read and not yet taken as frames.

@@ -64,6 +64,33 @@ fn frames_are_found_however_the_reads_cut_them() {
 }
 
 #[test]
+fn messages_can_be_looked_at_without_being_taken() {
+    let (mut stream, mut server) = pair();
+    assert_eq!(stream.next_data().unwrap(), None);
+    let whole = [keepalive(5, false), data(b"one"), data(b"two"), data(b"three")].concat();
+    server.write_all(&whole[..whole.len() - 1]).unwrap();
+    stream.read().unwrap();
+    assert_eq!(stream.next_data().unwrap(), None, "the next one is a keepalive");
+    let seen = std::cell::RefCell::new(Vec::new());
+    let look = |stream: &Replication, wanted: &[u8]| {
+        stream.find_data(|data| {
+            seen.borrow_mut().push(data.to_vec());
+            (data == wanted).then_some(data.len())
+        })
+    };
+    assert_eq!(look(&stream, b"two"), Some(3));
+    assert_eq!(look(&stream, b"three"), None, "its last byte is missing");
+    assert_eq!(*seen.borrow(), [b"one", b"two", b"one", b"two"]);
+    assert!(matches!(stream.frame().unwrap(), Some(Frame::Keepalive { .. })));
+    let next = stream.next_data().unwrap().unwrap();
+    assert_eq!(stream.bytes(&next), b"one");
+    server.write_all(&whole[whole.len() - 1..]).unwrap();
+    assert_eq!(taken(&mut stream), [b"one".to_vec(), b"two".to_vec()], "nothing was taken");
+    stream.read().unwrap();
+    assert_eq!(look(&stream, b"three"), Some(5));
+}
+
+#[test]
 fn a_message_larger_than_the_buffer_is_read_whole_and_the_buffer_shrinks_again() {
     let (mut stream, server) = pair();
     let large = vec![7u8; 3 * BUFFER_BYTES + 11];

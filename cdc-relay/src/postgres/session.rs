@@ -65,11 +65,18 @@ impl Session {
 
     /// Connects to the first host that answers and has the requested `target_session_attrs`.
     fn open(database: &Database, kind: &[(&str, &str)]) -> Result<Session> {
-        let mut last = None;
-        for host in 0..database.host_count().max(1) {
+        let (mut last, count) = (None, database.host_count().max(1));
+        for host in database.preferred().order(count) {
             match Session::open_host(database, host, kind) {
-                Err(error) if error.is_host_specific() => last = Some(error),
-                done => return done,
+                Err(error) if error.is_host_specific() => {
+                    database.preferred().failed(host, count);
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+                Ok(session) => {
+                    database.preferred().succeeded(host);
+                    return Ok(session);
+                }
             }
         }
         last.map_or_else(|| protocol("the URL names no host"), Err)

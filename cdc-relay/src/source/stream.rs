@@ -42,6 +42,7 @@ use crate::source::backfill::snapshot::{self, AckPositions, Snapshots};
 use crate::source::coverage::Coverage;
 use crate::source::coverage::record::Healed;
 use crate::source::read_scheduler::{Next, ReadScheduler};
+use crate::source::synchronous::Synchronous;
 use crate::source::watch::Watch;
 
 /// How often the timers are checked while something is in flight, and while nothing is.
@@ -61,6 +62,8 @@ pub struct SessionStart {
     /// The session before ended here with an error of the server. This one counts as streaming once it has passed it.
     pub doubt: Lsn,
     pub watch: Watch,
+    /// Holds transactions until synchronous standbys have flushed them, if the source requires that.
+    pub standbys: Option<Synchronous>,
     /// Breaks of the publication after which the rows were read again.
     pub healed: Vec<Healed>,
     pub checkpoint_key: String,
@@ -111,6 +114,7 @@ pub struct Stream<'a> {
     slot: SlotConfirmation,
     readiness: Readiness,
     publication: PublicationNotices,
+    standbys: Option<Synchronous>,
     /// The tables whose existing rows are not all emitted.
     snapshots: Option<Snapshots>,
     scheduler: ReadScheduler,
@@ -143,6 +147,7 @@ impl<'a> Stream<'a> {
                 start.doubt,
             ),
             publication: PublicationNotices::new(start.watch, start.healed),
+            standbys: start.standbys,
             checkpoint: CheckpointWriter::new(start.checkpoint_topic, start.checkpoint_key, checkpoint),
             slot: SlotConfirmation::new(now),
             snapshots,
@@ -183,6 +188,7 @@ impl<'a> Stream<'a> {
             self.step_snapshots()?;
             self.confirm()?;
             self.check_stall();
+            self.release_held()?;
             if self.readiness.turns_streaming(self.acks.progress.confirmed()) {
                 self.log("streaming");
             }
@@ -240,6 +246,7 @@ impl<'a> Stream<'a> {
             progress: &self.acks.progress,
             sent_lsn: self.current.sent_lsn,
             vouched: self.publication.vouched(),
+            synchronous: self.standbys.as_ref().is_some_and(Synchronous::is_kept),
         };
         if self.checkpoint.save(self.emitter.kafka(), positions, at_once)? {
             self.metrics.stream.checkpoint_writes.inc();
@@ -287,10 +294,20 @@ impl<'a> Stream<'a> {
         self.acks.check_stall(self.emitter.kafka(), is_saving);
     }
 
+    /// Asks for the standbys, and tries the transaction again that waits for them.
+    fn release_held(&mut self) -> Result<()> {
+        let Some(standbys) = &mut self.standbys else { return Ok(()) };
+        standbys.tend()?;
+        if standbys.holds() && self.acks.full_sink().is_none() {
+            self.frames()?;
+        }
+        Ok(())
+    }
+
     /// Waits until it is time to read. Returns false if the timers are due first.
     fn wait(&mut self) -> Result<bool> {
         let is_busy = self.acks.progress.pending() > 0 || self.is_unsaved();
-        let timer = if is_busy { TIMER_BUSY_INTERVAL } else { TIMER_IDLE_INTERVAL };
+        let mut timer = if is_busy { TIMER_BUSY_INTERVAL } else { TIMER_IDLE_INTERVAL };
         if let Some(sink) = self.acks.full_sink() {
             let since = Instant::now();
             self.acks.sleep_while_full(timer)?;
@@ -301,6 +318,15 @@ impl<'a> Stream<'a> {
             return Ok(false);
         }
         let acks = self.acks.shared();
+        if let Some(standbys) = &self.standbys {
+            let limit = standbys.limit(timer);
+            if standbys.holds() {
+                acks.sleep(limit)?;
+                self.slot.received(Instant::now());
+                return Ok(false);
+            }
+            timer = limit;
+        }
         match self.scheduler.next(Instant::now(), acks.bytes(Sink::Kafka)) {
             Next::Read => return Ok(true),
             Next::Pause { time, in_flight } => {

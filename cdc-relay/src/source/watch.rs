@@ -3,6 +3,8 @@
 //! * It has a connection of its own, and compares a small digest. It queries the whole coverage only if the digest changed.
 //! * Each check is a transaction that stays open until the next one: its snapshot still sees the rows that were replaced
 //!   since, and so the transactions that replaced them.
+//! * A check that reaches another server, since a standby was promoted, ends the session: the stream's server may be frozen and
+//!   never say so.
 //! * A failed check is made up for: the next one compares with the last that succeeded.
 //! * Whether the routes still fit is checked beside this (`fit`), without delaying it.
 
@@ -13,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Error, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -25,6 +27,7 @@ use crate::postgres::lsn::Lsn;
 use crate::source::context::SourceContext;
 use crate::source::contract::Keys;
 use crate::source::coverage::{Command, Coverage, Replaced, losses, query};
+use crate::source::server_identity::ServerIdentity;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The limit of one check.
@@ -56,13 +59,20 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// `coverage` and `keys` are those at the start of the session. `vouched`: the coverage was in force up to here.
-    pub fn begin(context: &Arc<SourceContext>, coverage: Coverage, keys: Keys, vouched: Lsn) -> Watch {
+    /// `identity`: the server that the session reads. `coverage` and `keys` are those at the start of the session. `vouched`: the coverage was in force up to here.
+    pub fn begin(
+        context: &Arc<SourceContext>,
+        identity: ServerIdentity,
+        coverage: Coverage,
+        keys: Keys,
+        vouched: Lsn,
+    ) -> Watch {
         let shared = Arc::new(Shared::default());
         shared.vouched.store(vouched.0, Ordering::Release);
         let checker = Checker {
             context: Arc::clone(context),
             shared: Arc::clone(&shared),
+            identity,
             coverage,
             open: None,
             checked_at: vouched,
@@ -114,6 +124,7 @@ struct OpenSnapshot {
 struct Checker {
     context: Arc<SourceContext>,
     shared: Arc<Shared>,
+    identity: ServerIdentity,
     coverage: Coverage,
     open: Option<OpenSnapshot>,
     /// The end of the WAL before the last check.
@@ -157,7 +168,7 @@ impl Checker {
                 open.client.simple_query("commit").await?;
                 (open, replaced)
             }
-            None => (connect(&self.context).await?, Replaced::default()),
+            None => (connect(&self.context, &self.identity).await?, Replaced::default()),
         };
         let here = answer(&open.client, WAL_END).await?.parse().map_err(anyhow::Error::msg)?;
         open.client.simple_query("begin isolation level repeatable read read only").await?;
@@ -227,8 +238,17 @@ impl Checker {
 const WAL_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() \
                        else pg_catalog.pg_current_wal_lsn() end";
 
-async fn connect(context: &SourceContext) -> Result<OpenSnapshot> {
+async fn connect(context: &SourceContext, identity: &ServerIdentity) -> Result<OpenSnapshot> {
     let client = context.database.connect().await?;
+    let found = ServerIdentity::of(&client).await?;
+    if found != *identity {
+        let why = format!(
+            "another server is the primary now, on timeline {}; a new session begins there",
+            found.timeline
+        );
+        context.acks.fail(why.clone());
+        bail!("{why}");
+    }
     let version = answer(&client, "select pg_catalog.current_setting('server_version_num')").await?;
     let version: u32 = version.parse().context("the server's version is not readable")?;
     Ok(OpenSnapshot { client, version: version / 10_000, digest: String::new() })

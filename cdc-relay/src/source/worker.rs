@@ -1,10 +1,12 @@
 //! Runs one source on a thread of its own: connects, compares with the checkpoint, streams, and after a failure begins again
 //! with back-off.
 
+mod promotion;
 mod publication;
 mod slot;
 mod tables;
 
+use self::promotion::Server;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +30,7 @@ use crate::source::context::SourceContext;
 use crate::source::contract::{self, Checked, Contract, ContractError, Keys};
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
+use crate::source::server_identity::ServerIdentity;
 use crate::source::stream::{ReleaseInput, SessionClients, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::watch::Watch;
@@ -201,14 +204,19 @@ impl SourceWorker {
             drop(session);
             return Err(self.stand_by(&slot_name)?);
         }
-        let Loaded { checkpoint, mut positions, publication, end } = self.clients.load(0)?;
+        let mut loaded = self.clients.load(0)?;
         self.clients.load_halted()?;
+        let server = Server { cluster: &cluster, database: &database, slot: slot.as_ref() };
+        self.follow_promotion(&mut session, server, &mut loaded)?;
+        let Loaded { checkpoint, mut positions, publication, end } = loaded;
         let start = admit(checkpoint.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let (mut checkpoint, known) =
             self.begin(start, &mut session, &cluster, SavedState { checkpoint, publication }, confirmed)?;
         let record = self.covered(&mut session, known, &checkpoint)?;
         checkpoint.vouched = checkpoint.acknowledged;
+        // Saved before anything is emitted without the rule.
+        checkpoint.synchronous &= self.waits_for_standbys();
         if let Some(refusal) = self.stuck.holds(checkpoint.acknowledged, Instant::now()) {
             return Err(refusal.into());
         }
@@ -267,13 +275,16 @@ impl SourceWorker {
         let relay = &self.context.routes.relay;
         let (acknowledged, doubt) = (checkpoint.acknowledged, self.stuck.doubt());
         let (coverage, keys) = (record.coverage.clone(), self.keys.clone());
-        let watch = Watch::begin(&self.context, coverage, keys, checkpoint.acknowledged);
+        let identity = ServerIdentity::from(&checkpoint);
+        let watch = Watch::begin(&self.context, identity, coverage, keys, checkpoint.acknowledged);
+        let standbys = self.standbys(&checkpoint);
         let start = SessionStart {
             checkpoint,
             begin,
             status: self.context.status.clone(),
             doubt,
             watch,
+            standbys,
             healed: record.healed.clone(),
             checkpoint_key: self.clients.checkpoint_key(),
             checkpoint_topic: relay.state_topic.get_ref().clone(),

@@ -52,6 +52,7 @@ mod settings;
 mod snapshot;
 mod standby;
 mod strict;
+mod synchronous;
 mod tls;
 mod types;
 mod undecodable;

@@ -13,6 +13,8 @@ use stack::servers::Server;
 use stack::spec::Spec;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::harness::connect;
+
 /// Two private Postgres run at a time, or one broker, so that each has the processor to answer in time.
 static PERMITS: Semaphore = Semaphore::const_new(2);
 
@@ -45,6 +47,42 @@ impl PrivateServer {
         let mut private = PrivateServer { server, layout, specs, running: Vec::new() };
         private.run().await;
         private
+    }
+
+    /// Starts a standby that streams from this Postgres under this name. Its slots are its own.
+    pub async fn standby(&self, name: &str) -> PrivateServer {
+        let access = self.layout.postgres_data().join("pg_hba.conf");
+        let known = std::fs::read_to_string(&access).expect("pg_hba.conf");
+        let replication = format!("{known}host replication all 127.0.0.1/32 scram-sha-256\n");
+        self.layout.write_for_server(&access, &replication).expect("pg_hba.conf");
+        connect(&self.address()).await.batch_execute("select pg_reload_conf()").await.expect("reload");
+        let folder = format!("it-{name}-{}", uuid::Uuid::now_v7().simple());
+        let layout = layout(self.server, &std::env::temp_dir().join(folder));
+        // The superuser's password comes with the data.
+        copy(&self.layout.secrets(), &layout.secrets());
+        layout.server_dir("postgres").expect("a folder");
+        let mut backup = self.tool("pg_basebackup");
+        backup.arg("--pgdata").arg(layout.postgres_data()).arg("--dbname").arg(self.address());
+        let backup = backup.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]).output();
+        let backup = backup.expect("pg_basebackup");
+        assert!(backup.status.success(), "{}", String::from_utf8_lossy(&backup.stderr));
+        let settings = layout.postgres_data().join("postgresql.auto.conf");
+        let conninfo = std::fs::read_to_string(&settings).expect("postgresql.auto.conf");
+        // The walreceiver is called as the cluster.
+        let named = format!("{conninfo}\ncluster_name = '{name}'\nhot_standby_feedback = on\n");
+        layout.write_for_server(&settings, &named).expect("postgresql.auto.conf");
+        let specs = self.server.alone(&layout).expect("a standby");
+        let mut standby = PrivateServer { server: self.server, layout, specs, running: Vec::new() };
+        standby.run().await;
+        standby
+    }
+
+    /// Takes over the logical slots of a Postgres, as Patroni copies them. Neither of the two may run.
+    pub fn take_slots(&self, primary: &PrivateServer) {
+        assert!(self.running.is_empty() && primary.running.is_empty(), "one of them runs");
+        let slots = |server: &PrivateServer| server.layout.postgres_data().join("pg_replslot");
+        std::fs::remove_dir_all(slots(self)).expect("its slots");
+        copy(&slots(primary), &slots(self));
     }
 
     /// Runs it again after it ended.

@@ -30,6 +30,7 @@ pub struct Facts {
     pub slots: Vec<Slot>,
     pub senders: i64,
     pub standbys: Vec<String>,
+    pub walsenders: Vec<Walsender>,
     pub publications: Vec<String>,
     /// By table oid, as text: the bytes of its values outside the row.
     pub toast: BTreeMap<String, i64>,
@@ -99,6 +100,14 @@ pub struct Slot {
     pub invalidation_reason: Option<String>,
     /// From version 17 on, while nobody reads it.
     pub inactive_since: Option<String>,
+}
+
+/// A walsender that is not a logical one.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Walsender {
+    /// None: the role may not see it.
+    pub state: Option<String>,
+    pub flushed: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -12,6 +12,7 @@ select jsonb_build_object(
         where s.name in ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_slot_wal_keep_size',
             'idle_replication_slot_timeout', 'wal_sender_timeout', 'synchronous_commit', 'fsync',
             'full_page_writes', 'logical_decoding_work_mem', 'synchronized_standby_slots', 'wal_writer_delay',
+            'synchronous_standby_names',
             'max_connections', 'superuser_reserved_connections', 'reserved_connections')),
     'role', (
         select jsonb_build_object('name', r.rolname, 'superuser', r.rolsuper, 'replication',
@@ -45,6 +46,12 @@ select jsonb_build_object(
         where not exists (select from pg_catalog.pg_replication_slots s
                           where s.active_pid = a.pid and s.slot_type = 'logical')
           and a.application_name not in ('pg_basebackup', 'pg_receivewal', 'cdc-relay')),
+    -- Without the states where the role may not see them. A logical subscriber is no standby, whatever the server marks it as.
+    'walsenders', (
+        select coalesce(jsonb_agg(jsonb_build_object('state', w.sync_state, 'flushed', w.flush_lsn)), '[]')
+        from pg_catalog.pg_stat_get_wal_senders() w
+        where not exists (select from pg_catalog.pg_replication_slots s
+                          where s.active_pid = w.pid and s.slot_type = 'logical')),
     'publications', (select coalesce(jsonb_agg(p.pubname), '[]') from pg_catalog.pg_publication p),
     -- What is stored outside the rows, with that of partitions.
     'toast', (

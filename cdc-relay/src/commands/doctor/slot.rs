@@ -213,8 +213,8 @@ fn gigabytes_for(rate: f64) -> u64 {
     ((rate * 2.0 * DAY_SECONDS / f64::from(1 << 30)).ceil() as u64).max(1)
 }
 
-/// Whether the slot outlives its primary. `name`: the slot, if there is one.
-pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
+/// Whether the slot outlives its primary. `name`: the slot, if there is one. `waits`: the relay waits for standbys itself.
+pub fn failover(facts: &Facts, name: Option<&str>, waits: bool) -> Vec<Finding> {
     if facts.standby {
         let found = "this is a standby";
         return vec![
@@ -235,10 +235,11 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
                 "the slot does not go with a promotion",
             )
             .why(
-                "before version 17 slots are not copied to standbys; after a promotion the relay refuses to \
+                "before version 17 the server does not copy slots to standbys; after a promotion the relay refuses to \
                      stream, since nobody knows whether the transactions in between were emitted",
             )
-            .fix("after a promotion: cdc-relay resnapshot   -- or upgrade to 17 and use failover slots"),
+            .fix("let Patroni keep it (its permanent slots), or upgrade to 17 and use failover slots")
+            .fix("after a promotion without it: cdc-relay resnapshot"),
         ];
     }
     let mut findings = Vec::new();
@@ -255,14 +256,15 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
                 .fix("on the standby: sync_replication_slots = on, hot_standby_feedback = on, dbname in primary_conninfo"),
         );
     }
-    if facts.text("synchronized_standby_slots").is_empty() {
+    if !waits && facts.text("synchronized_standby_slots").is_empty() {
         findings.push(
             Finding::warning("failover.synchronized_standby_slots", "synchronized_standby_slots", "empty")
                 .why(
                     "the relay may be ahead of the standby: after a promotion there are events of transactions that \
                      no longer exist",
                 )
-                .fix(reload("synchronized_standby_slots", "'<the standby''s physical slot>'")),
+                .fix(reload("synchronized_standby_slots", "'<the standby''s physical slot>'"))
+                .fix("or let the relay wait for them: synchronous = \"require\" in the routes file"),
         );
     }
     findings

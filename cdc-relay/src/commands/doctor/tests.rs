@@ -1,6 +1,6 @@
 //! Each check as a table: facts that are fine but for one thing, and what is said of it.
 
-use super::facts::{Facts, OpenTransaction, Prepared, Role, Setting, Slot, Spill};
+use super::facts::{Facts, OpenTransaction, Prepared, Role, Setting, Slot, Spill, Walsender};
 use super::sinks::brokers::Topic;
 use super::*;
 use crate::checkpoint::chain_name::ChainName;
@@ -98,6 +98,7 @@ fn fine() -> Facts {
             setting("full_page_writes", "on", ""),
             setting("logical_decoding_work_mem", "65536", "kB"),
             setting("synchronized_standby_slots", "", ""),
+            setting("synchronous_standby_names", "", ""),
             setting("wal_writer_delay", "200", "ms"),
             setting("max_connections", "100", ""),
             setting("superuser_reserved_connections", "3", ""),
@@ -139,6 +140,7 @@ fn checkpoint() -> Checkpoint {
         chain: Lsn(0x200),
         last: crate::checkpoint::state::CommitId::default(),
         vouched: Lsn(0x200),
+        synchronous: false,
         routes: String::new(),
     }
 }
@@ -318,14 +320,47 @@ fn a_slot_that_is_gone_is_a_loss_and_one_that_was_never_made_is_not() {
 fn a_standby_that_does_not_have_the_slot_is_noticed_from_17_on_by_its_settings() {
     let mut facts = fine();
     facts.standbys = vec!["replica".to_owned()];
-    let checks =
-        |facts: &Facts| slot::failover(facts, Some("shop")).iter().map(|f| f.check).collect::<Vec<_>>();
+    let checks = |facts: &Facts| {
+        slot::failover(facts, Some("shop"), false).iter().map(|f| f.check).collect::<Vec<_>>()
+    };
     assert_eq!(checks(&facts), ["failover.slot", "failover.synchronized_standby_slots"]);
     facts.slots[0].failover = true;
     facts.settings.get_mut("synchronized_standby_slots").expect("setting").value = "replica".to_owned();
     assert_eq!(checks(&facts), [""; 0]);
     facts.version = 160_000;
     assert_eq!(checks(&facts), ["failover.slot"]);
+}
+
+#[test]
+fn the_standbys_are_judged_by_what_the_routes_file_asks_for() {
+    let walsender =
+        |state: &str| Walsender { state: Some(state.to_owned()), flushed: Some("0/300".to_owned()) };
+    let hidden = Walsender::default();
+    let (off, require) = (SynchronousRule::Off, SynchronousRule::Require);
+    let table = [
+        (off, "", vec![], None),
+        (off, "", vec![walsender("async")], None),
+        (off, "n2", vec![walsender("sync")], Some(Warning)),
+        (require, "n2", vec![walsender("sync"), walsender("potential")], Some(Severity::Ok)),
+        (require, "ANY 1 (n2, n3)", vec![walsender("quorum"), walsender("quorum")], Some(Severity::Ok)),
+        (require, "", vec![walsender("async")], Some(WouldNotWork)),
+        (require, "n2", vec![], Some(WouldNotWork)),
+        (require, "n2", vec![walsender("potential")], Some(WouldNotWork)),
+        (require, "ANY 2 (n2, n3)", vec![walsender("quorum")], Some(WouldNotWork)),
+        // The row is there, and nothing in it.
+        (require, "n2", vec![hidden], Some(WouldNotWork)),
+    ];
+    for (index, (rule, names, walsenders, expected)) in table.into_iter().enumerate() {
+        let mut facts = Facts { walsenders, ..fine() };
+        set(&mut facts, "synchronous_standby_names", names);
+        let findings = standbys::standbys(&facts, rule);
+        assert_eq!(findings.first().map(|finding| finding.severity), expected, "row {index}");
+        assert!(findings.iter().all(|finding| finding.check == "source.synchronous"), "row {index}");
+    }
+    let mut facts = Facts { walsenders: vec![walsender("sync")], ..fine() };
+    set(&mut facts, "synchronous_standby_names", "*");
+    let severities: Vec<_> = standbys::standbys(&facts, require).iter().map(|f| f.severity).collect();
+    assert_eq!(severities, [Severity::Ok, Warning], "the relay's own walsender is one, too");
 }
 
 #[test]

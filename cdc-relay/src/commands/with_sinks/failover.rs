@@ -24,8 +24,8 @@ use crate::observe::metrics::Metrics;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
-use crate::source::backfill::resnapshot;
-use crate::source::clients::{KafkaClients, Loaded};
+use crate::source::backfill::{resnapshot, snapshot};
+use crate::source::clients::KafkaClients;
 use crate::source::context::SourceContext;
 use crate::source::inspect;
 
@@ -126,7 +126,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
     let chain =
         loaded.checkpoint.as_ref().map(|checkpoint| checkpoint.chain_name.clone()).unwrap_or_default();
     let (newest, notes) = newest(options, context, &chain)?;
-    let unfinished = unfinished(&context.source, &server.cluster, &loaded);
+    let unfinished = snapshot::unfinished(&context.source, &server.cluster, &loaded.positions);
     let history = branches(&server.history);
     let checkpoint = loaded.checkpoint.as_ref();
     let judgement = judge(&Evidence {
@@ -188,29 +188,20 @@ fn newest(options: &Options, context: &SourceContext, chain: &ChainName) -> Resu
     Ok((newest, notes))
 }
 
-/// The first table whose existing rows are not all emitted.
-fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<String> {
-    let mut names =
-        source.tables.iter().filter(|table| table.snapshot).map(|table| table.table_name.to_string());
-    let done = |name: &String| {
-        let position = loaded.positions.get(name);
-        position.is_some_and(|position| position.done && position.system_id == cluster.system_id)
-    };
-    names.find(|name| !done(name))
-}
-
 /// The checks that cannot be made, and the differences afterwards. The operator has to accept them.
 fn caveats(source: &Source, checkpoint: Option<&Checkpoint>, newest: Lsn) -> Vec<String> {
     let mut caveats = Vec::new();
-    if !super::wiring::queues(source).is_empty() {
+    // Nothing was emitted anywhere that the promoted standby lacks.
+    let is_known = checkpoint.is_some_and(|checkpoint| checkpoint.synchronous);
+    if !is_known && !super::wiring::queues(source).is_empty() {
         caveats.push(
-            "a queue cannot be read: unless synchronized_standby_slots was set, it may have a message of a \
-             transaction that this server does not have"
+            "a queue cannot be read: unless the relay waited for standbys (synchronous = \"require\"), it may have a message of \
+             a transaction that this server does not have"
                 .to_owned(),
         );
     }
     let compacted = source.compacted_topics();
-    if !compacted.is_empty() {
+    if !is_known && !compacted.is_empty() {
         caveats.push(format!(
             "records of compacted topics have no position ({}): one of them may be of a transaction that this server does \
              not have",

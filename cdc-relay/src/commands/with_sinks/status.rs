@@ -72,6 +72,8 @@ struct SourceReport {
     /// As `/health` reports it: connecting, standby, streaming, refused.
     state: Option<String>,
     detail: Option<String>,
+    /// The transaction that waits for synchronous standbys, and why.
+    held: Option<String>,
     slot: String,
     slot_status: Option<SlotStatus>,
     checkpoint: Option<SavedCheckpoint>,
@@ -105,6 +107,8 @@ struct SavedCheckpoint {
     chain_name: String,
     /// The commit that the chain of positions continues from.
     chain: String,
+    /// Synchronous standbys had flushed everything before it was emitted.
+    synchronous: bool,
 }
 
 impl From<&Checkpoint> for SavedCheckpoint {
@@ -121,6 +125,7 @@ impl From<&Checkpoint> for SavedCheckpoint {
             sent_lsn: checkpoint.sent_lsn.to_string(),
             chain_name: checkpoint.chain_name.to_string(),
             chain: checkpoint.chain.to_string(),
+            synchronous: checkpoint.synchronous,
         }
     }
 }
@@ -142,6 +147,7 @@ struct Health {
 struct SourceHealth {
     state: String,
     detail: Option<String>,
+    held: Option<String>,
 }
 
 pub fn execute(options: &Options) -> Outcome {
@@ -184,7 +190,8 @@ async fn examine(options: &Options, routes: &Routes) -> Result<Report> {
             None
         });
         let reported = health.as_ref().ok().and_then(|health| health.sources.get(&name)).cloned();
-        let (state, detail) = reported.map_or((None, None), |source| (Some(source.state), source.detail));
+        let (state, detail, held) =
+            reported.map_or_else(Default::default, |found| (Some(found.state), found.detail, found.held));
         let checkpoint = checkpoints.get(&source.checkpoint_key()).map(SavedCheckpoint::from);
         let halted = dead_letters.halted.iter().find(|halted| halted.source() == name);
         let halted_keys = halted.map_or(0, Halted::len);
@@ -193,6 +200,7 @@ async fn examine(options: &Options, routes: &Routes) -> Result<Report> {
             source: name,
             state,
             detail,
+            held,
             slot,
             slot_status,
             checkpoint,

@@ -176,6 +176,22 @@ impl Message<'_> {
     }
 }
 
+/// The position of the commit, if the message begins a transaction.
+pub fn begin_lsn(body: &[u8]) -> Option<Lsn> {
+    let mut reader = Reader { body, at: 0 };
+    (reader.u8().ok()? == b'B').then(|| reader.lsn().ok())?
+}
+
+/// The end of the commit record, if the message ends a transaction.
+pub fn commit_end_lsn(body: &[u8]) -> Option<Lsn> {
+    let mut reader = Reader { body, at: 0 };
+    if reader.u8().ok()? != b'C' {
+        return None;
+    }
+    let (_flags, _commit_lsn) = (reader.u8().ok()?, reader.lsn().ok()?);
+    reader.lsn().ok()
+}
+
 /// Decodes one message. The result borrows the message and the scratch.
 pub fn decode<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Message<'a>, DecodeError> {
     let mut read = Reader { body, at: 0 };

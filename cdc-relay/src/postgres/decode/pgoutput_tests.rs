@@ -149,6 +149,10 @@ fn a_transaction_carries_its_positions_and_time() {
         decode(&commit, &mut scratch),
         Ok(Message::Commit { commit_lsn: Lsn(1), end_lsn: Lsn(2), committed_at: PgTime(3) })
     ));
+    assert_eq!((begin_lsn(&begin), commit_end_lsn(&begin)), (Some(Lsn(0x16_B3748)), None));
+    assert_eq!((begin_lsn(&commit), commit_end_lsn(&commit)), (None, Some(Lsn(2))));
+    let short = |body: &[u8]| (begin_lsn(&body[..8]), commit_end_lsn(&body[..17]));
+    assert_eq!((short(&begin), short(&commit)), ((None, None), (None, None)));
 }
 
 #[test]

@@ -10,13 +10,14 @@ use toml::Spanned;
 use super::table::table;
 use crate::nearest::hint;
 use crate::routes::fields::Fields;
-use crate::routes::{IgnoredTables, OriginRule, Pattern, Source, Table, Text};
+use crate::routes::{IgnoredTables, OriginRule, Pattern, Source, SynchronousRule, Table, Text};
 
 /// The keys that a kind has for its sources. A source without a kind has them itself.
 #[derive(Clone)]
 struct Shared {
     publication: Option<Text>,
     event_source: Option<Text>,
+    synchronous: Option<SynchronousRule>,
     origin: Option<OriginRule>,
     ignore: Vec<IgnoredTables>,
     tables: Vec<Table>,
@@ -65,11 +66,12 @@ pub fn source(mut fields: Fields<'_, '_>, kinds: &[Kind]) -> Source {
     }
     fields.finish();
     let kind = of.as_ref().and_then(|of| kinds.iter().find(|kind| kind.name.get_ref() == of.get_ref()));
-    let origin = own.origin;
+    let (synchronous, origin) = (own.synchronous, own.origin);
     let Shared { publication, event_source, ignore, tables, patterns, .. } = match kind {
         Some(Kind { shared, .. }) => shared.clone(),
         None => own,
     };
+    let synchronous = synchronous.or_else(|| kind?.shared.synchronous);
     let origin = origin.or_else(|| kind?.shared.origin);
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     let own: String = format!("cdc_relay_{}", name.get_ref().chars().map(plain).collect::<String>());
@@ -80,6 +82,7 @@ pub fn source(mut fields: Fields<'_, '_>, kinds: &[Kind]) -> Source {
         slot: slot.unwrap_or_else(|| default(own.clone())),
         publication: publication.unwrap_or_else(|| default(own)),
         event_source: event_source.unwrap_or_else(|| default(format!("/{}", kind.get_ref()))),
+        synchronous: synchronous.unwrap_or(SynchronousRule::Off),
         origin: origin.unwrap_or(OriginRule::Any),
         ignore,
         tables,
@@ -115,6 +118,7 @@ pub fn check_kinds(fields: &Fields<'_, '_>, kinds: &[Kind], sources: &[Source]) 
 fn shared(fields: &mut Fields<'_, '_>, name: &Text, labels: Labels) -> Shared {
     let publication = fields.text("publication");
     let event_source = fields.text("event_source");
+    let synchronous = fields.one_of("synchronous").map(Spanned::into_inner);
     let origin = fields.one_of("origin").map(Spanned::into_inner);
     let ignore = fields.texts("ignore").into_iter().filter_map(|text| ignored(fields, text)).collect();
     let (mut tables, mut patterns) = (Vec::new(), Vec::new());
@@ -125,7 +129,7 @@ fn shared(fields: &mut Fields<'_, '_>, name: &Text, labels: Labels) -> Shared {
             None => tables.push(table),
         }
     }
-    Shared { publication, event_source, origin, ignore, tables, patterns }
+    Shared { publication, event_source, synchronous, origin, ignore, tables, patterns }
 }
 
 fn ignored(fields: &Fields<'_, '_>, text: Text) -> Option<IgnoredTables> {

@@ -27,7 +27,7 @@ use crate::checkpoint::state::{Checkpoint, Cluster, NewSlot, Phase, admit};
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
-use crate::routes::Source;
+use crate::routes::{Source, SynchronousRule};
 use crate::source::backfill::rows::{self, Table};
 use crate::source::backfill::snapshot::TableProgress;
 use crate::source::clients::{KafkaClients, Loaded};
@@ -35,6 +35,7 @@ use crate::source::context::SourceContext;
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
+use crate::source::synchronous::await_standbys;
 
 /// The new slot waits for running transactions, and a row filter may skip many rows before the first one.
 const SLOT_AND_FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -107,6 +108,10 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
             view(Step::Waits(&format!("making the slot: waiting for {blocker} to end")));
         })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
+    if context.source.synchronous == SynchronousRule::Require {
+        // Every row of the slot's snapshot was committed before it.
+        await_standbys(&context, begins_at, &mut |what| view(Step::Waits(what)))?;
+    }
     // It is read in the slot's snapshot, so that the stream notices every later change.
     let coverage = baseline(&mut session, &context.routes, &context.source).context(
         "the publication was changed while the slot was made. Correct it, then run the command again",

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use backon::BackoffBuilder;
 
-pub use self::position::{TableProgress, record_key, record_table};
+pub use self::position::{TableProgress, record_key, record_table, unfinished};
 use self::reader::{Answer, Ask, Chunk, Reader};
 use self::receive::{StreamRelation, write_key};
 pub use self::unsaved::AckPositions;

@@ -36,6 +36,8 @@ pub struct CheckpointPositions<'a> {
     pub sent_lsn: Lsn,
     /// The publication had the known coverage up to here.
     pub vouched: Lsn,
+    /// Synchronous standbys had flushed everything before it was emitted.
+    pub synchronous: bool,
 }
 
 impl CheckpointWriter {
@@ -99,15 +101,17 @@ impl CheckpointWriter {
 
     fn next(
         &self,
-        CheckpointPositions { progress, sent_lsn, vouched }: CheckpointPositions<'_>,
+        CheckpointPositions { progress, sent_lsn, vouched, synchronous }: CheckpointPositions<'_>,
     ) -> Checkpoint {
         let confirmed = progress.confirmed();
         Checkpoint {
             acknowledged: confirmed,
             chain: progress.chain(),
             last: progress.last().unwrap_or(self.saved.last),
-            sent_lsn: sent_lsn.max(confirmed),
+            // Not up to `confirmed`: the WAL behind the last commit may be the primary's alone.
+            sent_lsn: sent_lsn.max(self.saved.sent_lsn),
             vouched: vouched.min(confirmed).max(self.saved.vouched),
+            synchronous,
             phase: Phase::Streaming,
             ..self.saved.clone()
         }

@@ -51,7 +51,16 @@ impl Stream<'_> {
         self.metrics.stream.reads.inc();
         self.metrics.stream.received_bytes.inc_by(read as u64);
         self.emitter.set_batch_size(self.scheduler.load(read));
-        while let Some(frame) = self.replication.frame()? {
+        self.frames()?;
+        self.scheduler.read(now, read);
+        Ok(())
+    }
+
+    /// Processes the complete frames of the buffer, up to a transaction that waits for standbys.
+    pub(super) fn frames(&mut self) -> Result<()> {
+        while self.passes()?
+            && let Some(frame) = self.replication.frame()?
+        {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
                 Frame::Keepalive { wal_end, reply } => {
@@ -65,8 +74,18 @@ impl Stream<'_> {
                 }
             }
         }
-        self.scheduler.read(now, read);
         Ok(())
+    }
+
+    /// Whether the next frame may be processed: it begins no transaction that synchronous standbys have yet to flush.
+    fn passes(&mut self) -> Result<bool> {
+        let Some(standbys) = &mut self.standbys else { return Ok(true) };
+        if self.current.is_open() {
+            return Ok(true);
+        }
+        let Some(range) = self.replication.next_data()? else { return Ok(true) };
+        let Some(commit_lsn) = pgoutput::begin_lsn(self.replication.bytes(&range)) else { return Ok(true) };
+        Ok(standbys.passes(commit_lsn, || self.replication.find_data(pgoutput::commit_end_lsn)))
     }
 
     fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {

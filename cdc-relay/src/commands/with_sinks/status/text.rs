@@ -42,6 +42,9 @@ fn write_source(out: &mut String, source: &SourceReport, colour: bool) {
     if let Some(detail) = &source.detail {
         line("why", detail.clone());
     }
+    if let Some(held) = &source.held {
+        line("held", held.clone());
+    }
     match &source.slot_status {
         None => line("slot", format!("{} does not exist, or its server does not answer", source.slot)),
         Some(status) => {
@@ -62,7 +65,13 @@ fn write_source(out: &mut String, source: &SourceReport, colour: bool) {
         None => line("checkpoint", "nothing is saved".to_owned()),
         Some(saved) => line(
             "checkpoint",
-            format!("acknowledged {}, sent {}, {}", saved.acknowledged, saved.sent_lsn, saved.phase),
+            format!(
+                "acknowledged {}, sent {}, {}{}",
+                saved.acknowledged,
+                saved.sent_lsn,
+                saved.phase,
+                if saved.synchronous { ", all of it on synchronous standbys" } else { "" }
+            ),
         ),
     }
     if source.halted_keys > 0 {

@@ -1,7 +1,11 @@
 //! How far the snapshot of a table has come, as a record of the state topic.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::state::Cluster;
+use crate::routes::Source;
 use crate::source::backfill::rows::Table;
 
 /// It separates the checkpoint's key from the table, in the key of a record.
@@ -49,6 +53,21 @@ pub fn record_key(checkpoint_key: &str, table: &str) -> String {
 /// Returns the table, if the key is that of a progress record of this checkpoint.
 pub fn record_table<'k>(checkpoint_key: &str, key: &'k [u8]) -> Option<&'k str> {
     std::str::from_utf8(key).ok()?.strip_prefix(checkpoint_key)?.strip_prefix(INFIX)
+}
+
+/// The first table whose existing rows are not all emitted. `positions` are by table.
+pub fn unfinished(
+    source: &Source,
+    cluster: &Cluster,
+    positions: &BTreeMap<String, TableProgress>,
+) -> Option<String> {
+    let mut names =
+        source.tables.iter().filter(|table| table.snapshot).map(|table| table.table_name.to_string());
+    let done = |name: &String| {
+        let position = positions.get(name);
+        position.is_some_and(|position| position.done && position.system_id == cluster.system_id)
+    };
+    names.find(|name| !done(name))
 }
 
 #[cfg(test)]

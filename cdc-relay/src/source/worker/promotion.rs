@@ -1,0 +1,96 @@
+//! Goes on with a promoted standby by itself, if synchronous standbys had everything before it was emitted.
+//!
+//! * The checkpoint says that they had. Then a promoted synchronous standby has everything that was emitted, to Kafka and to a
+//!   queue, also what the checkpoint does not show yet.
+//! * Everything else is judged as `cdc-relay failover` does: the branch of the timeline, the slot, the routes.
+//! * It is refused where events that are emitted again would get other ids.
+//! * Two relays may do this at the same time: the newer checkpoint counts, and only one of them gets the slot.
+
+use super::{AttemptError, SourceWorker};
+use crate::checkpoint::failover::{Continuation, Evidence, branches, judge};
+use crate::checkpoint::refusal::Refusal;
+use crate::checkpoint::state::{Checkpoint, Cluster, Phase, Slot};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::session::Session;
+use crate::routes::{Source, SynchronousRule};
+use crate::source::backfill::snapshot;
+use crate::source::clients::Loaded;
+use crate::source::inspect;
+use crate::source::synchronous::Synchronous;
+
+/// The server of the session.
+#[derive(Clone, Copy)]
+pub(super) struct Server<'a> {
+    pub cluster: &'a Cluster,
+    pub database: &'a str,
+    pub slot: Option<&'a Slot>,
+}
+
+impl SourceWorker {
+    /// Whether transactions wait for synchronous standbys.
+    pub(super) fn waits_for_standbys(&self) -> bool {
+        self.context.source.synchronous == SynchronousRule::Require
+    }
+
+    /// The standbys that transactions of a session wait for. Call it once the session has the slot.
+    pub(super) fn standbys(&self, checkpoint: &Checkpoint) -> Option<Synchronous> {
+        let begin = || Synchronous::begin(&self.context, checkpoint.into(), checkpoint.synchronous);
+        self.waits_for_standbys().then(begin)
+    }
+
+    /// Saves the checkpoint with which the relay goes on after a promotion. Nothing changes where none was, and where
+    /// sessions did not wait for standbys: `admit` refuses the other timeline then.
+    pub(super) fn follow_promotion(
+        &self,
+        session: &mut Session,
+        server: Server<'_>,
+        loaded: &mut Loaded,
+    ) -> Result<(), AttemptError> {
+        let Some(checkpoint) = loaded.checkpoint.as_ref().filter(|checkpoint| {
+            let Cluster { system_id, timeline, .. } = server.cluster;
+            checkpoint.synchronous
+                && checkpoint.phase == Phase::Streaming
+                && (checkpoint.system_id == *system_id && checkpoint.timeline != *timeline)
+        }) else {
+            return Ok(());
+        };
+        let (expected, found) = (checkpoint.timeline, server.cluster.timeline);
+        // This process may have emitted more than was saved.
+        let known = Checkpoint { sent_lsn: checkpoint.sent_lsn.max(self.sent_lsn), ..checkpoint.clone() };
+        let history = branches(&inspect::timeline_history(session, found)?);
+        let unfinished = snapshot::unfinished(&self.context.source, server.cluster, &loaded.positions);
+        let judged = judge(&Evidence {
+            checkpoint: Some(&known),
+            cluster: server.cluster,
+            standby: false,
+            database: server.database,
+            routes: &self.fingerprint,
+            unfinished: unfinished.as_deref(),
+            branches: &history,
+            slot: server.slot,
+            newest: Lsn::ZERO,
+        });
+        let judged = judged.map_err(|obstacle| obstacle.to_string());
+        let judged = judged.and_then(|continuation| match renamed(&self.context.source) {
+            Some(why) => Err(why),
+            None => Ok(continuation),
+        });
+        let Continuation { checkpoint, branch } =
+            judged.map_err(|why| Refusal::NotContinued { expected, found, why })?;
+        self.clients.save(&checkpoint)?;
+        let source = &self.context.metrics.name;
+        tracing::warn!(source, timeline = found, branched_off = %branch.at, "goes on with a promoted standby, which has everything that was emitted");
+        loaded.checkpoint = Some(checkpoint);
+        Ok(())
+    }
+}
+
+/// Why events that are emitted again after a promotion would get other ids.
+fn renamed(source: &Source) -> Option<String> {
+    let table = source.tables.iter().find(|table| table.id.is_none())?;
+    Some(format!(
+        "{} has no `id`, so its events are named after the timeline, and those that are emitted again would get another id. To \
+         accept that: `cdc-relay failover --yes`",
+        table.table_name
+    ))
+}
