@@ -7,6 +7,7 @@ use super::Subscription;
 
 // No Debug: the properties of a connection may be secrets.
 #[derive(Args, Clone)]
+#[group(skip)]
 pub struct Settings {
     #[command(flatten)]
     pub kafka: Brokers,
