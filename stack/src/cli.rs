@@ -47,6 +47,9 @@ enum Action {
         /// Encrypt every link, by certificates of an authority of the stack's own. It stays so until `clean`.
         #[arg(long)]
         tls: bool,
+        /// A highly available Postgres: three nodes of Patroni and three members of etcd. It stays so until `clean`.
+        #[arg(long, conflicts_with = "tls")]
+        ha: bool,
     },
     /// Stop everything, and check that nothing is left.
     Down,
@@ -196,7 +199,10 @@ fn run(action: Action) -> Result<()> {
     }
     let layout = Layout::from_env()?;
     match action {
-        Action::Up { yes, with, servers, no_payment, tls } => {
+        Action::Up { yes, with, servers, no_payment, tls, ha } => {
+            if ha {
+                layout.choose_ha()?;
+            }
             let extent = match (servers, no_payment) {
                 (true, _) => Extent::Servers,
                 (false, true) => Extent::Services,

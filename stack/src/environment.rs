@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
-use crate::servers::{kafka, smtp};
+use crate::servers::{kafka, patroni, smtp};
 
 /// The user that demonstrations pay as.
 const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
@@ -16,7 +16,14 @@ const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
 /// # Errors
 /// As [`Login::password`].
 pub fn postgres_url(layout: &Layout, database: &str, role: Login) -> Result<String> {
-    let (password, port) = (role.password(layout)?, layout.port(Port::Postgres));
+    let password = role.password(layout)?;
+    if layout.is_ha() {
+        // Whichever of them takes writes. One that is frozen takes connections, and answers none.
+        let (user, hosts) = (role.user(), patroni::addresses(layout));
+        let parameters = "target_session_attrs=read-write&connect_timeout=2";
+        return Ok(format!("postgres://{user}:{password}@{hosts}/{database}?{parameters}"));
+    }
+    let port = layout.port(Port::Postgres);
     let tls = match layout.is_encrypted() {
         true => {
             format!("?sslmode=verify-full&sslrootcert={}", utf8_percent_encode(&authority(layout), RESERVED))

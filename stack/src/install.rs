@@ -14,7 +14,7 @@ use crate::output::{Progress, Step};
 use crate::program::find_program;
 use crate::servers::java::java;
 use crate::servers::{
-    Server, collector, exporters, kafka, opensearch, postgres, rabbitmq, redis, smtp, zipkin,
+    Server, collector, etcd, exporters, kafka, opensearch, patroni, postgres, rabbitmq, redis, smtp, zipkin,
 };
 
 /// Something that must be there, and the packages that bring it: the first one the distribution knows is taken.
@@ -35,6 +35,9 @@ const OLD_JAVA_PACKAGES: &[&str] = &["openjdk-17-jre-headless", "openjdk-21-jre-
 
 /// Redis 8 is under the AGPL, and whoever packages it has Valkey too; where there is no Valkey, Redis is older.
 const REDIS_PACKAGES: &[&str] = &["valkey-server", "redis-server"];
+
+/// Older distributions have both in one.
+const ETCD_PACKAGES: &[&str] = &["etcd-server", "etcd"];
 
 /// Programs and headers that building our services takes, and the program that makes certificates.
 const PROGRAMS: [(&str, &str); 5] = [
@@ -69,6 +72,14 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
         }
     };
     need(postgres::programs().is_some(), "PostgreSQL 15 or newer", &["postgresql"]);
+    if layout.is_ha() {
+        need(find_program(etcd::PROGRAM).is_some(), "etcd", ETCD_PACKAGES);
+        need(
+            patroni::downloaded(layout) || python_has_venv(),
+            "Python with venv (for Patroni)",
+            &["python3-venv"],
+        );
+    }
     need(rabbitmq::program().is_some() && find_program("epmd").is_some(), "RabbitMQ", &["rabbitmq-server"]);
     need(redis::program().is_some(), "Redis or Valkey", REDIS_PACKAGES);
     need(find_program("haproxy").is_some(), "HAProxy", &["haproxy"]);
@@ -246,7 +257,7 @@ fi
 # Just installed for private use: not to be started at the next boot either.
 for package in "$@"; do
     case $package in
-    redis-server | valkey-server | rabbitmq-server | haproxy | prometheus | prometheus-*) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
+    redis-server | valkey-server | etcd-server | etcd | rabbitmq-server | haproxy | prometheus | prometheus-*) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
     esac
 done
 "#;

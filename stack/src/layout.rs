@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
@@ -64,6 +64,20 @@ pub enum Port {
     RedisExporter = 62,
     /// The exporter of Kafka, in its own process.
     KafkaMetrics = 63,
+    /// The nodes of a highly available Postgres, and the admin listeners of their Patroni.
+    Postgres1 = 70,
+    Postgres2 = 71,
+    Postgres3 = 72,
+    Patroni1 = 73,
+    Patroni2 = 74,
+    Patroni3 = 75,
+    Etcd1 = 76,
+    Etcd2 = 77,
+    Etcd3 = 78,
+    /// etcd's own, between its members.
+    EtcdPeer1 = 79,
+    EtcdPeer2 = 80,
+    EtcdPeer3 = 81,
 }
 
 /// The listeners of an encrypted stack that speak HTTP without TLS: the pages of Prometheus and Zipkin, which nothing of Coro
@@ -126,6 +140,31 @@ impl Layout {
     /// Whether each listener speaks TLS and nothing else, but for `PLAIN`.
     pub fn is_encrypted(&self) -> bool {
         self.authority().is_file()
+    }
+
+    /// Whether its Postgres is highly available: three nodes instead of one.
+    pub fn is_ha(&self) -> bool {
+        self.ha_file().is_file()
+    }
+
+    fn ha_file(&self) -> PathBuf {
+        self.dir.join("ha")
+    }
+
+    /// Makes Postgres highly available, before it has data. It stays so until `clean`.
+    ///
+    /// # Errors
+    /// When the stack has a single Postgres with data, or is encrypted: the nodes speak no TLS yet.
+    pub fn choose_ha(&self) -> Result<()> {
+        if self.is_ha() {
+            return Ok(());
+        }
+        ensure!(!self.is_encrypted(), "`--ha` and `--tls` do not go together yet");
+        ensure!(
+            !self.postgres_data().exists(),
+            "this stack has a single Postgres with data: `cargo stack clean`, then `cargo stack up --ha`"
+        );
+        write_private(&self.ha_file(), "")
     }
 
     /// The folder of an encrypted stack's certificates.

@@ -119,9 +119,9 @@ pub fn family(processes: &[Stat], leaders: &[ProcessId]) -> Vec<ProcessId> {
         .collect()
 }
 
-/// Processes that carry the mark of this stack, or are Postgres processes at home in its data
+/// Processes that carry the mark of this stack, or are Postgres processes at home in the folder of its data
 /// (Postgres overwrites its environment with the process title).
-pub fn marked(processes: &[Stat], member: &str, postgres_data: &Path) -> Vec<ProcessId> {
+pub fn marked(processes: &[Stat], member: &str, data: &Path) -> Vec<ProcessId> {
     let mark = format!("{MEMBER}={member}");
     let has_mark = |pid: i32| {
         fs::read(format!("/proc/{pid}/environ"))
@@ -129,7 +129,7 @@ pub fn marked(processes: &[Stat], member: &str, postgres_data: &Path) -> Vec<Pro
     };
     let is_postgres = |pid: i32| {
         let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        link("exe").file_name().is_some_and(|name| name == "postgres") && link("cwd") == postgres_data
+        link("exe").file_name().is_some_and(|name| name == "postgres") && link("cwd").starts_with(data)
     };
     let found = |stat: &&Stat| !stat.zombie && (has_mark(stat.id.pid) || is_postgres(stat.id.pid));
     processes.iter().filter(found).map(|stat| stat.id).collect()

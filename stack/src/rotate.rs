@@ -33,6 +33,10 @@ pub fn begin(layout: &Layout) -> Result<()> {
     let _alone = lock.try_write().context("another `up`, `down` or `rotate` of this stack is under way")?;
     let mut client = Client::of_running(layout)?;
     ensure!(
+        !layout.is_ha(),
+        "Patroni keeps the superuser's password in its own configuration, which this command does not change yet"
+    );
+    ensure!(
         !layout.admin_token_before().is_file(),
         "the secrets of the last rotation still hold beside the new ones: cargo stack rotate --end"
     );

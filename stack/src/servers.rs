@@ -1,11 +1,13 @@
 //! The servers: what each needs on disk, its command line, and how to know that it is ready.
 
 pub mod collector;
+pub mod etcd;
 pub mod exporters;
 pub mod haproxy;
 pub mod java;
 pub mod kafka;
 pub mod opensearch;
+pub mod patroni;
 pub mod postgres;
 pub mod prometheus;
 pub mod rabbitmq;
@@ -27,9 +29,34 @@ use crate::output::Step;
 use crate::probe;
 use crate::spec::{Restart, SERVER_TIER, Spec, StopSignal};
 
+/// One of three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Node {
+    One,
+    Two,
+    Three,
+}
+
+impl Node {
+    pub const ALL: [Self; 3] = [Self::One, Self::Two, Self::Three];
+
+    /// Its own of three things.
+    pub fn of<T>(self, [one, two, three]: [T; 3]) -> T {
+        match self {
+            Self::One => one,
+            Self::Two => two,
+            Self::Three => three,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
     Postgres,
+    /// Of a highly available stack, instead of `Postgres`.
+    Etcd(Node),
+    /// The same: Patroni and its PostgreSQL.
+    PostgresNode(Node),
     Kafka,
     RabbitMq,
     Redis,
@@ -45,8 +72,14 @@ pub enum Server {
 }
 
 impl Server {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 19] = [
         Self::Postgres,
+        Self::Etcd(Node::One),
+        Self::Etcd(Node::Two),
+        Self::Etcd(Node::Three),
+        Self::PostgresNode(Node::One),
+        Self::PostgresNode(Node::Two),
+        Self::PostgresNode(Node::Three),
         Self::Kafka,
         Self::RabbitMq,
         Self::Redis,
@@ -64,7 +97,12 @@ impl Server {
     /// The servers of a stack.
     pub fn of(layout: &Layout) -> Vec<Self> {
         let kept = Extra::of(layout);
-        Self::ALL.into_iter().filter(|server| Extra::includes(&kept, server.extra())).collect()
+        let wanted = |server: &Self| match server {
+            Self::Postgres => !layout.is_ha(),
+            Self::Etcd(_) | Self::PostgresNode(_) => layout.is_ha(),
+            other => Extra::includes(&kept, other.extra()),
+        };
+        Self::ALL.into_iter().filter(wanted).collect()
     }
 
     /// The extra that it belongs to; none if every stack has it.
@@ -75,6 +113,8 @@ impl Server {
             Self::Collector | Self::Zipkin => Some(Extra::Traces),
             Self::NodeExporter | Self::PostgresExporter | Self::RedisExporter => Some(Extra::Observe),
             Self::Postgres
+            | Self::Etcd(_)
+            | Self::PostgresNode(_)
             | Self::Kafka
             | Self::RabbitMq
             | Self::Redis
@@ -86,6 +126,8 @@ impl Server {
     pub fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Etcd(node) => etcd::name(node),
+            Self::PostgresNode(node) => patroni::name(node),
             Self::Kafka => "kafka",
             Self::RabbitMq => "rabbitmq",
             Self::Redis => "redis",
@@ -109,6 +151,8 @@ impl Server {
     pub fn ports(self) -> &'static [Port] {
         match self {
             Self::Postgres => &[Port::Postgres],
+            Self::Etcd(node) => etcd::ports(node),
+            Self::PostgresNode(node) => patroni::ports(node),
             Self::Kafka => &[Port::Kafka, Port::KafkaSasl, Port::KafkaController, Port::KafkaMetrics],
             Self::RabbitMq => {
                 use Port::{Amqp, Epmd, RabbitDistribution, RabbitManagement, RabbitPrometheus};
@@ -134,6 +178,8 @@ impl Server {
     pub fn prepare(self, layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
         match self {
             Self::Postgres => postgres::prepare(layout, step),
+            Self::Etcd(node) => etcd::prepare(layout, node),
+            Self::PostgresNode(node) => patroni::prepare(layout, node),
             Self::Kafka => kafka::prepare(layout, step),
             Self::RabbitMq => rabbitmq::prepare(layout),
             Self::Redis => redis::prepare(layout),
@@ -161,6 +207,8 @@ impl Server {
     pub fn ready(self, layout: &Layout) -> bool {
         match self {
             Self::Postgres => probe::postgres(layout),
+            Self::Etcd(node) => probe::http(layout, etcd::client_port(node), "/health"),
+            Self::PostgresNode(node) => patroni::ready(layout, node),
             // Without its rules nobody may do anything there.
             Self::Kafka => probe::kafka(layout) && kafka::acl::ensure_rules(layout).is_ok(),
             Self::RabbitMq => probe::amqp(layout),

@@ -89,6 +89,7 @@ impl Service {
                 ("PAYMENTS_RELAY_URL", url("payments", Login::Relay)?),
                 ("BALANCE_RELAY_URL", url("balance", Login::Relay)?),
                 ("PROCESSOR_RELAY_URL", url("processor", Login::Relay)?),
+                ("RELAY_SYNCHRONOUS", synchronous(layout)),
                 kafka("relay"),
                 amqp(Login::QueueRelay)?,
             ],
@@ -104,6 +105,7 @@ impl Service {
             Self::FraudRelay => vec![
                 routes("consumers/fraud/relay.toml"),
                 ("FRAUD_RELAY_URL", url("fraud", Login::Relay)?),
+                ("RELAY_SYNCHRONOUS", synchronous(layout)),
                 kafka("relay"),
             ],
             Self::Auditor => vec![
@@ -117,6 +119,11 @@ impl Service {
             }
         })
     }
+}
+
+/// Whether a relay emits nothing that its standbys lack: where there are standbys.
+fn synchronous(layout: &Layout) -> String {
+    if layout.is_ha() { "require" } else { "off" }.to_owned()
 }
 
 /// Settings of how payments-svc and balance-svc know their users, which the environment of `cargo stack up` gives. The last

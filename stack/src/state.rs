@@ -45,7 +45,7 @@ pub fn members(layout: &Layout) -> Vec<ProcessId> {
     let leaders: Vec<ProcessId> = state.children.iter().map(|child| child.id).collect();
     let processes = process::all();
     let mut found = process::family(&processes, &leaders);
-    found.extend(process::marked(&processes, &layout.member(), &layout.postgres_data()));
+    found.extend(process::marked(&processes, &layout.member(), &layout.data));
     found.extend(state.supervisor.filter(|id| id.alive()));
     found.sort_unstable_by_key(|id| id.pid);
     found.dedup();

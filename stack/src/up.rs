@@ -11,7 +11,7 @@ use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
-use crate::servers::{Server, collector, haproxy, kafka, opensearch, prometheus, zipkin};
+use crate::servers::{Server, collector, haproxy, kafka, opensearch, patroni, prometheus, zipkin};
 use crate::services::{self, Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{
@@ -86,6 +86,10 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     progress.step("migrate", |_| migrate(layout))?;
     if extent != Extent::Servers {
         start_services(layout, &progress)?;
+        if layout.is_ha() {
+            // The relay has made them by now.
+            progress.step("slots", |_| patroni::keep_slots(layout))?;
+        }
         if extent == Extent::Payment {
             first_payment(layout, &progress)?;
         }
@@ -94,6 +98,9 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
 }
 
 fn servers(layout: &Layout, progress: &Progress) -> Result<()> {
+    if layout.is_ha() && !patroni::downloaded(layout) {
+        progress.step("download", |step| patroni::download(layout, step))?;
+    }
     if !kafka::downloaded(layout) {
         progress.step("download", |step| kafka::download(layout, step))?;
     }
@@ -332,7 +339,9 @@ fn summary(layout: &Layout, extent: Extent) -> Result<()> {
     if let Some(page) = haproxy::pay_page(layout).filter(|_| extent != Extent::Servers) {
         say(&format!("{:<16} {page}", "Pay by hand"));
     }
-    say(&format!("{:<16} 127.0.0.1:{}", "Postgres", layout.port(Port::Postgres)));
+    let single = || format!("127.0.0.1:{}", layout.port(Port::Postgres));
+    let postgres = if layout.is_ha() { patroni::addresses(layout) } else { single() };
+    say(&format!("{:<16} {postgres}", "Postgres"));
     say(&format!("\nEverything else, passwords included: . {}", layout.dir.join("env").display()));
     Ok(())
 }

@@ -90,6 +90,12 @@ pub fn postgres(layout: &Layout) -> Result<Vec<Spec>> {
     Ok(vec![spec])
 }
 
+/// The server that is watched. Of several nodes it is the first, whichever takes writes.
+fn postgres_address(layout: &Layout) -> String {
+    let port = if layout.is_ha() { Port::Postgres1 } else { Port::Postgres };
+    format!("127.0.0.1:{}", layout.port(port))
+}
+
 /// How it reaches Postgres. The authority, where there is one, is in `home`.
 pub fn postgres_environment(layout: &Layout, home: &Path, password: &Path) -> [(&'static str, String); 3] {
     let tls = match layout.is_encrypted() {
@@ -97,7 +103,7 @@ pub fn postgres_environment(layout: &Layout, home: &Path, password: &Path) -> [(
         false => "sslmode=disable".to_owned(),
     };
     [
-        ("DATA_SOURCE_URI", format!("127.0.0.1:{}/postgres?{tls}", layout.port(Port::Postgres))),
+        ("DATA_SOURCE_URI", format!("{}/postgres?{tls}", postgres_address(layout))),
         ("DATA_SOURCE_USER", Login::Monitor.user().to_owned()),
         ("DATA_SOURCE_PASS_FILE", text(password)),
     ]

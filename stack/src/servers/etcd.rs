@@ -1,0 +1,62 @@
+//! etcd: the store in which the nodes of Patroni agree who is the primary. Three members, any one of which may be away.
+
+use anyhow::{Context, Result};
+
+use super::Node;
+use super::text;
+use crate::layout::{Layout, Port};
+use crate::program::find_program;
+use crate::spec::Spec;
+
+/// Its program in every distribution.
+pub const PROGRAM: &str = "etcd";
+
+pub fn client_port(node: Node) -> Port {
+    node.of([Port::Etcd1, Port::Etcd2, Port::Etcd3])
+}
+
+fn peer_port(node: Node) -> Port {
+    node.of([Port::EtcdPeer1, Port::EtcdPeer2, Port::EtcdPeer3])
+}
+
+pub fn ports(node: Node) -> &'static [Port] {
+    node.of([
+        &[Port::Etcd1, Port::EtcdPeer1],
+        &[Port::Etcd2, Port::EtcdPeer2],
+        &[Port::Etcd3, Port::EtcdPeer3],
+    ])
+}
+
+pub fn name(node: Node) -> &'static str {
+    node.of(["etcd-1", "etcd-2", "etcd-3"])
+}
+
+/// Addresses of all members, for clients.
+pub fn addresses(layout: &Layout) -> String {
+    Node::ALL.map(|node| format!("127.0.0.1:{}", layout.port(client_port(node)))).join(",")
+}
+
+pub fn prepare(layout: &Layout, node: Node) -> Result<Vec<Spec>> {
+    let program = find_program(PROGRAM).context("etcd is not installed")?;
+    let home = layout.server_dir(name(node))?;
+    let url = |port| format!("http://127.0.0.1:{}", layout.port(port));
+    let members = Node::ALL.map(|member| format!("{}={}", name(member), url(peer_port(member)))).join(",");
+    let (client, peer) = (url(client_port(node)), url(peer_port(node)));
+    let options = [
+        ("name", name(node).to_owned()),
+        ("data-dir", text(&home.join("data"))),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer),
+        ("initial-cluster", members),
+        // Stacks side by side must not take each other for one cluster.
+        ("initial-cluster-token", format!("coro-{}", layout.base_port)),
+        // Two cores run everything: a heartbeat that is late is no leader that is gone.
+        ("heartbeat-interval", "200".to_owned()),
+        ("election-timeout", "2000".to_owned()),
+    ];
+    let mut argv = vec![text(&program)];
+    argv.extend(options.map(|(option, value)| format!("--{option}={value}")));
+    Ok(vec![super::spec(layout, name(node), home, argv, client_port(node))])
+}
