@@ -15,7 +15,8 @@ use crate::servers::Server;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
 use crate::{
-    bench, check, compose, down, exec, install, k6, launch, logs, rotate, status, supervisor, workspace,
+    bench, check, compose, down, exec, install, k6, kubernetes, launch, logs, rotate, status, supervisor,
+    workspace,
 };
 
 /// The servers and services of Coro on this machine, as supervised processes.
@@ -139,6 +140,11 @@ enum Action {
         #[command(subcommand)]
         action: compose::Action,
     },
+    /// For Kubernetes: the secrets that compose/kubernetes takes from the cluster's store.
+    Kubernetes {
+        #[command(subcommand)]
+        action: kubernetes::Action,
+    },
     /// Bring the stack down and remove its data.
     Clean {
         #[arg(long, short)]
@@ -195,6 +201,7 @@ fn run(action: Action) -> Result<()> {
         }
         Action::Test(args) => return check::run(&args),
         Action::Compose { action } => return compose::run(&action),
+        Action::Kubernetes { action } => return kubernetes::run(&action),
         _ => {}
     }
     let layout = Layout::from_env()?;
@@ -244,7 +251,8 @@ fn run(action: Action) -> Result<()> {
         | Action::Supervise { .. }
         | Action::Test(_)
         | Action::Audit { .. }
-        | Action::Compose { .. } => Ok(()),
+        | Action::Compose { .. }
+        | Action::Kubernetes { .. } => Ok(()),
     }
 }
 

@@ -134,8 +134,6 @@ pub fn run(action: &Action) -> Result<()> {
 /// When one cannot be written.
 pub fn prepare(folder: &Path) -> Result<BTreeMap<String, String>> {
     let describe = || format!("cannot write into {}", folder.display());
-    fs::create_dir_all(folder).with_context(describe)?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).with_context(describe)?;
     let layout = layout(folder)?;
     let files = files(&layout)?;
     for (name, text) in &files {
@@ -146,8 +144,14 @@ pub fn prepare(folder: &Path) -> Result<BTreeMap<String, String>> {
     Ok(files)
 }
 
-/// A stack with every part, whose secrets lie in `folder`. It is described, not started.
-fn layout(folder: &Path) -> Result<Layout> {
+/// A stack with every part, whose secrets lie in `folder`, which only its owner can read. It is described, not started.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn layout(folder: &Path) -> Result<Layout> {
+    let describe = || format!("cannot write into {}", folder.display());
+    fs::create_dir_all(folder).with_context(describe)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).with_context(describe)?;
     let folder = folder.canonicalize()?;
     let own = folder.join("passwords");
     fs::create_dir_all(&own)?;
@@ -165,14 +169,19 @@ fn layout(folder: &Path) -> Result<Layout> {
 
 /// The text with the addresses of containers instead of those of a stack.
 fn placed(layout: &Layout, text: &str) -> String {
-    PLACES.into_iter().fold(text.to_owned(), |text, (port, host, number)| {
-        text.replace(&format!("127.0.0.1:{}", layout.port(port)), &format!("{host}:{number}"))
+    moved(layout, &PLACES, text)
+}
+
+/// The text with these addresses instead of those of a stack.
+pub fn moved(layout: &Layout, places: &[(Port, &str, u16)], text: &str) -> String {
+    places.iter().fold(text.to_owned(), |text, (port, host, number)| {
+        text.replace(&format!("127.0.0.1:{}", layout.port(*port)), &format!("{host}:{number}"))
     })
 }
 
 /// How a container is given a variable that the stack gives a process.
 #[derive(Debug, PartialEq, Eq)]
-enum Given {
+pub enum Given {
     /// As it is.
     Text(String),
     /// By a file with this text: the variable names it, or where it holds a secret, NAME_FILE does.
@@ -205,12 +214,13 @@ fn variables(layout: &Layout, instance: Instance) -> Result<BTreeMap<String, Giv
     Ok(all)
 }
 
-fn file_stem(path: &str) -> &str {
+/// The name of a file without its folder and extension.
+pub fn file_stem(path: &str) -> &str {
     Path::new(path).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
 }
 
 /// The file of a secret. The instances of a service share it, and all admin listeners share their token.
-fn secret_file(instance: Instance, variable: &str) -> String {
+pub fn secret_file(instance: Instance, variable: &str) -> String {
     let name = instance.name.strip_suffix("-2").unwrap_or(instance.name);
     match variable {
         "ADMIN_TOKEN" => "admin-token".to_owned(),
@@ -218,7 +228,8 @@ fn secret_file(instance: Instance, variable: &str) -> String {
     }
 }
 
-fn kebab(variable: &str) -> String {
+/// The name of a variable as a file has it.
+pub fn kebab(variable: &str) -> String {
     variable.to_lowercase().replace('_', "-")
 }
 

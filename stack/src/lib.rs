@@ -31,6 +31,7 @@ mod down;
 mod exec;
 mod install;
 mod k6;
+mod kubernetes;
 mod launch;
 mod link;
 mod logs;

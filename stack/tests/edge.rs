@@ -52,6 +52,7 @@ impl Edge {
         command.arg("-db").arg("-f").arg(folder.join("haproxy.cfg"));
         command.env("EDGE_ADDR", address.to_string()).env("EDGE_ADMIN_ADDR", free().to_string());
         command.env("EDGE_ADMIN_HOST", "localhost").env("EDGE_ORIGINS", ORIGINS);
+        command.env("SERVICES_INSTANCES", "listed");
         for name in ["PAYMENTS_1", "PAYMENTS_2", "BALANCE"] {
             command.env(format!("{name}_ADDR"), service.to_string());
             command.env(format!("{name}_ADMIN_PORT"), ready.to_string());
@@ -355,4 +356,29 @@ fn the_page_to_pay_by_hand_is_there_where_a_setting_says_so() {
     assert!(edge.request(2, "HEAD /pay").unwrap().ends_with("\r\n\r\n"), "HEAD has no body");
     assert!(edge.request(2, "POST /pay").unwrap().starts_with("HTTP/1.1 405 "));
     assert!(edge.request(2, "GET /pay/").unwrap().starts_with("HTTP/1.1 404 "), "one spelling");
+}
+
+/// What pods of the edge are given, but for their certificates: HAProxy takes it.
+#[test]
+fn the_configuration_fits_the_variables_of_pods() {
+    let pods = original().join("../kubernetes/core");
+    let manifests = std::fs::read_to_string(pods.join("edge.yaml")).unwrap();
+    let manifests: Vec<serde_json::Value> = serde_saphyr::from_multiple(&manifests).unwrap();
+    let container = &manifests[0]["spec"]["template"]["spec"]["containers"][0];
+    let mut command = Command::new("haproxy");
+    command.arg("-c").arg("-f").arg(original().join("haproxy.cfg"));
+    command.arg("-f").arg(pods.join("haproxy-resolvers.cfg"));
+    for variable in container["env"].as_array().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        // The address of the pod.
+        let given = variable["value"].as_str().unwrap_or("127.0.0.1");
+        let value = match name {
+            "EDGE_TLS" => String::new(),
+            "SERVICES_TLS" => given.replace("verify required ca-file /run/tls/ca.crt", "verify none"),
+            _ => given.to_owned(),
+        };
+        command.env(name, value);
+    }
+    let output = command.output().expect("haproxy: `cargo stack up --servers` installs it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

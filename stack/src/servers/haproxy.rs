@@ -80,6 +80,7 @@ pub fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
         ("EDGE_ADMIN_HOST", "localhost".to_owned()),
         ("EDGE_CONNECTIONS", clients_max().to_string()),
         ("EDGE_ORIGINS", origins()),
+        ("SERVICES_INSTANCES", "listed".to_owned()),
         ("PAYMENTS_1_ADDR", address(Port::Payments)),
         ("PAYMENTS_1_ADMIN_PORT", port(Port::PaymentsAdmin)),
         ("PAYMENTS_2_ADDR", address(Port::SecondPayments)),

@@ -125,7 +125,7 @@ const PROPERTIES: [&str; 14] = [
     "opensearch.bundled_jdk=false",
 ];
 
-fn settings(layout: &Layout, data: &Path) -> String {
+pub fn settings(layout: &Layout, data: &Path) -> String {
     format!(
         "cluster.name: coro
 node.name: search

@@ -15,7 +15,7 @@ use crate::program::find_program;
 use crate::spec::{HELPER_TIER, Restart, Spec};
 
 /// The work queue, as the relay's routes file and processor-svc name it.
-const QUEUE: &str = "PaymentInitiated";
+pub const QUEUE: &str = "PaymentInitiated";
 
 /// The start script itself: the one in /usr/sbin insists on the system's user.
 pub fn program() -> Option<PathBuf> {
