@@ -183,6 +183,68 @@ fn exporters_collect_what_those_of_a_stack_do_and_reach_their_own_server() {
     assert!(dockerfile.contains(&agent), "{agent}");
 }
 
+#[test]
+fn prometheus_runs_as_in_a_stack_and_reaches_what_it_scrapes() {
+    let harness = Harness::new("prometheus");
+    let command = words(&harness.service("prometheus")["command"]);
+    let places = ["--config.file=", "--storage.tsdb.path="];
+    let flags = command.into_iter().filter(|flag| !places.iter().any(|place| flag.starts_with(place)));
+    assert_eq!(flags.collect::<Vec<_>>(), prometheus::FLAGS);
+    assert_eq!(harness.environment("prometheus")["GOMAXPROCS"], "1");
+
+    let targets: Value = serde_json::from_str(&harness.files["prometheus-targets.json"]).unwrap();
+    let own = harness.networks("prometheus");
+    let mut jobs = BTreeSet::new();
+    for target in targets.as_array().unwrap() {
+        let address = target["targets"][0].as_str().unwrap();
+        let (host, port) = address.split_once(':').unwrap();
+        let known = PLACES.iter().any(|(_, place, number)| *place == host && number.to_string() == port);
+        assert!(known, "{address} is no container's");
+        let reached = host == "prometheus" || !own.is_disjoint(&harness.networks(host));
+        assert!(reached, "Prometheus is on no network of {host}");
+        // Where a container answers with what is scraped, its health check asks there too.
+        if host.ends_with("-exporter") && !harness.service(host)["healthcheck"].is_null() {
+            let check = words(&harness.service(host)["healthcheck"]["test"]);
+            assert!(check.last().unwrap().contains(&format!(":{port}/")), "{check:?}");
+        }
+        jobs.insert(target["labels"]["job"].as_str().unwrap().to_owned());
+    }
+    for job in ["kafka", "node", "postgres", "redis", "haproxy", "rabbitmq", "prometheus"] {
+        assert!(jobs.contains(job), "{job} is not scraped");
+    }
+    let grafana = harness.environment("grafana");
+    let own = harness.layout.port(Port::Prometheus);
+    assert_eq!(grafana["PROMETHEUS_URL"], placed(&harness.layout, &format!("http://127.0.0.1:{own}")));
+}
+
+/// The agent is a program in Kafka's own process: the start of the container loads it as a stack does.
+#[test]
+fn kafkas_exporter_has_the_port_and_the_beans_that_are_scraped() {
+    let harness = Harness::new("agent");
+    let start = fs::read_to_string(root().join("compose/kafka/start.sh")).unwrap();
+    let (_, _, port) = PLACES.iter().find(|(port, ..)| *port == Port::KafkaMetrics).unwrap();
+    assert!(start.contains(&format!("-javaagent:$agent={port}:/opt/coro/metrics.yml")), "{start}");
+    let volumes = words(&harness.service("kafka")["volumes"]);
+    for volume in ["kafka-agent:/opt/coro/agent:ro", "./kafka/metrics.yml:/opt/coro/metrics.yml:ro"] {
+        assert!(volumes.contains(&volume), "{volumes:?}");
+    }
+    let agent = harness.service("kafka-agent");
+    assert_eq!(
+        (words(&agent["profiles"]), words(&agent["volumes"])),
+        (vec!["observe"], vec!["kafka-agent:/var/lib/coro"])
+    );
+    let waits = &harness.service("kafka")["depends_on"]["kafka-agent"];
+    assert_eq!(waits["required"], false, "without the profile Kafka starts all the same");
+}
+
+#[test]
+fn zipkin_keeps_as_much_as_that_of_a_stack() {
+    let harness = Harness::new("zipkin");
+    let given = harness.environment("zipkin");
+    assert_eq!(given["MEM_MAX_SPANS"], zipkin::SPANS_MAX.to_string());
+    assert!(given["JAVA_OPTS"].contains(&format!("-Xmx{} ", zipkin::HEAP)), "{}", given["JAVA_OPTS"]);
+}
+
 fn text(given: Given) -> String {
     match given {
         Given::Text(text) | Given::File { text, .. } => text,

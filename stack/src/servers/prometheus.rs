@@ -15,6 +15,10 @@ use crate::spec::Spec;
 const RULES: [&str; 7] =
     ["auditor.yml", "cdc-relay.yml", "consumers.yml", "notifier.yml", "saga.yml", "servers.yml", "slo.yml"];
 
+/// What does not depend on where it listens, and where its files are.
+pub const FLAGS: [&str; 3] =
+    ["--storage.tsdb.retention.time=3d", "--storage.tsdb.retention.size=512MB", "--log.level=warn"];
+
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = find_program("prometheus").context("Prometheus is not installed")?;
     let home = layout.server_dir("prometheus")?;
@@ -32,15 +36,13 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
         certificates::give_authority(layout, &home)?;
     }
     let authority = home.join("ca.pem");
-    let argv = vec![
+    let mut argv = vec![
         text(&program),
         format!("--config.file={}", config.display()),
         format!("--storage.tsdb.path={}", home.join("data").display()),
         format!("--web.listen-address=127.0.0.1:{}", layout.port(Port::Prometheus)),
-        "--storage.tsdb.retention.time=3d".to_owned(),
-        "--storage.tsdb.retention.size=512MB".to_owned(),
-        "--log.level=warn".to_owned(),
     ];
+    argv.extend(FLAGS.map(str::to_owned));
     let mut spec = super::spec(layout, "prometheus", home, argv, Port::Prometheus);
     // It has little to do, and the machine has other work.
     spec.env.insert("GOMAXPROCS".to_owned(), "1".to_owned());

@@ -13,8 +13,8 @@ use crate::spec::Spec;
 
 pub const VERSION: &str = "3.5.1";
 /// Enough for what is kept: a completed payment has 13 spans.
-const HEAP: &str = "192m";
-const SPANS_MAX: u32 = 100_000;
+pub const HEAP: &str = "192m";
+pub const SPANS_MAX: u32 = 100_000;
 
 fn folder(layout: &Layout) -> PathBuf {
     layout.cache.join(format!("zipkin-{VERSION}"))
