@@ -9,7 +9,9 @@ use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
 use saga::contract::{ChargeResult, Envelope, EventType, Payment, Terms};
 use saga::parked::Parked;
 use saga::parked::acts::{Reapplication, Reapplied, Reapply};
-use saga::postgres::{Pool, Transaction};
+use saga::postgres::Transaction;
+use saga::shards::{Ownership, Router};
+use uuid::Uuid;
 
 use crate::command::Command;
 use crate::metrics::Metrics;
@@ -19,13 +21,13 @@ use crate::store::{self, Outcome};
 /// Applies events to the ledger and the accounts.
 #[derive(Clone)]
 pub struct Ledger {
-    pool: Pool,
+    router: Router,
     metrics: Metrics,
 }
 
 impl Ledger {
-    pub fn new(pool: Pool, metrics: &Metrics) -> Self {
-        Self { pool, metrics: metrics.clone() }
+    pub fn new(router: Router, metrics: &Metrics) -> Self {
+        Self { router, metrics: metrics.clone() }
     }
 }
 
@@ -42,9 +44,16 @@ impl EventHandler for Ledger {
         unreadable: &[Parked],
         park: impl Fn(usize, &str) -> Parked,
     ) -> Result<BatchCounts, ApplyError> {
-        let outcome = store::apply(&self.pool, commands, unreadable, park).await?;
-        self.count(&outcome);
-        Ok(outcome.applied)
+        let users: Vec<Uuid> = commands.iter().map(|command| command.user_id).collect();
+        let park = &park;
+        let apply = |owned: Ownership, items: Vec<usize>, unreadable: Vec<Parked>| async move {
+            let commands: Vec<&Command> = items.iter().map(|&item| commands[item]).collect();
+            let park = |index: usize, reason: &str| park(items[index], reason);
+            let outcome = store::apply(&owned, &commands, &unreadable, park).await?;
+            self.count(&outcome);
+            Ok(outcome.applied)
+        };
+        self.router.apply(&users, unreadable, apply).await
     }
 }
 
@@ -69,10 +78,14 @@ impl Reapply for Ledger {
             Ok(command) => command,
             Err(impossible) => return Ok((impossible, None)),
         };
+        let owned = self.router.ownership(&[command.user_id]).await?;
         let park = |_, reason: &str| reapplication.park(reason);
-        match store::apply_in(transaction, &[&command], &[], park).await {
+        match store::apply_in(transaction, &owned, &[&command], &[], park).await {
             Ok(outcome) => Ok((reapplication.result(Ok(outcome.applied))?, Some(outcome))),
-            Err(error) => Ok((reapplication.result(Err(error))?, None)),
+            Err(error) => {
+                self.router.was_refused_in(&owned, &error).await;
+                Ok((reapplication.result(Err(error))?, None))
+            }
         }
     }
 

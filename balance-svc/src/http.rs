@@ -17,6 +17,7 @@ use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use saga::query::Query;
 use saga::rate_limit::RateLimit;
+use saga::shards::Router;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -35,17 +36,17 @@ use crate::{SERVICE, store::Balance};
 const KEY_CHARS_MAX: usize = 255;
 
 /// `GET /balance`, `GET /balance/movements`, `GET /health`.
-pub fn public(pool: Pool, identity: &Identity, rate: &RateLimit) -> BoxedFilter<(Response,)> {
-    let reader = pool.clone();
+pub fn public(router: Router, identity: &Identity, rate: &RateLimit) -> BoxedFilter<(Response,)> {
+    let reader = router.clone();
     let user = rate.limit(identity.user(Scope::Read));
     let balance = warp::path!("balance").and(http::get()).and(user.clone()).then(move |caller: Caller| {
-        let pool = reader.clone();
-        async move { answer(balance(&pool, caller.user_id).await) }
+        let router = reader.clone();
+        async move { answer(balance(&router, caller.user_id).await) }
     });
     let movements = warp::path!("balance" / "movements").and(http::get()).and(user).and(http::query()).then(
         move |caller: Caller, query| {
-            let pool = pool.clone();
-            async move { answer(movements(&pool, caller.user_id, query).await) }
+            let router = router.clone();
+            async move { answer(movements(&router, caller.user_id, query).await) }
         },
     );
     balance.or(movements).unify().or(http::health(SERVICE)).unify().boxed()
@@ -54,6 +55,7 @@ pub fn public(pool: Pool, identity: &Identity, rate: &RateLimit) -> BoxedFilter<
 /// The admin listener: `POST /deposits`, `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.
 pub fn admin(
     pool: Pool,
+    router: Router,
     ledger: &Ledger,
     metrics: &Metrics,
     leaving: CancellationToken,
@@ -61,15 +63,16 @@ pub fn admin(
     let ready = http::ready_with(pool.clone());
     let parked = parked::routes::routes(&pool, ledger);
     let deposits = warp::path!("deposits").and(http::post()).and(http::json_body()).then(move |body| {
-        let pool = pool.clone();
-        async move { answer(deposit(&pool, body).await) }
+        let router = router.clone();
+        async move { answer(deposit(&router, body).await) }
     });
     let acts = deposits.or(parked).unify();
     acts.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
-async fn balance(pool: &Pool, user_id: Uuid) -> Result<Response, Problem> {
-    let found = store::balance(pool, user_id).await.map_err(|error| unavailable(&error))?;
+async fn balance(router: &Router, user_id: Uuid) -> Result<Response, Problem> {
+    let read = |owned| async move { store::balance(&owned, user_id).await };
+    let found = router.repeat(user_id, read).await.map_err(|error| unavailable(&error))?;
     let Balance { available, held } =
         found.ok_or_else(|| Problem::not_found("This user has no account yet; a deposit makes one."))?;
     let body = json!({"user_id": user_id, "available": available, "held": held});
@@ -77,17 +80,18 @@ async fn balance(pool: &Pool, user_id: Uuid) -> Result<Response, Problem> {
 }
 
 /// A page of the statement. A user without an account has no movements.
-async fn movements(pool: &Pool, user_id: Uuid, mut query: Query) -> Result<Response, Problem> {
+async fn movements(router: &Router, user_id: Uuid, mut query: Query) -> Result<Response, Problem> {
     let limit = query.limit();
     let before = query.cursor(render::parse_cursor);
     query.finish()?;
-    let page = store::movements(pool, user_id, before, limit).await.map_err(|error| unavailable(&error))?;
+    let read = |owned| async move { store::movements(&owned, user_id, before, limit).await };
+    let page = router.repeat(user_id, read).await.map_err(|error| unavailable(&error))?;
     let mut response = render::statement(&page).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
-async fn deposit(pool: &Pool, body: Value) -> Result<Response, Problem> {
+async fn deposit(router: &Router, body: Value) -> Result<Response, Problem> {
     let mut fields = Fields::of(body)?;
     let user_id = fields.uuid("user_id");
     let amount = fields.amount("amount");
@@ -95,8 +99,8 @@ async fn deposit(pool: &Pool, body: Value) -> Result<Response, Problem> {
     fields.finish()?;
     // A pure function of user and key: the ledger's primary key is the idempotency check.
     let deposit_id = Uuid::new_v5(&user_id, format!("deposit:{key}").as_bytes());
-    let done =
-        store::deposit(pool, user_id, deposit_id, amount).await.map_err(|error| unavailable(&error))?;
+    let credit = |owned| async move { store::deposit(&owned, user_id, deposit_id, amount).await };
+    let done = router.repeat(user_id, credit).await.map_err(|error| unavailable(&error))?;
     let body = json!({"deposit_id": deposit_id, "user_id": user_id, "amount": amount});
     let created = http::json_reply(StatusCode::CREATED, &body);
     match done {

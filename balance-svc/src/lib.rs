@@ -23,6 +23,7 @@ use ::saga::identity::Identity;
 use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
+use ::saga::shards::Router;
 use ::saga::{CancellationToken, consumer, contract, http as edge, postgres};
 use tokio::net::TcpListener;
 
@@ -51,7 +52,8 @@ pub async fn run(
 
     let topics = [contract::PAYMENT_TOPIC, contract::PAYMENT_RESULT_TOPIC];
     let subscription = config.consumer.subscription(SERVICE, &topics);
-    let ledger = Ledger::new(pool.clone(), &metrics);
+    let router = Router::one(pool.clone());
+    let ledger = Ledger::new(router.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger.clone(), metrics.consumer.clone(), shutdown.clone());
 
     let parked = OpenMessages::register(pool.clone(), &metrics.registry)?.watch(shutdown.clone());
@@ -62,8 +64,9 @@ pub async fn run(
 
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
-    let public = edge::serve(public, http::public(pool.clone(), &identity, &rate), pages, shutdown.clone());
-    let admin = edge::serve(admin, http::admin(pool, &ledger, &metrics, stop), operators, shutdown.clone());
+    let public = edge::serve(public, http::public(router.clone(), &identity, &rate), pages, shutdown.clone());
+    let admin =
+        edge::serve(admin, http::admin(pool, router, &ledger, &metrics, stop), operators, shutdown.clone());
 
     tracing::info!("ready to serve");
     process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin), Box::pin(watch)]).await

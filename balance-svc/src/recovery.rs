@@ -17,6 +17,8 @@ use std::fmt;
 use anyhow::Context;
 use saga::contract::{BALANCE_TOPIC, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use saga::recovery::{Emitted, Overlap, Progress, Recovery, Settings};
+use saga::shards::Router;
+use uuid::Uuid;
 
 use crate::events::Ledger;
 use crate::metrics::Metrics;
@@ -45,12 +47,13 @@ impl fmt::Display for Counts {
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut recovery = Recovery::begin(settings, SERVICE).await?;
     recovery.parked(&[PAYMENT_TOPIC, PAYMENT_RESULT_TOPIC]).await?;
-    entries(&mut recovery).await?;
+    let router = Router::one(recovery.pool().clone());
+    entries(&mut recovery, &router).await?;
     // Whose entry was refused has later ones on the topic. The events of others would make them anew, as other entries.
     if recovery.is_held_up() {
         return recovery.finish().await;
     }
-    let ledger = Ledger::new(recovery.pool().clone(), &Metrics::register()?);
+    let ledger = Ledger::new(router, &Metrics::register()?);
     for topic in [PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC] {
         recovery.apply(&ledger, topic).await?;
     }
@@ -58,7 +61,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// Writes the entries of BalanceTopic that the ledger lacks, each batch in a transaction; a dry run is one that is rolled back.
-async fn entries(recovery: &mut Recovery) -> anyhow::Result<()> {
+async fn entries(recovery: &mut Recovery, router: &Router) -> anyhow::Result<()> {
     let mut batches =
         recovery.topic(BALANCE_TOPIC).read(|record| Emitted::read(record, "entry of the ledger"))?;
     let (mut counts, mut progress) = (Counts::default(), Progress::default());
@@ -66,8 +69,10 @@ async fn entries(recovery: &mut Recovery) -> anyhow::Result<()> {
     let mut client = recovery.client().await?;
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     while let Some(batch) = batches.next().await? {
-        let batch = recovery.readable(batch);
-        let plan = store::recover(&transaction, &batch, &mut stopped).await?;
+        let batch: Vec<Emitted<LedgerEntry>> = recovery.readable(batch);
+        let users: Vec<Uuid> = batch.iter().map(|emitted| emitted.body.user_id).collect();
+        let owned = router.ownership(&users).await?;
+        let plan = store::recover(&transaction, &owned, &batch, &mut stopped).await?;
         for (emitted, is_present) in batch.iter().zip(&plan.is_present) {
             recovery.check_overlap(&mut overlap, emitted, !is_present)?;
         }

@@ -5,6 +5,7 @@
 //! * Accounts are locked first and entries read in a later statement, since a statement's snapshot is older than its
 //!   wait for a lock.
 //! * Money moves only by entries that the insert returned, so a repeated event cannot move it again.
+//! * Each statement about users names their buckets ([`Ownership`]): a database that does not own one refuses the statement.
 //! * A movement gets its number and the balances after it from the account that was locked. A statement that would leave a
 //!   gap writes nothing.
 
@@ -18,7 +19,8 @@ use anyhow::Context;
 use saga::consumer::{ApplyError, BatchCounts, MissingRow};
 use saga::contract::{ReleaseReason, Terms};
 use saga::parked::{self, Parked};
-use saga::postgres::{Pool, Transaction};
+use saga::postgres::{Parameters, Transaction};
+use saga::shards::Ownership;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
@@ -54,14 +56,14 @@ struct NewEntry<'a> {
 /// # Errors
 /// When holds are missing or the database failed. Nothing was written then.
 pub async fn apply(
-    pool: &Pool,
+    owned: &Ownership,
     commands: &[&Command],
     unreadable: &[Parked],
     park: impl Fn(usize, &str) -> Parked,
 ) -> Result<Outcome, ApplyError> {
-    let mut client = pool.get().await.context("no connection to the balance database")?;
+    let mut client = owned.client().await?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
-    let outcome = apply_in(&transaction, commands, unreadable, park).await?;
+    let outcome = apply_in(&transaction, owned, commands, unreadable, park).await?;
     transaction.commit().await.context("cannot commit")?;
     Ok(outcome)
 }
@@ -72,13 +74,14 @@ pub async fn apply(
 /// As [`apply`].
 pub async fn apply_in(
     transaction: &Transaction<'_>,
+    owned: &Ownership,
     commands: &[&Command],
     unreadable: &[Parked],
     park: impl Fn(usize, &str) -> Parked,
 ) -> Result<Outcome, ApplyError> {
-    let states = lock_and_read(transaction, commands).await?;
+    let states = lock_and_read(transaction, owned, commands).await?;
     let plan = plan(commands, states)?;
-    let entries = insert_entries(transaction, &plan.entries).await?;
+    let entries = insert_entries(transaction, owned, &plan.entries).await?;
     let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, &reason));
     let parked: Vec<Parked> = unreadable.iter().cloned().chain(to_park).collect();
     parked::insert(transaction, &parked).await?;
@@ -97,7 +100,11 @@ struct States {
     entries: HashMap<(Uuid, Uuid), Entry>,
 }
 
-async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::Result<States> {
+async fn lock_and_read(
+    transaction: &Transaction<'_>,
+    owned: &Ownership,
+    commands: &[&Command],
+) -> anyhow::Result<States> {
     let mut states = States { accounts: HashMap::new(), entries: HashMap::new() };
     if commands.is_empty() {
         return Ok(states);
@@ -106,7 +113,8 @@ async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> 
     let lock = transaction
         .prepare_cached(
             "select user_id, available, held, last_entry_no
-             from accounts where user_id = any($1) order by user_id for no key update",
+             from accounts where user_id = any($1) and require_ownership($2, $3)
+             order by user_id for no key update",
         )
         .await?;
     let read = transaction
@@ -114,6 +122,7 @@ async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> 
             "select l.user_id, l.payment_id, l.kind, l.amount, l.service_id, l.reason
              from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
              join ledger l using (user_id, payment_id)
+             where require_ownership($3, $4)
              order by l.phase",
         )
         .await?;
@@ -121,9 +130,11 @@ async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> 
     let keys: BTreeSet<(Uuid, Uuid)> = commands.iter().map(|c| (c.user_id, c.payment_id)).collect();
     let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
     // Sent together, executed one after the other: the read's snapshot is taken when the locks are held.
+    let (locks, reads): (Parameters<'_>, Parameters<'_>) =
+        (&[&locked, &owned.buckets, &owned.epochs], &[&users, &payments, &owned.buckets, &owned.epochs]);
     let (accounts, entries) = tokio::try_join!(
-        async { transaction.query(&lock, &[&locked]).await.context("cannot lock accounts") },
-        async { transaction.query(&read, &[&users, &payments]).await.context("cannot read entries") },
+        async { transaction.query(&lock, locks).await.context("cannot lock accounts") },
+        async { transaction.query(&read, reads).await.context("cannot read entries") },
     )?;
     for row in accounts {
         let account = Account { available: row.get(1), held: row.get(2), last_entry_no: row.get(3) };
@@ -224,6 +235,7 @@ const INSERT_ENTRIES: &str = "
                             entry_no, available_after, held_after)
         select * from unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::text[], $5::bigint[], $6::text[], $7::text[],
                              $8::text[], $9::bigint[], $10::bigint[], $11::bigint[])
+         where require_ownership($12, $13)
         on conflict on constraint ledger_pkey do nothing
         returning user_id, kind, amount, entry_no
     ), delta as (
@@ -244,6 +256,7 @@ const INSERT_ENTRIES: &str = "
 /// Inserts the entries and moves their money in one statement; returns the number inserted per kind.
 async fn insert_entries(
     transaction: &Transaction<'_>,
+    owned: &Ownership,
     entries: &[NewEntry<'_>],
 ) -> anyhow::Result<BTreeMap<String, u64>> {
     let mut inserted = BTreeMap::new();
@@ -264,9 +277,20 @@ async fn insert_entries(
     };
     let numbers = after(|account| account.last_entry_no);
     let (available, held) = (after(|account| account.available), after(|account| account.held));
-    let columns: [&(dyn ToSql + Sync); 11] = [
-        &users, &payments, &phases, &kinds, &amounts, &services, &reasons, &traces, &numbers, &available,
+    let columns: [&(dyn ToSql + Sync); 13] = [
+        &users,
+        &payments,
+        &phases,
+        &kinds,
+        &amounts,
+        &services,
+        &reasons,
+        &traces,
+        &numbers,
+        &available,
         &held,
+        &owned.buckets,
+        &owned.epochs,
     ];
     let rows = transaction.query(&statement, &columns).await.context("cannot insert entries")?;
     for row in rows {
@@ -289,9 +313,9 @@ pub struct Balance {
 }
 
 /// The balance of a user; `None` for a user without an account.
-pub async fn balance(pool: &Pool, user_id: Uuid) -> anyhow::Result<Option<Balance>> {
-    let client = pool.get().await.context("no connection to the balance database")?;
-    let statement = client.prepare_cached("select available, held from accounts where user_id = $1").await?;
-    let row = client.query_opt(&statement, &[&user_id]).await.context("cannot read balance")?;
-    Ok(row.map(|row| Balance { available: row.get(0), held: row.get(1) }))
+pub async fn balance(owned: &Ownership, user_id: Uuid) -> anyhow::Result<Option<Balance>> {
+    let statement = "select available, held from accounts where user_id = $1 and require_ownership($2, $3)";
+    let parameters: Parameters<'_> = &[&user_id, &owned.buckets, &owned.epochs];
+    let rows = owned.query(statement, parameters, "cannot read balance").await?;
+    Ok(rows.first().map(|row| Balance { available: row.get(0), held: row.get(1) }))
 }

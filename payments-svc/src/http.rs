@@ -17,6 +17,7 @@ use saga::parked;
 use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use saga::rate_limit::RateLimit;
+use saga::shards::Router;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -43,7 +44,9 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// The parts of the service that requests of clients use.
 #[derive(Clone)]
 pub struct PublicContext {
+    /// Of what belongs to no user.
     pub pool: Pool,
+    pub router: Router,
     pub acceptor: Acceptor,
     pub reader: Reader,
     pub waiters: Waiters,
@@ -75,7 +78,7 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
         .and(with.clone())
         .and(http::query())
         .then(|caller: Caller, public: PublicContext, query| async move {
-            answer(list::list(&public.pool, caller.user_id, query).await)
+            answer(list::list(&public.router, caller.user_id, query).await)
         });
     let search = warp::path!("payments" / "search")
         .and(http::get())
@@ -153,9 +156,8 @@ fn not_found() -> Problem {
 /// 202 with the payment: the request is recorded, and the events of the payment report its end.
 async fn cancel(public: &PublicContext, user_id: Uuid, id: &str) -> Result<Response, Problem> {
     let payment_id = parse_uuid(id).ok_or_else(not_found)?;
-    let accepted = store::request_cancel(&public.pool, user_id, payment_id)
-        .await
-        .map_err(|error| unavailable(&error))?;
+    let cancel = |owned| async move { store::request_cancel(&owned, user_id, payment_id).await };
+    let accepted = public.router.repeat(user_id, cancel).await.map_err(|error| unavailable(&error))?;
     match accepted.ok_or_else(not_found)? {
         Cancel::Record { row_event } => {
             public.metrics.transitions.with_label_values(&[row_event.as_str()]).inc();

@@ -31,6 +31,7 @@ use ::saga::identity::Identity;
 use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
+use ::saga::shards::Router;
 use ::saga::{CancellationToken, consumer, contract, http as edge, postgres};
 use tokio::net::TcpListener;
 
@@ -66,8 +67,9 @@ pub async fn run(
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
     let hold_delay_max = Duration::from_secs(u64::from(config.hold_delay_max_seconds));
-    let shedding = Shedding::start(hold_delay_max, pool.clone(), metrics.clone());
-    let acceptor = Acceptor::start(pool.clone(), ttl, shedding, metrics.clone());
+    let router = Router::one(pool.clone());
+    let shedding = Shedding::start(hold_delay_max, router.clone(), metrics.clone());
+    let acceptor = Acceptor::start(router.clone(), ttl, shedding, metrics.clone());
     let topics = [contract::BALANCE_TOPIC, contract::PAYMENT_RESULT_TOPIC];
     let subscription = config.consumer.subscription(SERVICE, &topics);
     let waiters = Waiters::start(
@@ -79,8 +81,9 @@ pub async fn run(
     )?;
     let clients = PublicContext {
         pool: pool.clone(),
+        router: router.clone(),
         acceptor,
-        reader: Reader::start(pool.clone()),
+        reader: Reader::start(router.clone()),
         waiters,
         search: Search::new(&config.search)?,
         metrics: metrics.clone(),
@@ -89,7 +92,7 @@ pub async fn run(
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
     let public = edge::serve(public, http::public(clients, &identity, &rate), pages, shutdown.clone());
-    let payments = Payments::new(pool.clone(), &metrics);
+    let payments = Payments::new(router, &metrics);
     let admin =
         edge::serve(admin, http::admin(&pool, &payments, &metrics, stop), operators, shutdown.clone());
 

@@ -5,13 +5,14 @@
 //! * All of them use one connection, so those who pay, and the events, never wait for one behind those who look.
 //! * A read begins after it was asked for: whoever is woken by a change sees that change.
 //! * A failed read fails for each of its requests. Their clients ask again.
+//! * A request about a user who is being moved to another shard comes again with the next read, and nobody waits for it.
 
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use saga::postgres::Pool;
-use saga::telemetry::log_text;
+use saga::shards::Router;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::store::{self, Payment};
@@ -20,6 +21,8 @@ use crate::store::{self, Payment};
 const READ_MAX: usize = 500;
 /// A request that waited longer fails, since its client has likely given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before the requests about users who are being moved come again.
+const MOVING_INTERVAL: Duration = Duration::from_millis(20);
 
 struct QueuedRead {
     user_id: Uuid,
@@ -35,9 +38,9 @@ pub struct Reader {
 
 impl Reader {
     /// Starts the task; it ends with the last clone of the reader.
-    pub fn start(pool: Pool) -> Self {
+    pub fn start(router: Router) -> Self {
         let (queue, waiting) = mpsc::channel(READ_MAX);
-        tokio::spawn(read_all(pool, waiting));
+        tokio::spawn(read_all(router, waiting));
         Self { queue }
     }
 
@@ -56,20 +59,41 @@ impl Reader {
     }
 }
 
-async fn read_all(pool: Pool, mut queue: mpsc::Receiver<QueuedRead>) {
-    let mut batch = Vec::with_capacity(READ_MAX);
-    while queue.recv_many(&mut batch, READ_MAX).await > 0 {
+async fn read_all(router: Router, mut queue: mpsc::Receiver<QueuedRead>) {
+    let (mut batch, mut moving) = (Vec::with_capacity(READ_MAX), Vec::new());
+    loop {
+        let next = queue.recv_many(&mut batch, READ_MAX);
+        let received = match moving.is_empty() {
+            true => next.await,
+            // Nothing received is no end of the queue then.
+            false => timeout(MOVING_INTERVAL, next).await.unwrap_or(1),
+        };
+        if received == 0 {
+            return;
+        }
+        batch.append(&mut moving);
         // A client that has gone needs no answer.
         batch.retain(|read: &QueuedRead| !read.answer.is_closed());
-        let wanted: Vec<(Uuid, Uuid)> = batch.iter().map(|read| (read.user_id, read.payment_id)).collect();
-        let found = store::payments(&pool, &wanted).await.map_err(|error| log_text(&error));
-        for (nth, read) in batch.drain(..).enumerate() {
-            let payment = match &found {
-                Ok(payments) => Ok(payments.get(nth).cloned().flatten()),
-                Err(error) => Err(anyhow!(error.clone())),
-            };
+        moving = answer(&router, std::mem::take(&mut batch)).await;
+    }
+}
+
+/// Answers the requests; returns those about users who are being moved.
+async fn answer(router: &Router, batch: Vec<QueuedRead>) -> Vec<QueuedRead> {
+    let users: Vec<Uuid> = batch.iter().map(|read| read.user_id).collect();
+    let wanted: Vec<(Uuid, Uuid)> = batch.iter().map(|read| (read.user_id, read.payment_id)).collect();
+    let wanted = &wanted;
+    let read = |owned, items: Vec<usize>| async move {
+        let wanted: Vec<(Uuid, Uuid)> = items.into_iter().map(|item| wanted[item]).collect();
+        store::payments(&owned, &wanted).await
+    };
+    let mut moving = Vec::new();
+    for (read, found) in batch.into_iter().zip(router.each(&users, read).await) {
+        match found {
             // A closed receiver gave up meanwhile.
-            let _gone = read.answer.send(payment);
+            Some(found) => drop(read.answer.send(found)),
+            None => moving.push(read),
         }
     }
+    moving
 }

@@ -18,6 +18,8 @@ use std::fmt;
 use anyhow::Context;
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment};
 use saga::recovery::{Emitted, Overlap, Progress, Recovery, Settings};
+use saga::shards::Router;
+use uuid::Uuid;
 
 use self::plan::{Outdated, Plan, Refused};
 use crate::events::Payments;
@@ -57,8 +59,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut recovery = Recovery::begin(settings, SERVICE).await?;
     services::compare(&mut recovery).await?;
     recovery.parked(&[BALANCE_TOPIC, PAYMENT_RESULT_TOPIC]).await?;
-    rows(&mut recovery).await?;
-    let payments = Payments::new(recovery.pool().clone(), &Metrics::register()?);
+    let router = Router::one(recovery.pool().clone());
+    rows(&mut recovery, &router).await?;
+    let payments = Payments::new(router, &Metrics::register()?);
     // An unknown outcome is recorded after the hold.
     for topic in [BALANCE_TOPIC, PAYMENT_RESULT_TOPIC] {
         recovery.apply(&payments, topic).await?;
@@ -67,7 +70,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// Writes what the database lacks of PaymentTopic, each batch in a transaction.
-async fn rows(recovery: &mut Recovery) -> anyhow::Result<()> {
+async fn rows(recovery: &mut Recovery, router: &Router) -> anyhow::Result<()> {
     let mut batches =
         recovery.topic(PAYMENT_TOPIC).read(|record| Emitted::read(record, "event of a payment"))?;
     let (mut counts, mut progress, mut overlap) =
@@ -75,8 +78,10 @@ async fn rows(recovery: &mut Recovery) -> anyhow::Result<()> {
     let mut client = recovery.client().await?;
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     while let Some(batch) = batches.next().await? {
-        let batch = recovery.readable(batch);
-        let plan = store::recover(&transaction, &batch).await?;
+        let batch: Vec<Emitted<Payment>> = recovery.readable(batch);
+        let users: Vec<Uuid> = batch.iter().map(|emitted| emitted.body.user_id).collect();
+        let owned = router.ownership(&users).await?;
+        let plan = store::recover(&transaction, &owned, &batch).await?;
         for (emitted, is_lacking) in batch.iter().zip(&plan.is_lacking) {
             recovery.check_overlap(&mut overlap, emitted, *is_lacking)?;
         }

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use saga::postgres::Pool;
+use saga::shards::{Part, Router};
 use saga::telemetry::log_text;
 use uuid::Uuid;
 
@@ -124,12 +124,12 @@ struct State {
 
 impl Shedding {
     /// Refuses payments while holds take longer than `delay_max`; zero refuses none.
-    pub fn start(delay_max: Duration, pool: Pool, metrics: Metrics) -> Self {
+    pub fn start(delay_max: Duration, router: Router, metrics: Metrics) -> Self {
         if delay_max.is_zero() {
             return Self::none();
         }
         let sampler = Arc::new(Sampler::new(delay_max, metrics));
-        tokio::spawn(look(Arc::downgrade(&sampler), sampler.interval, pool));
+        tokio::spawn(look(Arc::downgrade(&sampler), sampler.interval, router));
         Self(Some(sampler))
     }
 
@@ -152,7 +152,7 @@ impl Shedding {
 }
 
 /// Looks at the samples once per interval, as long as anybody accepts payments.
-async fn look(sampler: Weak<Sampler>, interval: Duration, pool: Pool) {
+async fn look(sampler: Weak<Sampler>, interval: Duration, router: Router) {
     loop {
         tokio::time::sleep(interval).await;
         let Some(sampler) = sampler.upgrade() else { return };
@@ -160,13 +160,19 @@ async fn look(sampler: Weak<Sampler>, interval: Duration, pool: Pool) {
         if samples.is_empty() {
             continue;
         }
-        match store::holds(&pool, &samples).await {
-            Ok(holds) => sampler.judge(&samples, &holds),
-            Err(error) => {
-                tracing::warn!(
-                    error = log_text(&error),
-                    "the delay of holds cannot be read; it is tried again"
-                );
+        let users: Vec<Uuid> = samples.iter().map(|(user_id, _)| *user_id).collect();
+        // The samples of users who are being moved, or whose shard is away, stay.
+        for Part { ownership, items } in router.split(&users).await.owned {
+            let samples: Vec<(Uuid, Uuid)> = items.into_iter().map(|item| samples[item]).collect();
+            match store::holds(&ownership, &samples).await {
+                Ok(holds) => sampler.judge(&samples, &holds),
+                Err(error) => {
+                    router.was_refused(&ownership, &error).await;
+                    tracing::warn!(
+                        error = log_text(&error),
+                        "the delay of holds cannot be read; it is tried again"
+                    );
+                }
             }
         }
     }

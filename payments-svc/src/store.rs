@@ -3,6 +3,8 @@
 //! * Accepting a batch of requests is one statement and one commit, whatever its size.
 //! * Applying a batch of events is one read, and one compare-and-set per round.
 //! * A transition compares the row's version. A batch that lost a race is applied anew.
+//! * Each statement about users names their buckets ([`Ownership`]): a database that does not own one refuses the statement.
+//!   Those that look through the table leave out the rows of such buckets.
 //!
 //! A payment's row has practically one writer, since one consumer owns a user's partition. So batches read without a lock
 //! and compare the version when they write; a batch that lost a race is applied anew. balance-svc locks, since all of a user's
@@ -17,7 +19,8 @@ mod unsettled;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::postgres::Pool;
+use saga::postgres::{self, Parameters, Pool};
+use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -60,29 +63,39 @@ fn state(row: &Row) -> anyhow::Result<(State, i32)> {
 }
 
 /// Records a request to cancel, by compare-and-set; `None` when this user has no such payment.
-pub async fn request_cancel(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Result<Option<Cancel>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
+pub async fn request_cancel(
+    owned: &Ownership,
+    user_id: Uuid,
+    payment_id: Uuid,
+) -> anyhow::Result<Option<Cancel>> {
+    let client = owned.client().await?;
     let read = client
         .prepare_cached(
             "select payment_id, status, version, cancel_requested_at is not null, reason is not null
-             from payments where user_id = $1 and payment_id = $2",
+             from payments where user_id = $1 and payment_id = $2 and require_ownership($3, $4)",
         )
         .await?;
     let write = client
         .prepare_cached(
             "update payments set event = $4, version = version + 1, cancel_requested_at = now()
-             where user_id = $1 and payment_id = $2 and version = $3",
+             where user_id = $1 and payment_id = $2 and version = $3 and require_ownership($5, $6)",
         )
         .await?;
     // A payment has a handful of transitions, so a lost race is soon won.
     for _ in 0..CANCEL_TRIES_MAX {
-        let row = client.query_opt(&read, &[&user_id, &payment_id]).await.context("cannot read payment")?;
+        let row = client
+            .query_opt(&read, &[&user_id, &payment_id, &owned.buckets, &owned.epochs])
+            .await
+            .context("cannot read payment")?;
         let Some(row) = row else { return Ok(None) };
         let (state, version) = state(&row)?;
         let decided = cancel(&state);
         let Cancel::Record { row_event } = decided else { return Ok(Some(decided)) };
         let written = client
-            .execute(&write, &[&user_id, &payment_id, &version, &row_event.as_str()])
+            .execute(
+                &write,
+                &[&user_id, &payment_id, &version, &row_event.as_str(), &owned.buckets, &owned.epochs],
+            )
             .await
             .context("cannot record the request to cancel")?;
         if written == 1 {
@@ -150,21 +163,19 @@ impl Payment {
 }
 
 /// Payments by user and id, in the order of `wanted`; `None` for those that the user does not have. One statement.
-pub async fn payments(pool: &Pool, wanted: &[(Uuid, Uuid)]) -> anyhow::Result<Vec<Option<Payment>>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    let statement = client
-        .prepare_cached(&format!(
-            "select wanted.nth, found.*
-             from unnest($1::uuid[], $2::uuid[]) with ordinality as wanted (user_id, payment_id, nth)
-             cross join lateral (
-                 select {PAYMENT_COLUMNS} from payments p
-                 where p.user_id = wanted.user_id and p.payment_id = wanted.payment_id
-             ) found"
-        ))
-        .await
-        .context("cannot prepare the read of payments")?;
+pub async fn payments(owned: &Ownership, wanted: &[(Uuid, Uuid)]) -> anyhow::Result<Vec<Option<Payment>>> {
+    let statement = format!(
+        "select wanted.nth, found.*
+         from unnest($1::uuid[], $2::uuid[]) with ordinality as wanted (user_id, payment_id, nth)
+         cross join lateral (
+             select {PAYMENT_COLUMNS} from payments p
+             where p.user_id = wanted.user_id and p.payment_id = wanted.payment_id
+         ) found
+         where require_ownership($3, $4)"
+    );
     let (users, ids): (Vec<Uuid>, Vec<Uuid>) = wanted.iter().copied().unzip();
-    let rows = client.query(&statement, &[&users, &ids]).await.context("cannot read payments")?;
+    let parameters: Parameters<'_> = &[&users, &ids, &owned.buckets, &owned.epochs];
+    let rows = owned.query(&statement, parameters, "cannot read payments").await?;
     let mut payments = vec![None; wanted.len()];
     for row in rows {
         let nth: i64 = row.get("nth");
@@ -174,12 +185,9 @@ pub async fn payments(pool: &Pool, wanted: &[(Uuid, Uuid)]) -> anyhow::Result<Ve
     Ok(payments)
 }
 
-/// The enabled payment entities: id and name, by id.
+/// The enabled payment entities: id and name, by id. They are no users', and every shard has them.
 pub async fn services(pool: &Pool) -> anyhow::Result<Vec<(String, String)>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    let statement = client
-        .prepare_cached("select service_id, name from services where enabled order by service_id")
-        .await?;
-    let rows = client.query(&statement, &[]).await.context("cannot read services")?;
+    let statement = "select service_id, name from services where enabled order by service_id";
+    let rows = postgres::query(pool, statement, &[], "cannot read services").await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -8,6 +8,7 @@
 //! * A poison record (undecodable, impossible, refused by a constraint) is found by bisection and parked.
 //! * An event whose row is missing is never a duplicate. It waits, and the records behind it in its partition wait too.
 //!   Other partitions are read on, since one of them may bring the row. After [`Limits::missing`] the event is parked.
+//! * An event of a user who is being moved to another shard waits in the same way, and is never parked for it.
 //! * The lag of the group is measured beside the loop, so that a loop that stands still is seen.
 //! * A rebalance during a batch is harmless: the client refuses to store offsets of a lost partition, and the new owner
 //!   repeats its records.
@@ -179,6 +180,18 @@ pub struct BatchCounts {
     pub contradictions: usize,
 }
 
+impl BatchCounts {
+    /// The sum of both.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            applied: self.applied + other.applied,
+            already: self.already + other.already,
+            parked: self.parked + other.parked,
+            contradictions: self.contradictions + other.contradictions,
+        }
+    }
+}
+
 /// An event of a batch whose row is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingRow {
@@ -193,6 +206,9 @@ pub struct MissingRow {
 pub enum ApplyError {
     /// The rows of these events are missing. The loop applies the other events by another call.
     Missing(Vec<MissingRow>),
+    /// The buckets of the users of these events, by their indices in the batch, are being moved to another shard. They wait
+    /// without a limit, and the loop applies the other events by another call.
+    Moving(Vec<usize>),
     Other(anyhow::Error),
 }
 

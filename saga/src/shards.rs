@@ -36,4 +36,4 @@ pub mod placement;
 pub mod router;
 
 pub use ownership::{Ownership, Unowned, is_refused};
-pub use router::{Parts, Router};
+pub use router::{Part, Parts, Router};

@@ -6,7 +6,8 @@
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::postgres::Pool;
+use saga::postgres::Parameters;
+use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -37,17 +38,20 @@ pub struct Page {
 
 const PAGE: &str = "
     select entry_no, kind, amount, payment_id, service_id, reason, created_at, available_after, held_after
-      from ledger where user_id = $1 and entry_no < $2
+      from ledger where user_id = $1 and entry_no < $2 and require_ownership($4, $5)
      order by entry_no desc limit $3";
 
 /// The newest `limit` movements of a user whose entry_no is below `before`.
-pub async fn movements(pool: &Pool, user_id: Uuid, before: Option<i64>, limit: u64) -> anyhow::Result<Page> {
-    let client = pool.get().await.context("no connection to the balance database")?;
-    let statement = client.prepare_cached(PAGE).await?;
+pub async fn movements(
+    owned: &Ownership,
+    user_id: Uuid,
+    before: Option<i64>,
+    limit: u64,
+) -> anyhow::Result<Page> {
     let before = before.unwrap_or(i64::MAX);
     let limit = i64::try_from(limit).context("a page has fewer entries")?;
-    let rows =
-        client.query(&statement, &[&user_id, &before, &limit]).await.context("cannot read movements")?;
+    let parameters: Parameters<'_> = &[&user_id, &before, &limit, &owned.buckets, &owned.epochs];
+    let rows = owned.query(PAGE, parameters, "cannot read movements").await?;
     let movements: Vec<Movement> = rows.iter().map(movement).collect();
     // Numbers begin at 1 and have no gaps, so the last one shown says whether there are more.
     let next = movements.last().map(|movement| movement.entry_no).filter(|entry_no| *entry_no > 1);

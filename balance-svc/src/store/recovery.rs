@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use saga::contract::LedgerEntry;
 use saga::postgres::Transaction;
 use saga::recovery::Emitted;
+use saga::shards::Ownership;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -19,15 +20,19 @@ use crate::recovery::plan::{EntryKey, Lacking, Plan, Present, plan};
 
 const LOCK: &str = "
     select user_id, available, held, last_entry_no
-      from accounts where user_id = any($1) order by user_id for no key update";
+      from accounts where user_id = any($1) and require_ownership($2, $3)
+     order by user_id for no key update";
 
 const READ: &str = "
     select l.user_id, l.payment_id, l.phase, l.kind, l.amount, l.service_id, l.reason, l.traceparent, l.created_at
       from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
-      join ledger l using (user_id, payment_id)";
+      join ledger l using (user_id, payment_id)
+     where require_ownership($3, $4)";
 
 const OPEN_ACCOUNTS: &str = "
-    insert into accounts (user_id) select unnest($1::uuid[]) on conflict do nothing";
+    insert into accounts (user_id) select n.user_id from unnest($1::uuid[]) as n (user_id)
+     where require_ownership($2, $3)
+    on conflict do nothing";
 
 // An account moves only if its entries continue its numbers, each of them inserted.
 const INSERT: &str = "
@@ -36,6 +41,7 @@ const INSERT: &str = "
                             entry_no, available_after, held_after)
         select * from unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::text[], $5::bigint[], $6::text[], $7::text[],
                              $8::text[], $9::timestamptz[], $10::bigint[], $11::bigint[], $12::bigint[])
+         where require_ownership($13, $14)
         returning user_id, kind, amount, entry_no
     ), delta as (
         select user_id,
@@ -60,32 +66,39 @@ const INSERT: &str = "
 /// When the database failed, or an account is not what its ledger says. Nothing may be committed then.
 pub async fn recover<'a>(
     transaction: &Transaction<'_>,
+    owned: &Ownership,
     batch: &'a [Emitted<LedgerEntry>],
     stopped: &mut HashSet<Uuid>,
 ) -> anyhow::Result<Plan<'a>> {
-    let present = lock_and_read(transaction, batch).await?;
+    let Ownership { buckets, epochs, .. } = owned;
+    let present = lock_and_read(transaction, owned, batch).await?;
     let plan = plan(batch, present, stopped);
     if !plan.new_accounts.is_empty() {
         let open = transaction.prepare_cached(OPEN_ACCOUNTS).await?;
-        transaction.execute(&open, &[&plan.new_accounts]).await.context("cannot make accounts")?;
+        let opened = transaction.execute(&open, &[&plan.new_accounts, buckets, epochs]).await;
+        opened.context("cannot make accounts")?;
     }
-    insert(transaction, &plan.lacking).await?;
+    insert(transaction, owned, &plan.lacking).await?;
     Ok(plan)
 }
 
 /// The accounts and the payments of a batch, read under the accounts' locks.
 async fn lock_and_read(
     transaction: &Transaction<'_>,
+    owned: &Ownership,
     batch: &[Emitted<LedgerEntry>],
 ) -> anyhow::Result<Present> {
+    let Ownership { buckets, epochs, .. } = owned;
     let users: BTreeSet<Uuid> = batch.iter().map(|emitted| emitted.body.user_id).collect();
     let users: Vec<Uuid> = users.into_iter().collect();
     let keys: BTreeSet<(Uuid, Uuid)> =
         batch.iter().map(|emitted| (emitted.body.user_id, emitted.body.payment_id)).collect();
     let (key_users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
     let (lock, read) = (transaction.prepare_cached(LOCK).await?, transaction.prepare_cached(READ).await?);
-    let accounts = transaction.query(&lock, &[&users]).await.context("cannot lock accounts")?;
-    let entries = transaction.query(&read, &[&key_users, &payments]).await.context("cannot read entries")?;
+    let accounts =
+        transaction.query(&lock, &[&users, buckets, epochs]).await.context("cannot lock accounts")?;
+    let entries = transaction.query(&read, &[&key_users, &payments, buckets, epochs]).await;
+    let entries = entries.context("cannot read entries")?;
     let account = |row: &Row| {
         let account = Account { available: row.get(1), held: row.get(2), last_entry_no: row.get(3) };
         (row.get(0), account)
@@ -109,7 +122,11 @@ fn entry(row: &Row) -> LedgerEntry {
     }
 }
 
-async fn insert(transaction: &Transaction<'_>, lacking: &[Lacking<'_>]) -> anyhow::Result<()> {
+async fn insert(
+    transaction: &Transaction<'_>,
+    owned: &Ownership,
+    lacking: &[Lacking<'_>],
+) -> anyhow::Result<()> {
     if lacking.is_empty() {
         return Ok(());
     }
@@ -128,9 +145,21 @@ async fn insert(transaction: &Transaction<'_>, lacking: &[Lacking<'_>]) -> anyho
     };
     let numbers = after(|account| account.last_entry_no);
     let (available, held) = (after(|account| account.available), after(|account| account.held));
-    let columns: [&(dyn ToSql + Sync); 12] = [
-        &users, &payments, &phases, &kinds, &amounts, &services, &reasons, &traces, &times, &numbers,
-        &available, &held,
+    let columns: [&(dyn ToSql + Sync); 14] = [
+        &users,
+        &payments,
+        &phases,
+        &kinds,
+        &amounts,
+        &services,
+        &reasons,
+        &traces,
+        &times,
+        &numbers,
+        &available,
+        &held,
+        &owned.buckets,
+        &owned.epochs,
     ];
     let statement = transaction.prepare_cached(INSERT).await?;
     let row = transaction.query_one(&statement, &columns).await.context("cannot insert entries")?;

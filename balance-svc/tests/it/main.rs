@@ -13,6 +13,7 @@ mod operators;
 mod order;
 mod recovery;
 mod service;
+mod shards;
 
 use balance_svc::command::Command;
 use balance_svc::saga::{Event, ReleaseCause};
@@ -21,6 +22,7 @@ use saga::consumer::ApplyError;
 use saga::contract::Terms;
 use saga::parked::Parked;
 use saga::postgres::{self, Pool};
+use saga::shards::{Ownership, Router};
 use sql::Database;
 use sql::harness::Harness;
 use uuid::Uuid;
@@ -28,13 +30,15 @@ use uuid::Uuid;
 struct Ledger {
     harness: Harness,
     pool: Pool,
+    router: Router,
 }
 
 impl Ledger {
     async fn new() -> Self {
         let harness = Harness::new(Database::Balance).await.unwrap();
         let pool = postgres::pool(&harness.service_url().unwrap(), 8, "test").unwrap();
-        Self { harness, pool }
+        let router = Router::one(pool.clone());
+        Self { harness, pool, router }
     }
 
     async fn finish(self) {
@@ -42,21 +46,31 @@ impl Ledger {
         self.harness.finish().await.unwrap();
     }
 
+    async fn owned(&self, user_id: Uuid) -> Ownership {
+        self.router.ownership(&[user_id]).await.unwrap()
+    }
+
+    async fn deposit(&self, user_id: Uuid, deposit_id: Uuid, amount: i64) -> anyhow::Result<Deposit> {
+        store::deposit(&self.owned(user_id).await, user_id, deposit_id, amount).await
+    }
+
     async fn user_with(&self, amount: i64) -> Uuid {
         let user_id = Uuid::now_v7();
-        let deposit = store::deposit(&self.pool, user_id, Uuid::new_v4(), amount).await.unwrap();
+        let deposit = self.deposit(user_id, Uuid::new_v4(), amount).await.unwrap();
         assert_eq!(deposit, Deposit::Credited);
         user_id
     }
 
     async fn apply(&self, commands: &[Command]) -> Result<Outcome, ApplyError> {
         let commands: Vec<&Command> = commands.iter().collect();
-        store::apply(&self.pool, &commands, &[], |index, reason| parked(&format!("t/0/{index}"), reason))
-            .await
+        let users: Vec<Uuid> = commands.iter().map(|command| command.user_id).collect();
+        let owned = self.router.ownership(&users).await.unwrap();
+        store::apply(&owned, &commands, &[], |index, reason| parked(&format!("t/0/{index}"), reason)).await
     }
 
     async fn balance(&self, user_id: Uuid) -> (i64, i64) {
-        let Balance { available, held } = store::balance(&self.pool, user_id).await.unwrap().unwrap();
+        let found = store::balance(&self.owned(user_id).await, user_id).await.unwrap();
+        let Balance { available, held } = found.unwrap();
         (available, held)
     }
 
@@ -159,7 +173,7 @@ async fn money_that_is_not_there_is_refused_with_a_reason() {
     let outcome = ledger.apply(&batch).await.unwrap();
     assert_eq!(outcome.entries.get("rejection"), Some(&2));
     assert_eq!(ledger.balance(poor).await, (99, 0));
-    assert_eq!(store::balance(&ledger.pool, stranger).await.unwrap(), None);
+    assert_eq!(store::balance(&ledger.owned(stranger).await, stranger).await.unwrap(), None);
     for reason in ["insufficient_funds", "unknown_account"] {
         let query = format!("select count(*) from ledger where kind = 'rejection' and reason = '{reason}'");
         assert_eq!(ledger.count(&query).await, 1, "{reason}");
@@ -232,7 +246,8 @@ async fn an_unreadable_message_is_parked_as_it_was() {
     let ledger = Ledger::new().await;
     let message = parked("PaymentTopic/0/7", "expected value");
     let park = |_: usize, _: &str| unreachable!("there are no commands");
-    store::apply(&ledger.pool, &[], std::slice::from_ref(&message), park).await.unwrap();
+    let owned = ledger.router.ownership(&[]).await.unwrap();
+    store::apply(&owned, &[], std::slice::from_ref(&message), park).await.unwrap();
     let client = ledger.pool.get().await.unwrap();
     let row = client.query_one("select parked_id, body, headers from parked", &[]).await.unwrap();
     assert_eq!(row.get::<_, String>(0), message.parked_id);
@@ -255,7 +270,8 @@ async fn two_different_messages_under_one_id_are_both_parked_and_each_once() {
     ];
     let park = async |messages: &[Parked]| {
         let park = |_: usize, _: &str| unreachable!("there are no commands");
-        store::apply(&ledger.pool, &[], messages, park).await.unwrap();
+        let owned = ledger.router.ownership(&[]).await.unwrap();
+        store::apply(&owned, &[], messages, park).await.unwrap();
     };
     let rows = "select count(*) from parked where parked_id like 'PaymentTopic/0/7%'";
     park(std::slice::from_ref(&first)).await;
@@ -281,13 +297,13 @@ async fn two_different_messages_under_one_id_are_both_parked_and_each_once() {
 async fn a_deposit_is_credited_once_per_key() {
     let ledger = Ledger::new().await;
     let (user, deposit) = (Uuid::now_v7(), Uuid::new_v4());
-    let attempts = (0..20).map(|_| store::deposit(&ledger.pool, user, deposit, 500));
+    let attempts = (0..20).map(|_| ledger.deposit(user, deposit, 500));
     let done = futures_util::future::join_all(attempts).await;
     let credited = done.iter().filter(|d| matches!(d, Ok(Deposit::Credited))).count();
     let repeated = done.iter().filter(|d| matches!(d, Ok(Deposit::Repeated))).count();
     assert_eq!((credited, repeated), (1, 19));
     assert_eq!(ledger.balance(user).await, (500, 0));
-    assert_eq!(store::deposit(&ledger.pool, user, deposit, 501).await.unwrap(), Deposit::KeyReused);
+    assert_eq!(ledger.deposit(user, deposit, 501).await.unwrap(), Deposit::KeyReused);
     ledger.finish().await;
 }
 

@@ -28,7 +28,7 @@ impl Ledger {
     async fn statement(&self, user: Uuid, limit: u64) -> Vec<Movement> {
         let (mut movements, mut before) = (Vec::new(), None);
         loop {
-            let page = store::movements(&self.pool, user, before, limit).await.unwrap();
+            let page = store::movements(&self.owned(user).await, user, before, limit).await.unwrap();
             movements.extend(page.movements);
             before = page.next;
             if before.is_none() {
@@ -109,7 +109,7 @@ async fn batches_and_deposits_at_the_same_time_number_an_account_without_gaps() 
                 // Rejected: no movement, and no number is lost with it.
                 ledger.apply(&[initiated(user, Uuid::now_v7(), 1_000_000)]).await.unwrap();
                 ledger.apply(&[initiated(user, refused, 5), succeeded(user, paid, 10)]).await.unwrap();
-                let deposit = store::deposit(&ledger.pool, user, Uuid::new_v4(), 7).await.unwrap();
+                let deposit = ledger.deposit(user, Uuid::new_v4(), 7).await.unwrap();
                 assert_eq!(deposit, Deposit::Credited);
                 ledger.apply(&[declined(user, refused, 5)]).await.unwrap();
             }
@@ -129,7 +129,7 @@ async fn batches_and_deposits_at_the_same_time_number_an_account_without_gaps() 
 async fn a_repeated_or_refused_deposit_takes_no_number() {
     let ledger = Ledger::new().await;
     let (user, deposit) = (Uuid::now_v7(), Uuid::new_v4());
-    let credit = async |id, amount| store::deposit(&ledger.pool, user, id, amount).await.unwrap();
+    let credit = async |id, amount| ledger.deposit(user, id, amount).await.unwrap();
     assert_eq!(credit(deposit, 5).await, Deposit::Credited);
     assert_eq!(credit(deposit, 5).await, Deposit::Repeated);
     assert_eq!(credit(deposit, 6).await, Deposit::KeyReused);
@@ -147,7 +147,7 @@ async fn pages_are_stable_under_inserts() {
     let before = ledger.statement(user, 100).await;
     let (mut pages, mut cursor) = (Vec::new(), None);
     for length in [10, 10, 5] {
-        let page = store::movements(&ledger.pool, user, cursor, 10).await.unwrap();
+        let page = store::movements(&ledger.owned(user).await, user, cursor, 10).await.unwrap();
         assert_eq!(page.movements.len(), length);
         pages.extend(page.movements);
         cursor = page.next;
@@ -170,7 +170,7 @@ async fn an_account_that_is_behind_its_ledger_moves_nothing() {
     let refused = ledger.apply(&[initiated(user, Uuid::now_v7(), 1)]).await;
     let Err(ApplyError::Other(error)) = refused else { panic!("{refused:?}") };
     assert!(format!("{error:?}").contains("ledger_entry_no"), "{error:?}");
-    assert!(store::deposit(&ledger.pool, user, Uuid::new_v4(), 1).await.is_err());
+    assert!(ledger.deposit(user, Uuid::new_v4(), 1).await.is_err());
     assert_eq!(ledger.balance(user).await, (97, 3));
     drop(client);
     ledger.finish().await;
@@ -192,7 +192,7 @@ async fn a_writer_that_knows_no_numbers_tries_again_and_parks_nothing() {
 /// Status and body of the public listener's answer.
 async fn get(ledger: &Ledger, user: Uuid, query: &str) -> (u16, Value) {
     let identity = Identity::start(Settings::Header, &Registry::new()).unwrap();
-    let routes = http::public(ledger.pool.clone(), &identity, &RateLimit::none()).recover(recover);
+    let routes = http::public(ledger.router.clone(), &identity, &RateLimit::none()).recover(recover);
     let request = warp::test::request().path(&format!("/balance/movements{query}"));
     let reply = request.header("x-user-id", user.to_string()).reply(&routes).await;
     (reply.status().as_u16(), serde_json::from_slice(reply.body()).unwrap())

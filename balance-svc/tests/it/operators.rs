@@ -24,7 +24,7 @@ struct Operator {
 impl Operator {
     async fn new() -> Self {
         let ledger = Ledger::new().await;
-        let handler = Handler::new(ledger.pool.clone(), &Metrics::register().unwrap());
+        let handler = Handler::new(ledger.router.clone(), &Metrics::register().unwrap());
         Self { ledger, handler }
     }
 

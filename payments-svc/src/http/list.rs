@@ -9,9 +9,9 @@
 use jiff::civil::{self, DateTime};
 use jiff::fmt::temporal::Pieces;
 use saga::http::unavailable;
-use saga::postgres::Pool;
 use saga::problem::Problem;
 use saga::query::Query;
+use saga::shards::{Ownership, Router};
 use uuid::Uuid;
 use warp::http::StatusCode;
 use warp::reply::Response;
@@ -34,18 +34,19 @@ struct ListQuery {
     limit: u64,
 }
 
-pub(super) async fn list(pool: &Pool, user_id: Uuid, query: Query) -> Result<Response, Problem> {
-    let ListQuery { key, filter, limit } = parse(query)?;
-    let page = match key {
-        Some(key) => store::payment_by_key(pool, user_id, &key).await.map(|found| store::Page {
-            payments: found.into_iter().filter(|payment| is_within(&filter, payment)).collect(),
-            next: None,
-        }),
-        None => store::page(pool, user_id, &filter, limit).await,
-    };
-    let page = page.map_err(|error| unavailable(&error))?;
+pub(super) async fn list(router: &Router, user_id: Uuid, query: Query) -> Result<Response, Problem> {
+    let asked = &parse(query)?;
+    let read = |owned| async move { page(&owned, user_id, asked).await };
+    let page = router.repeat(user_id, read).await.map_err(|error| unavailable(&error))?;
     let next_cursor = page.next.map(|payment_id| payment_id.simple().to_string());
     Ok(json_response(StatusCode::OK, render::page(&page.payments, next_cursor.as_deref())))
+}
+
+async fn page(owned: &Ownership, user_id: Uuid, asked: &ListQuery) -> anyhow::Result<store::Page> {
+    let Some(key) = &asked.key else { return store::page(owned, user_id, &asked.filter, asked.limit).await };
+    let found = store::payment_by_key(owned, user_id, key).await?;
+    let payments = found.into_iter().filter(|payment| is_within(&asked.filter, payment)).collect();
+    Ok(store::Page { payments, next: None })
 }
 
 fn parse(mut query: Query) -> Result<ListQuery, Problem> {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
-use saga::postgres::Pool;
+use saga::postgres::Parameters;
+use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -17,21 +17,19 @@ pub struct Hold {
     pub delay: Duration,
 }
 
+// A payment that was answered has one of the two times; what follows its hold does not count.
+const HOLDS: &str = "
+    select p.payment_id, p.status <> 'initiated',
+           extract(epoch from coalesce(p.authorized_at, p.rejected_at, now()) - p.initiated_at)::float8
+      from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
+      join payments p using (user_id, payment_id)
+     where require_ownership($3, $4)";
+
 /// The holds of these payments, which are few: each is one look-up by primary key.
-pub async fn holds(pool: &Pool, payments: &[(Uuid, Uuid)]) -> anyhow::Result<Vec<Hold>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    // A payment that was answered has one of the two times; what follows its hold does not count.
-    let statement = client
-        .prepare_cached(
-            "select p.payment_id, p.status <> 'initiated',
-                    extract(epoch from coalesce(p.authorized_at, p.rejected_at, now()) - p.initiated_at)::float8
-             from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
-             join payments p using (user_id, payment_id)",
-        )
-        .await
-        .context("cannot prepare the look at holds")?;
+pub async fn holds(owned: &Ownership, payments: &[(Uuid, Uuid)]) -> anyhow::Result<Vec<Hold>> {
     let (users, ids): (Vec<Uuid>, Vec<Uuid>) = payments.iter().copied().unzip();
-    let rows = client.query(&statement, &[&users, &ids]).await.context("cannot look at holds")?;
+    let parameters: Parameters<'_> = &[&users, &ids, &owned.buckets, &owned.epochs];
+    let rows = owned.query(HOLDS, parameters, "cannot look at holds").await?;
     Ok(rows.iter().map(hold).collect())
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::postgres::{Client, Pool};
+use saga::postgres::Client;
+use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -48,12 +49,12 @@ pub enum Acceptance {
 
 /// Inserts all payments in one statement; returns their outcomes in the same order.
 pub async fn insert_payments(
-    pool: &Pool,
+    owned: &Ownership,
     payments: &[NewPayment],
     ttl: Duration,
 ) -> anyhow::Result<Vec<Acceptance>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    let mut created = insert(&client, payments, ttl).await?;
+    let client = owned.client().await?;
+    let mut created = insert(&client, owned, payments, ttl).await?;
     // The same request twice in a millisecond has one id, and one of the two made the payment.
     let created: Vec<(&NewPayment, Option<CreationTimes>)> = payments
         .iter()
@@ -62,7 +63,7 @@ pub async fn insert_payments(
     let left: Vec<&NewPayment> =
         created.iter().filter(|(_, times)| times.is_none()).map(|(payment, _)| *payment).collect();
     // The key counts before the service: its payment is replayed even when the service is disabled by now.
-    let before = if left.is_empty() { HashMap::new() } else { by_key(&client, &left).await? };
+    let before = if left.is_empty() { HashMap::new() } else { by_key(&client, owned, &left).await? };
     let outcome = |(payment, times): (&NewPayment, Option<CreationTimes>)| match times {
         Some(times) => Acceptance::Created(AcceptedPayment {
             user_id: payment.user_id,
@@ -79,9 +80,9 @@ pub async fn insert_payments(
 }
 
 /// The outcomes of these requests where no payment may be made: only those that were accepted before are given back.
-pub async fn earlier_payments(pool: &Pool, payments: &[NewPayment]) -> anyhow::Result<Vec<Acceptance>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    let before = by_key(&client, &payments.iter().collect::<Vec<_>>()).await?;
+pub async fn earlier_payments(owned: &Ownership, payments: &[NewPayment]) -> anyhow::Result<Vec<Acceptance>> {
+    let client = owned.client().await?;
+    let before = by_key(&client, owned, &payments.iter().collect::<Vec<_>>()).await?;
     Ok(payments.iter().map(|payment| earlier(&before, payment).unwrap_or(Acceptance::Shed)).collect())
 }
 
@@ -104,7 +105,12 @@ struct CreationTimes {
 /// By id and fingerprint.
 type Created = HashMap<(Uuid, Vec<u8>), CreationTimes>;
 
-async fn insert(client: &Client, payments: &[NewPayment], ttl: Duration) -> anyhow::Result<Created> {
+async fn insert(
+    client: &Client,
+    owned: &Ownership,
+    payments: &[NewPayment],
+    ttl: Duration,
+) -> anyhow::Result<Created> {
     let statement = client
         .prepare_cached(
             // The same request at two instances in a millisecond conflicts by its id as well as by its key.
@@ -119,6 +125,7 @@ async fn insert(client: &Client, payments: &[NewPayment], ttl: Duration) -> anyh
              where exists (select from services s where s.service_id = n.service_id and s.enabled)
                and not exists (
                    select from payments p where p.user_id = n.user_id and p.idempotency_key = n.recovered_key)
+               and require_ownership($11, $12)
              on conflict do nothing
              returning payment_id, fingerprint, initiated_at, expires_at",
         )
@@ -136,7 +143,20 @@ async fn insert(client: &Client, payments: &[NewPayment], ttl: Duration) -> anyh
     let rows = client
         .query(
             &statement,
-            &[&users, &ids, &keys, &fingerprints, &numbers, &services, &amounts, &traces, &ttl, &recovered],
+            &[
+                &users,
+                &ids,
+                &keys,
+                &fingerprints,
+                &numbers,
+                &services,
+                &amounts,
+                &traces,
+                &ttl,
+                &recovered,
+                &owned.buckets,
+                &owned.epochs,
+            ],
         )
         .await
         .context("cannot insert payments")?;
@@ -157,7 +177,7 @@ struct EarlierPayment {
 /// By user and idempotency key.
 type ByKey = HashMap<(Uuid, String), EarlierPayment>;
 
-async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByKey> {
+async fn by_key(client: &Client, owned: &Ownership, payments: &[&NewPayment]) -> anyhow::Result<ByKey> {
     let statement = client
         .prepare_cached(
             // Each key is a row of its own, so that both columns of the index are compared. Should both be there, the payment
@@ -166,6 +186,7 @@ async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByK
                     p.amount, p.initiated_at, p.expires_at
              from unnest($1::uuid[], $2::text[], $3::text[]) as n (user_id, idempotency_key, row_key)
              join payments p on p.user_id = n.user_id and p.idempotency_key = n.row_key
+             where require_ownership($4, $5)
              order by n.row_key = n.idempotency_key",
         )
         .await?;
@@ -179,7 +200,7 @@ async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByK
         .chain(recovered.iter().map(String::as_str))
         .collect();
     let rows = client
-        .query(&statement, &[&users, &keys, &row_keys])
+        .query(&statement, &[&users, &keys, &row_keys, &owned.buckets, &owned.epochs])
         .await
         .context("cannot look up idempotency keys")?;
     let payment = |row: &Row| AcceptedPayment {

@@ -6,7 +6,7 @@
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::postgres::Pool;
+use saga::shards::Ownership;
 use uuid::Uuid;
 
 use super::{PAYMENT_COLUMNS, Payment};
@@ -42,10 +42,10 @@ pub struct Page {
 }
 
 /// The newest payments of a user within `filter`, `limit` at most.
-pub async fn page(pool: &Pool, user_id: Uuid, filter: &Filter, limit: u64) -> anyhow::Result<Page> {
+pub async fn page(owned: &Ownership, user_id: Uuid, filter: &Filter, limit: u64) -> anyhow::Result<Page> {
     // One more than the page shows whether another page follows.
     let (wanted, scanned_max) = (limit + 1, if filter.is_selective() { SCANNED_MAX } else { limit + 1 });
-    let client = pool.get().await.context("no connection to the payments database")?;
+    let client = owned.client().await?;
     let statement = client
         .prepare_cached(&format!(
             "with scanned as materialized (
@@ -60,7 +60,8 @@ pub async fn page(pool: &Pool, user_id: Uuid, filter: &Filter, limit: u64) -> an
                  select count(*) as rows, (select s.payment_id from scanned s order by s.payment_id limit 1) as last
                  from scanned
              )
-             select m.*, scan.rows, scan.last from scan left join matching m on true order by m.payment_id desc"
+             select m.*, scan.rows, scan.last from scan left join matching m on true
+             where require_ownership($8, $9) order by m.payment_id desc"
         ))
         .await
         .context("cannot prepare the list of payments")?;
@@ -77,6 +78,8 @@ pub async fn page(pool: &Pool, user_id: Uuid, filter: &Filter, limit: u64) -> an
                 &status,
                 &filter.service_id,
                 &wanted_limit,
+                &owned.buckets,
+                &owned.epochs,
             ],
         )
         .await
@@ -99,20 +102,20 @@ fn cut(mut payments: Vec<Payment>, limit: u64, last_scanned: Option<Uuid>) -> Pa
 }
 
 /// The payment of a user that this idempotency key made. After a restore it may have the key that its id stands for.
-pub async fn payment_by_key(pool: &Pool, user_id: Uuid, key: &str) -> anyhow::Result<Option<Payment>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
+pub async fn payment_by_key(owned: &Ownership, user_id: Uuid, key: &str) -> anyhow::Result<Option<Payment>> {
+    let client = owned.client().await?;
     let statement = client
         .prepare_cached(&format!(
             "select * from (
                  select 1 as nth, {PAYMENT_COLUMNS} from payments where user_id = $1 and idempotency_key = $2
                  union all
                  select 2, {PAYMENT_COLUMNS} from payments where user_id = $1 and idempotency_key = $3
-             ) found order by nth limit 1"
+             ) found where require_ownership($4, $5) order by nth limit 1"
         ))
         .await?;
     let recovered = recovered_key(payment_id(Timestamp::UNIX_EPOCH, user_id, key));
     let row = client
-        .query_opt(&statement, &[&user_id, &key, &recovered])
+        .query_opt(&statement, &[&user_id, &key, &recovered, &owned.buckets, &owned.epochs])
         .await
         .context("cannot look up the key")?;
     Ok(row.map(|row| Payment::of_row(user_id, &row)))

@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use saga::contract::{Payment, Service};
 use saga::postgres::{Client, Transaction};
 use saga::recovery::Emitted;
+use saga::shards::Ownership;
 use serde::Serialize;
 use tokio_postgres::types::Json;
 use uuid::Uuid;
@@ -20,7 +21,8 @@ use crate::request::{fingerprint, recovered_key};
 
 const READ: &str = "
     select to_jsonb(p) from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
-      join payments p using (user_id, payment_id)";
+      join payments p using (user_id, payment_id)
+     where require_ownership($3, $4)";
 
 const INSERT: &str = "
     insert into payments (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id, amount, status,
@@ -30,6 +32,7 @@ const INSERT: &str = "
            event, reason, version, traceparent, initiated_at, expires_at, authorized_at, completed_at,
            rejected_at, failed_at, cancelled_at, cancel_requested_at
       from jsonb_populate_recordset(null::payments, $1)
+     where require_ownership($2, $3)
     on conflict do nothing
     returning payment_id";
 
@@ -42,7 +45,8 @@ const UPDATE: &str = "
            user_id uuid, payment_id uuid, from_version integer, status text, event text, reason text, version integer,
            authorized_at timestamptz, completed_at timestamptz, rejected_at timestamptz, failed_at timestamptz,
            cancelled_at timestamptz, cancel_requested_at timestamptz)
-     where p.user_id = n.user_id and p.payment_id = n.payment_id and p.version = n.from_version";
+     where p.user_id = n.user_id and p.payment_id = n.payment_id and p.version = n.from_version
+       and require_ownership($2, $3)";
 
 /// A row to insert: the published columns, and those that no event has.
 #[derive(Debug, Serialize)]
@@ -66,10 +70,14 @@ struct NewVersion<'a> {
 ///
 /// # Errors
 /// When the database failed, or a row changed meanwhile. Nothing may be committed then.
-pub async fn recover(transaction: &Transaction<'_>, batch: &[Emitted<Payment>]) -> anyhow::Result<Plan> {
-    let rows = read(transaction, batch).await?;
+pub async fn recover(
+    transaction: &Transaction<'_>,
+    owned: &Ownership,
+    batch: &[Emitted<Payment>],
+) -> anyhow::Result<Plan> {
+    let rows = read(transaction, owned, batch).await?;
     let mut plan = plan(batch, rows);
-    let made = insert(transaction, &plan.lacking).await?;
+    let made = insert(transaction, owned, &plan.lacking).await?;
     // The pure plan knows no other payment. One with the same key was accepted since the restore.
     let (made, taken): (Vec<_>, Vec<_>) =
         plan.lacking.drain(..).partition(|payment| made.contains(&payment.payment_id));
@@ -79,29 +87,43 @@ pub async fn recover(transaction: &Transaction<'_>, batch: &[Emitted<Payment>]) 
         place: "PaymentTopic".to_owned(),
         why: "another payment of the same request is there".to_owned(),
     }));
-    update(transaction, &plan.outdated).await?;
+    update(transaction, owned, &plan.outdated).await?;
     Ok(plan)
 }
 
-async fn read(transaction: &Transaction<'_>, batch: &[Emitted<Payment>]) -> anyhow::Result<Vec<Payment>> {
+async fn read(
+    transaction: &Transaction<'_>,
+    owned: &Ownership,
+    batch: &[Emitted<Payment>],
+) -> anyhow::Result<Vec<Payment>> {
     let keys: BTreeSet<(Uuid, Uuid)> = batch.iter().map(|emitted| key(&emitted.body)).collect();
     if keys.is_empty() {
         return Ok(Vec::new());
     }
     let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
     let read = transaction.prepare_cached(READ).await?;
-    let rows = transaction.query(&read, &[&users, &payments]).await.context("cannot read payments")?;
+    let rows = transaction
+        .query(&read, &[&users, &payments, &owned.buckets, &owned.epochs])
+        .await
+        .context("cannot read payments")?;
     rows.iter().map(|row| Ok(row.try_get::<_, Json<Payment>>(0)?.0)).collect()
 }
 
 /// Returns the ids of the payments that are made.
-async fn insert(transaction: &Transaction<'_>, lacking: &[Payment]) -> anyhow::Result<HashSet<Uuid>> {
+async fn insert(
+    transaction: &Transaction<'_>,
+    owned: &Ownership,
+    lacking: &[Payment],
+) -> anyhow::Result<HashSet<Uuid>> {
     if lacking.is_empty() {
         return Ok(HashSet::new());
     }
     let rows: Vec<NewRow<'_>> = lacking.iter().map(new_row).collect();
     let insert = transaction.prepare_cached(INSERT).await?;
-    let made = transaction.query(&insert, &[&Json(rows)]).await.context("cannot make payments again")?;
+    let made = transaction
+        .query(&insert, &[&Json(rows), &owned.buckets, &owned.epochs])
+        .await
+        .context("cannot make payments again")?;
     Ok(made.iter().map(|row| row.get(0)).collect())
 }
 
@@ -115,7 +137,11 @@ fn new_row(payment: &Payment) -> NewRow<'_> {
     }
 }
 
-async fn update(transaction: &Transaction<'_>, outdated: &[Outdated]) -> anyhow::Result<()> {
+async fn update(
+    transaction: &Transaction<'_>,
+    owned: &Ownership,
+    outdated: &[Outdated],
+) -> anyhow::Result<()> {
     if outdated.is_empty() {
         return Ok(());
     }
@@ -124,7 +150,10 @@ async fn update(transaction: &Transaction<'_>, outdated: &[Outdated]) -> anyhow:
         .map(|Outdated { from_version, payment }| NewVersion { payment, from_version: *from_version })
         .collect();
     let update = transaction.prepare_cached(UPDATE).await?;
-    let updated = transaction.execute(&update, &[&Json(rows)]).await.context("cannot update payments")?;
+    let updated = transaction
+        .execute(&update, &[&Json(rows), &owned.buckets, &owned.epochs])
+        .await
+        .context("cannot update payments")?;
     ensure!(
         updated == outdated.len() as u64,
         "payments changed meanwhile: the database is in use. Run this again"

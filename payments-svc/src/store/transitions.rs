@@ -10,7 +10,8 @@ use anyhow::Context;
 use saga::consumer::{ApplyError, BatchCounts, MissingRow};
 use saga::contract::Terms;
 use saga::parked::{self, Parked};
-use saga::postgres::{Pool, Transaction};
+use saga::postgres::Transaction;
+use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -43,14 +44,14 @@ struct Transition<'a> {
 /// # Errors
 /// When rows are missing, a race was lost, or the database failed. Nothing was written then.
 pub async fn apply(
-    pool: &Pool,
+    owned: &Ownership,
     commands: &[&Command],
     unreadable: &[Parked],
     park: impl Fn(usize, &str) -> Parked,
 ) -> Result<Outcome, ApplyError> {
-    let mut client = pool.get().await.context("no connection to the payments database")?;
+    let mut client = owned.client().await?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
-    let outcome = apply_in(&transaction, commands, unreadable, park).await?;
+    let outcome = apply_in(&transaction, owned, commands, unreadable, park).await?;
     transaction.commit().await.context("cannot commit")?;
     Ok(outcome)
 }
@@ -61,15 +62,16 @@ pub async fn apply(
 /// As [`apply`].
 pub async fn apply_in(
     transaction: &Transaction<'_>,
+    owned: &Ownership,
     commands: &[&Command],
     unreadable: &[Parked],
     park: impl Fn(usize, &str) -> Parked,
 ) -> Result<Outcome, ApplyError> {
-    let rows = read(transaction, commands).await?;
+    let rows = read(transaction, owned, commands).await?;
     let plan = plan(commands, rows)?;
     let mut outcome = Outcome::default();
     for round in &plan.rounds {
-        write(transaction, round).await?;
+        write(transaction, owned, round).await?;
         for transition in round {
             outcome.applied.applied += 1;
             *outcome.transitions.entry(transition.row_event.as_str()).or_default() += 1;
@@ -98,7 +100,11 @@ struct PaymentRow {
 type Rows = HashMap<(Uuid, Uuid), PaymentRow>;
 
 /// Reads without locking: the write compares the version, and a batch that lost a race is applied anew.
-async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::Result<Rows> {
+async fn read(
+    transaction: &Transaction<'_>,
+    owned: &Ownership,
+    commands: &[&Command],
+) -> anyhow::Result<Rows> {
     if commands.is_empty() {
         return Ok(Rows::new());
     }
@@ -108,12 +114,16 @@ async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::R
                     p.user_id, p.amount, p.service_id, p.client_number,
                     extract(epoch from now() - p.initiated_at)::float8
              from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
-             join payments p using (user_id, payment_id)",
+             join payments p using (user_id, payment_id)
+             where require_ownership($3, $4)",
         )
         .await?;
     let keys: BTreeSet<(Uuid, Uuid)> = commands.iter().map(|c| (c.user_id, c.payment_id)).collect();
     let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
-    let rows = transaction.query(&statement, &[&users, &payments]).await.context("cannot read payments")?;
+    let rows = transaction
+        .query(&statement, &[&users, &payments, &owned.buckets, &owned.epochs])
+        .await
+        .context("cannot read payments")?;
     rows.iter().map(payment_row).collect()
 }
 
@@ -187,7 +197,11 @@ fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyE
     if missing.is_empty() { Ok(plan) } else { Err(ApplyError::Missing(missing)) }
 }
 
-async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyhow::Result<()> {
+async fn write(
+    transaction: &Transaction<'_>,
+    owned: &Ownership,
+    round: &[Transition<'_>],
+) -> anyhow::Result<()> {
     let statement = transaction
         .prepare_cached(
             "update payments p
@@ -199,7 +213,8 @@ async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyho
                  cancelled_at = case when n.status = 'cancelled' then now() end
              from unnest($1::uuid[], $2::uuid[], $3::integer[], $4::text[], $5::text[], $6::text[])
                   as n (user_id, payment_id, version, status, event, reason)
-             where p.user_id = n.user_id and p.payment_id = n.payment_id and p.version = n.version",
+             where p.user_id = n.user_id and p.payment_id = n.payment_id and p.version = n.version
+               and require_ownership($7, $8)",
         )
         .await?;
     let users: Vec<Uuid> = round.iter().map(|t| t.command.user_id).collect();
@@ -209,7 +224,10 @@ async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyho
     let events: Vec<&str> = round.iter().map(|t| t.row_event.as_str()).collect();
     let reasons: Vec<Option<&str>> = round.iter().map(|t| t.reason).collect();
     let updated = transaction
-        .execute(&statement, &[&users, &payments, &versions, &statuses, &events, &reasons])
+        .execute(
+            &statement,
+            &[&users, &payments, &versions, &statuses, &events, &reasons, &owned.buckets, &owned.epochs],
+        )
         .await
         .context("cannot update payments")?;
     let expected = round.len() as u64;

@@ -2,6 +2,7 @@
 //!
 //! * By age through the block range index: it reads the rows of that time and no others.
 //! * By block: a step of a walk through the whole table reads these blocks and no others.
+//! * Rows of users that the database does not own are left out: they are being copied, or wait to be removed.
 
 use anyhow::Context;
 use jiff::Timestamp;
@@ -28,12 +29,14 @@ pub struct WalkStep {
 const BY_AGE: &str = "
     select initiated_at, user_id, payment_id from payments
      where initiated_at >= $1 and initiated_at < $2 and status in ('initiated', 'authorized')
+       and exists (select from owned_buckets o where o.bucket = bucket(payments.user_id) and o.owned)
      order by initiated_at, user_id, payment_id limit $3";
 
 // A tid range scan: reads these blocks and no others.
 const BY_BLOCK: &str = "
     select initiated_at, user_id, payment_id from payments
-     where ctid >= ($1::text)::tid and ctid < ($2::text)::tid and status in ('initiated', 'authorized')";
+     where ctid >= ($1::text)::tid and ctid < ($2::text)::tid and status in ('initiated', 'authorized')
+       and exists (select from owned_buckets o where o.bucket = bucket(payments.user_id) and o.owned)";
 
 const BLOCKS: &str = "select pg_relation_size('payments') / current_setting('block_size')::int8";
 
@@ -41,7 +44,8 @@ const BY_KEY: &str = "
     select p.initiated_at, p.user_id, p.payment_id
       from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
       join payments p using (user_id, payment_id)
-     where p.status in ('initiated', 'authorized')";
+     where p.status in ('initiated', 'authorized')
+       and exists (select from owned_buckets o where o.bucket = bucket(p.user_id) and o.owned)";
 
 /// The database's clock.
 pub async fn clock(pool: &Pool) -> anyhow::Result<Timestamp> {

@@ -28,7 +28,7 @@ async fn accepted(payments: &Payments, user_id: Uuid, count: usize) -> Vec<Uuid>
 async fn pages(payments: &Payments, user_id: Uuid, mut filter: Filter, limit: u64) -> Vec<Vec<Uuid>> {
     let mut pages = Vec::new();
     loop {
-        let page = store::page(&payments.pool, user_id, &filter, limit).await.unwrap();
+        let page = store::page(&payments.owned(user_id).await, user_id, &filter, limit).await.unwrap();
         pages.push(page.payments.iter().map(|payment| payment.accepted.payment_id).collect());
         let Some(next) = page.next else { return pages };
         assert!(next < filter.before, "each page goes further");
@@ -56,7 +56,7 @@ async fn a_payment_that_is_made_meanwhile_moves_no_other() {
     let payments = Payments::new().await;
     let user = Uuid::now_v7();
     let ids = accepted(&payments, user, 4).await;
-    let first = store::page(&payments.pool, user, &all(), 2).await.unwrap();
+    let first = store::page(&payments.owned(user).await, user, &all(), 2).await.unwrap();
     payments.accept(&[new_payment(user, "later")]).await;
     let rest = Filter { before: first.next.unwrap(), ..all() };
     assert_eq!(pages(&payments, user, rest, 2).await, [ids[2..].to_vec()]);
@@ -101,11 +101,11 @@ async fn a_key_finds_its_payment() {
     let payments = Payments::new().await;
     let (user, other) = (Uuid::now_v7(), Uuid::now_v7());
     let ids = accepted(&payments, user, 2).await;
-    let found = store::payment_by_key(&payments.pool, user, "1").await.unwrap();
+    let found = store::payment_by_key(&payments.owned(user).await, user, "1").await.unwrap();
     let known: BTreeSet<Uuid> = ids.into_iter().collect();
     assert!(known.contains(&found.unwrap().accepted.payment_id));
     for (user, key) in [(user, "2"), (other, "1")] {
-        assert_eq!(store::payment_by_key(&payments.pool, user, key).await.unwrap(), None);
+        assert_eq!(store::payment_by_key(&payments.owned(user).await, user, key).await.unwrap(), None);
     }
     payments.finish().await;
 }

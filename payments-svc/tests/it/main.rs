@@ -11,6 +11,7 @@ mod lists;
 mod logs;
 mod recovery;
 mod restored;
+mod shards;
 mod shedding;
 mod unsettled;
 
@@ -23,6 +24,7 @@ use saga::consumer::ApplyError;
 use saga::contract::Terms;
 use saga::parked::Parked;
 use saga::postgres::{self, Pool};
+use saga::shards::{Ownership, Router};
 use sql::Database;
 use sql::harness::Harness;
 use uuid::Uuid;
@@ -32,6 +34,7 @@ const TTL: Duration = Duration::from_secs(900);
 struct Payments {
     harness: Harness,
     pool: Pool,
+    router: Router,
 }
 
 impl Payments {
@@ -39,7 +42,8 @@ impl Payments {
         let harness = Harness::new(Database::Payments).await.unwrap();
         sql::seed(harness.admin_url(), harness.name()).await.unwrap();
         let pool = postgres::pool(&harness.service_url().unwrap(), 8, "test").unwrap();
-        Self { harness, pool }
+        let router = Router::one(pool.clone());
+        Self { harness, pool, router }
     }
 
     async fn finish(self) {
@@ -47,8 +51,14 @@ impl Payments {
         self.harness.finish().await.unwrap();
     }
 
+    async fn owned(&self, user_id: Uuid) -> Ownership {
+        self.router.ownership(&[user_id]).await.unwrap()
+    }
+
     async fn accept(&self, payments: &[NewPayment]) -> Vec<Acceptance> {
-        store::insert_payments(&self.pool, payments, TTL).await.unwrap()
+        let users: Vec<Uuid> = payments.iter().map(|payment| payment.user_id).collect();
+        let owned = self.router.ownership(&users).await.unwrap();
+        store::insert_payments(&owned, payments, TTL).await.unwrap()
     }
 
     /// A payment that was accepted: user and id.
@@ -60,7 +70,9 @@ impl Payments {
 
     async fn apply(&self, commands: &[Command]) -> Result<Outcome, ApplyError> {
         let commands: Vec<&Command> = commands.iter().collect();
-        store::apply(&self.pool, &commands, &[], parked).await
+        let users: Vec<Uuid> = commands.iter().map(|command| command.user_id).collect();
+        let owned = self.router.ownership(&users).await.unwrap();
+        store::apply(&owned, &commands, &[], parked).await
     }
 
     /// Status, event and version.
@@ -125,8 +137,8 @@ async fn the_same_key_makes_one_payment_also_within_one_batch_and_at_the_same_ti
 
     let contenders = (0..20).map(|_| {
         let payment = new_payment(user, "c");
-        let pool = payments.pool.clone();
-        async move { store::insert_payments(&pool, &[payment], TTL).await.unwrap().remove(0) }
+        let payments = &payments;
+        async move { payments.accept(&[payment]).await.remove(0) }
     });
     let done = futures_util::future::join_all(contenders).await;
     assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Created(_))).count(), 1);
@@ -316,7 +328,8 @@ async fn updates_stay_heap_only() {
 async fn a_cancel_before_the_hold_is_recorded_and_published_with_the_hold() {
     let payments = Payments::new().await;
     let (user, id) = payments.accepted().await;
-    let cancel = || store::request_cancel(&payments.pool, user, id);
+    let owned = payments.owned(user).await;
+    let cancel = || store::request_cancel(&owned, user, id);
     let recorded = Cancel::Record { row_event: RowEvent::CancelRecorded };
     assert_eq!(cancel().await.unwrap(), Some(recorded));
     assert_eq!(payments.row((user, id)).await, ("initiated".into(), "cancel_recorded".into(), 2));
@@ -335,14 +348,16 @@ async fn a_cancel_after_the_hold_is_published_at_once_and_after_the_end_refused(
     let payments = Payments::new().await;
     let (user, id) = payments.accepted().await;
     payments.apply(&[command((user, id), Event::Held)]).await.unwrap();
-    let cancel = || store::request_cancel(&payments.pool, user, id);
+    let owned = payments.owned(user).await;
+    let cancel = || store::request_cancel(&owned, user, id);
     assert_eq!(cancel().await.unwrap(), Some(Cancel::Record { row_event: RowEvent::CancelRequested }));
     assert_eq!(payments.row((user, id)).await, ("authorized".into(), "cancel_requested".into(), 3));
     // It came too late: the payment goes its way.
     payments.apply(&[command((user, id), Event::Captured)]).await.unwrap();
     assert_eq!(cancel().await.unwrap(), Some(Cancel::TooLate(Status::Completed)));
     assert_eq!(payments.row((user, id)).await, ("completed".into(), "completed".into(), 4));
-    let nobody = store::request_cancel(&payments.pool, Uuid::now_v7(), id).await.unwrap();
+    let other = Uuid::now_v7();
+    let nobody = store::request_cancel(&payments.owned(other).await, other, id).await.unwrap();
     assert_eq!(nobody, None, "another user's payment");
     payments.finish().await;
 }
@@ -351,7 +366,8 @@ async fn a_cancel_after_the_hold_is_published_at_once_and_after_the_end_refused(
 async fn many_cancels_at_once_record_one() {
     let payments = Payments::new().await;
     let (user, id) = payments.accepted().await;
-    let tries = (0..8).map(|_| store::request_cancel(&payments.pool, user, id));
+    let owned = payments.owned(user).await;
+    let tries = (0..8).map(|_| store::request_cancel(&owned, user, id));
     let answers = futures_util::future::join_all(tries).await;
     let recorded = answers.into_iter().filter(|a| matches!(a, Ok(Some(Cancel::Record { .. })))).count();
     assert_eq!(recorded, 1);

@@ -16,7 +16,7 @@ const DELAY_MAX: Duration = Duration::from_millis(500);
 
 impl Payments {
     async fn hold(&self, payment: (Uuid, Uuid)) -> Hold {
-        let found = store::holds(&self.pool, &[payment]).await.unwrap();
+        let found = store::holds(&self.owned(payment.0).await, &[payment]).await.unwrap();
         let [hold] = found[..] else { panic!("{found:?}") };
         assert_eq!(hold.payment_id, payment.1);
         hold
@@ -53,7 +53,8 @@ async fn the_delay_of_a_hold_ends_with_it_and_nothing_later_counts() {
         assert_eq!(payments.hold(payment).await, before, "{last:?}");
     }
     let stranger = (Uuid::now_v7(), waiting.1);
-    assert!(store::holds(&payments.pool, &[stranger]).await.unwrap().is_empty(), "another user's payment");
+    let found = store::holds(&payments.owned(stranger.0).await, &[stranger]).await.unwrap();
+    assert!(found.is_empty(), "another user's payment");
     payments.finish().await;
 }
 
@@ -67,7 +68,8 @@ async fn only_what_was_accepted_before_is_given_back_while_payments_are_refused(
     let other = NewPayment { fingerprint: [8; 32], payment_id: Uuid::now_v7(), ..first.clone() };
     let new = new_payment(first.user_id, "new");
     let stranger = new_payment(Uuid::now_v7(), "key");
-    let done = store::earlier_payments(&payments.pool, &[again, other, new, stranger]).await.unwrap();
+    let owned = payments.router.ownership(&[first.user_id, stranger.user_id]).await.unwrap();
+    let done = store::earlier_payments(&owned, &[again, other, new, stranger]).await.unwrap();
     let reused = Acceptance::KeyReused { payment_id: first.payment_id };
     assert_eq!(done, [Acceptance::Replayed(accepted), reused, Acceptance::Shed, Acceptance::Shed]);
     assert_eq!(payments.count("select count(*) from payments").await, 1);
@@ -79,8 +81,8 @@ async fn only_what_was_accepted_before_is_given_back_while_payments_are_refused(
 async fn payments_are_refused_while_no_hold_comes_and_accepted_again_once_holds_come() {
     let payments = Payments::new().await;
     let metrics = Metrics::register().unwrap();
-    let shedding = Shedding::start(DELAY_MAX, payments.pool.clone(), metrics.clone());
-    let acceptor = Acceptor::start(payments.pool.clone(), TTL, shedding, metrics.clone());
+    let shedding = Shedding::start(DELAY_MAX, payments.router.clone(), metrics.clone());
+    let acceptor = Acceptor::start(payments.router.clone(), TTL, shedding, metrics.clone());
     let user = Uuid::now_v7();
     let (mut accepted, mut shed) = (Vec::new(), 0);
     let began = Instant::now();

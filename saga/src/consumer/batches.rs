@@ -4,7 +4,7 @@
 //! * A batch with poison is halved until the poison record is alone; that record is parked.
 //! * A batch with missing rows is split: the events that wait and the records behind them leave it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -143,6 +143,14 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                     }
                     parts.push_front(rest);
                 }
+                Verdict::Moving(moving) => {
+                    tracing::debug!(events = moving.len(), "events wait for users that are being moved");
+                    let rest = waiting.sift(part, |read| moving.contains(&record_position(&read.message)));
+                    for later in &mut parts {
+                        *later = waiting.hold_back(std::mem::take(later));
+                    }
+                    parts.push_front(rest);
+                }
                 Verdict::Stopped => return Ok(()),
             }
         }
@@ -185,6 +193,10 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             }
             Err(ApplyError::Missing(missing)) => {
                 Attempt::End(Verdict::Missing(missing_rows(&events, missing)))
+            }
+            Err(ApplyError::Moving(moving)) => {
+                let positions = moving.into_iter().map(|index| record_position(events[index].record.0));
+                Attempt::End(Verdict::Moving(positions.collect()))
             }
             Err(ApplyError::Other(error)) => match classify(&error) {
                 // A part that only parks records is not poison.
@@ -319,6 +331,8 @@ enum Verdict {
     Poison(String),
     /// Nothing was applied, since these rows are missing.
     Missing(MissingRows),
+    /// Nothing was applied, since the users of these events are being moved.
+    Moving(HashSet<RecordPosition>),
     /// Shutdown began while waiting. Nothing was applied, so no offset may be stored.
     Stopped,
 }

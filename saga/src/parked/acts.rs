@@ -6,6 +6,7 @@
 //! * Each act is a row of `parked_acts`, once per message. The same request again has the same answer.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
@@ -13,10 +14,16 @@ use strum::IntoStaticStr;
 use tokio_postgres::Row;
 
 use super::Parked;
+use crate::backoff;
 use crate::consumer::{ApplyError, BatchCounts, Decoding};
 use crate::contract::{Envelope, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE};
 use crate::postgres::{Failure, Pool, Transaction, classify};
+use crate::shards::{Unowned, is_refused};
 use crate::telemetry::log_text;
+
+/// A move lets go of a user after 300 milliseconds.
+const MOVING_TRIES_MAX: usize = 10;
+const MOVING_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// What an operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
@@ -143,6 +150,7 @@ impl<'a> Reapplication<'a> {
                 let rows: Vec<String> = rows.into_iter().map(|row| row.what).collect();
                 Ok(Reapplied::Impossible(format!("missing: {}", rows.join(", "))))
             }
+            Err(ApplyError::Moving(_)) => Err(Unowned::Moving.into()),
             Err(ApplyError::Other(error)) => Err(error),
         }
     }
@@ -188,11 +196,26 @@ const INSERT_ACT: &str = "
     on conflict do nothing
     returning operator, reason, outcome, acted_at";
 
-/// Carries out a request in one transaction.
+/// Carries out a request in one transaction, which is repeated while the user of the message is being moved to another shard.
 ///
 /// # Errors
 /// When the database failed. Nothing was written then, or the commit has no answer; the same request may be sent again.
 pub async fn act<R: Reapply>(pool: &Pool, service: &R, request: &ActRequest) -> anyhow::Result<ActAnswer> {
+    let mut pauses = backoff::unlimited(MOVING_PAUSE_MAX).take(MOVING_TRIES_MAX);
+    loop {
+        let error = match act_once(pool, service, request).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let is_moving = is_refused(&error) || error.downcast_ref() == Some(&Unowned::Moving);
+        match pauses.next().filter(|_| is_moving) {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Err(error),
+        }
+    }
+}
+
+async fn act_once<R: Reapply>(pool: &Pool, service: &R, request: &ActRequest) -> anyhow::Result<ActAnswer> {
     let mut client = pool.get().await.context("no connection to the database")?;
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     let Some(message) = read(&transaction, &request.parked_id).await? else { return Ok(ActAnswer::Unknown) };

@@ -8,11 +8,14 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::{Progress, Recovery};
 use crate::backoff;
 use crate::consumer::{ApplyError, BatchCounts, Decoding, EventHandler, MissingRow, Record};
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
+use crate::shards::Unowned;
 use crate::telemetry::log_text;
 
 const TRIES_MAX: usize = 8;
@@ -154,6 +157,12 @@ async fn apply_part<H: EventHandler>(handler: &H, part: &[Item<H::Event>]) -> an
         match handler.apply(&events, &unreadable, park).await {
             Ok(done) => return Ok(Verdict::Done(done)),
             Err(ApplyError::Missing(rows)) => return Ok(Verdict::Missing(rows)),
+            Err(ApplyError::Moving(_)) => match pauses.next() {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => {
+                    return Err(Unowned::Moving).context("the database does not own every user of the topic");
+                }
+            },
             Err(ApplyError::Other(error)) => match (classify(&error), pauses.next()) {
                 // A part that only parks records is not poison.
                 (Failure::Poison, _) if !events.is_empty() => return Ok(Verdict::Poison(log_text(&error))),

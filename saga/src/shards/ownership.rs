@@ -3,12 +3,15 @@
 //! * A statement gets both as arrays, and gives them to `require_ownership`. In its `where` they are a condition without a
 //!   column, which the server evaluates once, before it reads a row, and whether or not there are rows.
 //! * A transaction of several statements is refused as a whole by the first of them that is refused.
+//! * A statement that looks through a table (a sweep, a walk) names none. It leaves out the rows of buckets that are not owned,
+//!   and nothing is concluded from a row that it does not find.
 
 use std::fmt;
 
 use anyhow::Context;
+use tokio_postgres::Row;
 
-use crate::postgres::{Client, Pool};
+use crate::postgres::{self, Client, Parameters, Pool};
 
 /// The SQLSTATE by which a database refuses a statement. Its class is one that the standard leaves to implementations, and
 /// that Postgres does not use.
@@ -34,6 +37,19 @@ impl Ownership {
     /// When there is none: the shard is away, or overloaded.
     pub async fn client(&self) -> anyhow::Result<Client> {
         self.pool.get().await.context("no connection to the database")
+    }
+
+    /// The rows of one statement ([`postgres::query`]).
+    ///
+    /// # Errors
+    /// As there; and when the shard refuses ([`is_refused`]).
+    pub async fn query(
+        &self,
+        text: &str,
+        parameters: Parameters<'_>,
+        failed: &'static str,
+    ) -> anyhow::Result<Vec<Row>> {
+        postgres::query(&self.pool, text, parameters, failed).await
     }
 }
 

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -17,6 +17,8 @@ use super::bucket::{BUCKETS, Bucket};
 use super::map::{Answer, BucketRow, Map, Owner};
 use super::ownership::{Ownership, Unowned, is_refused};
 use crate::backoff;
+use crate::consumer::{ApplyError, BatchCounts, MissingRow};
+use crate::parked::Parked;
 use crate::postgres::Pool;
 use crate::telemetry::log_text;
 
@@ -27,6 +29,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 const READ_INTERVAL: Duration = Duration::from_millis(20);
 /// A shard that has not answered by then is away. It includes the wait for a connection.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rounds in which a batch is done before the rest of it comes again with others.
+const ROUNDS_MAX: usize = 3;
 
 const READ: &str = "select bucket, epoch, owned from owned_buckets";
 
@@ -86,8 +90,8 @@ impl Router {
             (_, false, None) => Err(Unowned::Moving),
             (Some(part), true, None) if parts.owned.is_empty() => Ok(part.ownership),
             (Some(_), true, None) => Err(Unowned::Apart),
-            // Nobody was asked about.
-            (None, true, None) => Err(Unowned::Away),
+            // Of nobody.
+            (None, true, None) => Ok(self.nothing_of(0, self.current().1)),
         }
     }
 
@@ -129,13 +133,7 @@ impl Router {
             // A handful of shards.
             let at = parts.owned.iter().position(|part| part.ownership.shard == holder.shard);
             let at = at.unwrap_or_else(|| {
-                let ownership = Ownership {
-                    pool: self.0.shards[holder.shard].clone(),
-                    shard: holder.shard,
-                    reading,
-                    buckets: Vec::new(),
-                    epochs: Vec::new(),
-                };
+                let ownership = self.nothing_of(holder.shard, reading);
                 parts.owned.push(Part { ownership, items: Vec::with_capacity(users.len()) });
                 parts.owned.len() - 1
             });
@@ -165,8 +163,7 @@ impl Router {
                 Ok(ownership) => {
                     let known = ownership.clone();
                     match work(ownership).await {
-                        Err(error) if is_refused(&error) => {
-                            self.refused(&known).await;
+                        Err(error) if self.was_refused(&known, &error).await => {
                             // The map that was read may have the owner.
                             if !std::mem::replace(&mut was_refused, true) {
                                 continue;
@@ -186,10 +183,129 @@ impl Router {
         }
     }
 
-    /// A shard has refused work in the name of `known`: reads the shards again, unless that was done meanwhile.
-    pub async fn refused(&self, known: &Ownership) {
-        tracing::info!(buckets = ?known.buckets, "a shard refused work; the owners of all buckets are read again");
-        self.read(|state| state.reading == known.reading).await;
+    /// Does `work` about a batch, on each shard the items that it owns; `users` are those of the items. Returns a result per
+    /// item, in order. `None`: the item's bucket is being moved, and it has to come again.
+    pub async fn each<R, F>(
+        &self,
+        users: &[Uuid],
+        work: impl Fn(Ownership, Vec<usize>) -> F,
+    ) -> Vec<Option<anyhow::Result<R>>>
+    where
+        F: Future<Output = anyhow::Result<Vec<R>>>,
+    {
+        let mut results: Vec<Option<anyhow::Result<R>>> = users.iter().map(|_| None).collect();
+        let mut left: Vec<usize> = (0..users.len()).collect();
+        for _ in 0..ROUNDS_MAX {
+            let of_left: Vec<Uuid> = left.iter().map(|&item| users[item]).collect();
+            let parts = self.split(&of_left).await;
+            for (item, why) in parts.unavailable {
+                results[left[item]] = Some(Err(why.into()));
+            }
+            let done = parts.owned.into_iter().map(|part| {
+                let items: Vec<usize> = part.items.iter().map(|&item| left[item]).collect();
+                let (known, work) = (part.ownership.clone(), work(part.ownership, items.clone()));
+                async move { (known, items, work.await) }
+            });
+            let mut again = Vec::new();
+            for (known, items, done) in join_all(done).await {
+                match done {
+                    Ok(done) => {
+                        items.into_iter().zip(done).for_each(|(item, done)| results[item] = Some(Ok(done)));
+                    }
+                    Err(error) if self.was_refused(&known, &error).await => again.extend(items),
+                    Err(error) => {
+                        let text = log_text(&error);
+                        items.into_iter().for_each(|item| results[item] = Some(Err(anyhow!(text.clone()))));
+                    }
+                }
+            }
+            if again.is_empty() {
+                break;
+            }
+            left = again;
+        }
+        results
+    }
+
+    /// Applies a batch of events, on each shard those that it owns, and parks `unreadable`: each part in a transaction of its
+    /// own. `users` are those of the events. `work` gets the indices of its events, and its messages to park.
+    ///
+    /// # Errors
+    /// When buckets are being moved: nothing was applied then. When rows are missing or a shard failed: the other parts may be
+    /// applied, and applying them again changes nothing.
+    pub async fn apply<F>(
+        &self,
+        users: &[Uuid],
+        unreadable: &[Parked],
+        work: impl Fn(Ownership, Vec<usize>, Vec<Parked>) -> F,
+    ) -> Result<BatchCounts, ApplyError>
+    where
+        F: Future<Output = Result<BatchCounts, ApplyError>>,
+    {
+        let mut parts = self.split(users).await;
+        if let Some((_, why)) = parts.unavailable.pop() {
+            return Err(why.into());
+        }
+        if !parts.moving.is_empty() {
+            return Err(ApplyError::Moving(parts.moving));
+        }
+        let (mut counts, mut missing) = (BatchCounts::default(), Vec::new());
+        for (part, unreadable) in self.with_unreadable(parts.owned, unreadable) {
+            let (known, items) = (part.ownership.clone(), part.items.clone());
+            match work(part.ownership, part.items, unreadable).await {
+                Ok(done) => counts = counts.plus(done),
+                Err(ApplyError::Missing(rows)) => missing.extend(
+                    rows.into_iter().map(|row| MissingRow { index: items[row.index], what: row.what }),
+                ),
+                Err(ApplyError::Other(error)) => {
+                    self.was_refused(&known, &error).await;
+                    return Err(ApplyError::Other(error));
+                }
+                Err(moving @ ApplyError::Moving(_)) => return Err(moving),
+            }
+        }
+        if missing.is_empty() { Ok(counts) } else { Err(ApplyError::Missing(missing)) }
+    }
+
+    /// Adds the messages to park. They have no user, so any shard may have them: the first part's.
+    fn with_unreadable(&self, owned: Vec<Part>, unreadable: &[Parked]) -> Vec<(Part, Vec<Parked>)> {
+        let mut parts: Vec<(Part, Vec<Parked>)> = owned.into_iter().map(|part| (part, Vec::new())).collect();
+        if unreadable.is_empty() {
+            return parts;
+        }
+        if parts.is_empty() {
+            let (_, reading) = self.current();
+            parts.push((Part { ownership: self.nothing_of(0, reading), items: Vec::new() }, Vec::new()));
+        }
+        parts[0].1 = unreadable.to_vec();
+        parts
+    }
+
+    /// Whether a shard has refused the work that failed with `error`. Then the shards are read again, unless that was done
+    /// meanwhile.
+    pub async fn was_refused(&self, known: &Ownership, error: &anyhow::Error) -> bool {
+        let is_refused = is_refused(error);
+        if is_refused {
+            tracing::info!(
+                "a shard refused work about {} buckets; who owns them is read again",
+                known.buckets.len()
+            );
+            self.read(|state| state.reading == known.reading).await;
+        }
+        is_refused
+    }
+
+    /// As [`Router::was_refused`], of a batch.
+    pub async fn was_refused_in(&self, known: &Ownership, error: &ApplyError) -> bool {
+        match error {
+            ApplyError::Other(error) => self.was_refused(known, error).await,
+            ApplyError::Missing(_) | ApplyError::Moving(_) => false,
+        }
+    }
+
+    fn nothing_of(&self, shard: usize, reading: u64) -> Ownership {
+        let pool = self.0.shards[shard].clone();
+        Ownership { pool, shard, reading, buckets: Vec::new(), epochs: Vec::new() }
     }
 
     fn current(&self) -> (Arc<Map>, u64) {

@@ -1,0 +1,187 @@
+//! A database that does not own a user: each statement about the user is refused, and what was asked for waits.
+
+use std::time::Duration;
+
+use payments_svc::accept::Acceptor;
+use payments_svc::events::Payments as Handler;
+use payments_svc::metrics::Metrics;
+use payments_svc::reader::Reader;
+use payments_svc::saga::Event;
+use payments_svc::shedding::Shedding;
+use payments_svc::store::{self, Acceptance, Filter};
+use saga::consumer::{ApplyError, EventHandler};
+use saga::shards::bucket::Bucket;
+use saga::shards::{Ownership, is_refused};
+use sql::Database;
+use sql::harness::Harness;
+use uuid::Uuid;
+
+use crate::{Payments, TTL, command, new_payment, parked};
+
+/// Far longer than a request takes.
+const WHILE_MOVED: Duration = Duration::from_millis(200);
+
+impl Payments {
+    /// Gives up the user's bucket, or takes it, as a move does.
+    async fn change(&self, user_id: Uuid, known: i64, epoch: i64, owned: bool) {
+        let owner = self.harness.owner().await.unwrap();
+        let change =
+            "select change_ownership(array[$1::int2], array[$2::int8], array[$3::int8], $4, 'other')";
+        owner.execute(change, &[&Bucket::of(user_id).number(), &known, &epoch, &owned]).await.unwrap();
+    }
+}
+
+/// A user in another bucket.
+fn elsewhere(user_id: Uuid) -> Uuid {
+    let mut users = std::iter::repeat_with(Uuid::now_v7);
+    users.find(|other| Bucket::of(*other) != Bucket::of(user_id)).unwrap()
+}
+
+#[tokio::test]
+async fn a_bucket_is_the_same_here_and_in_every_database() {
+    let users: Vec<Uuid> =
+        (0..2_000).map(|_| Uuid::new_v4()).chain((0..2_000).map(|_| Uuid::now_v7())).collect();
+    let here: Vec<i16> = users.iter().map(|user_id| Bucket::of(*user_id).number()).collect();
+    for kind in [Database::Payments, Database::Balance, Database::Processor] {
+        let harness = Harness::new(kind).await.unwrap();
+        let owner = harness.owner().await.unwrap();
+        let query = "select bucket(u.user_id) from unnest($1::uuid[]) with ordinality as u (user_id, nth) order by nth";
+        let rows = owner.query(query, &[&users]).await.unwrap();
+        let there: Vec<i16> = rows.iter().map(|row| row.get(0)).collect();
+        assert_eq!(there, here, "{kind:?}");
+        drop(owner);
+        harness.finish().await.unwrap();
+    }
+}
+
+/// What each statement about a user answers in the name of `owned`, whether it refused, by name.
+async fn refusals(owned: &Ownership, user_id: Uuid, payment_id: Uuid) -> Vec<(&'static str, bool)> {
+    let key = [(user_id, payment_id)];
+    let new = [new_payment(user_id, &Uuid::now_v7().to_string())];
+    let filter = Filter { status: None, service_id: None, from: Uuid::nil(), before: Uuid::max() };
+    let held = command((user_id, payment_id), Event::Held);
+    let applied = match store::apply(owned, &[&held], &[], parked).await {
+        Err(ApplyError::Other(error)) => Err(error),
+        Err(ApplyError::Missing(_) | ApplyError::Moving(_)) | Ok(_) => Ok(()),
+    };
+    let results = [
+        ("insert_payments", store::insert_payments(owned, &new, TTL).await.map(drop)),
+        ("earlier_payments", store::earlier_payments(owned, &new).await.map(drop)),
+        ("holds", store::holds(owned, &key).await.map(drop)),
+        ("payments", store::payments(owned, &key).await.map(drop)),
+        ("page", store::page(owned, user_id, &filter, 5).await.map(drop)),
+        ("payment_by_key", store::payment_by_key(owned, user_id, "key").await.map(drop)),
+        ("request_cancel", store::request_cancel(owned, user_id, payment_id).await.map(drop)),
+        ("apply", applied),
+    ];
+    results
+        .into_iter()
+        .map(|(name, result)| match result {
+            Ok(()) => (name, false),
+            Err(error) => (name, is_refused(&error) || panic!("{name}: {error:#}")),
+        })
+        .collect()
+}
+
+/// With rows and without: fewer rows would be read as "refused", "lost race" or "missing".
+#[tokio::test]
+async fn every_statement_about_a_user_is_refused_by_a_database_that_does_not_own_the_user() {
+    let payments = Payments::new().await;
+    for (user_id, payment_id) in [payments.accepted().await, (Uuid::now_v7(), Uuid::now_v7())] {
+        let known = payments.owned(user_id).await;
+        let rows = payments.count("select count(*) from payments").await;
+        payments.change(user_id, 1, 2, false).await;
+        let given_up = refusals(&known, user_id, payment_id).await;
+        assert!(given_up.iter().all(|(_, refused)| *refused), "given up: {given_up:?}");
+        payments.change(user_id, 2, 3, true).await;
+        let stale = refusals(&known, user_id, payment_id).await;
+        assert!(stale.iter().all(|(_, refused)| *refused), "at another epoch: {stale:?}");
+        assert_eq!(payments.count("select count(*) from payments").await, rows, "nothing was written");
+        assert!(payments.router.was_refused(&known, &refused_by(&known, user_id).await).await);
+        let again = payments.owned(user_id).await;
+        assert_eq!(again.epochs, [3]);
+        let owned = refusals(&again, user_id, payment_id).await;
+        assert!(owned.iter().all(|(_, refused)| !*refused), "owned: {owned:?}");
+    }
+    payments.finish().await;
+}
+
+async fn refused_by(known: &Ownership, user_id: Uuid) -> anyhow::Error {
+    store::payments(known, &[(user_id, user_id)]).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_look_through_the_table_leaves_out_whoever_is_not_owned() {
+    let payments = Payments::new().await;
+    let (user_id, payment_id) = payments.accepted().await;
+    let now = store::clock(&payments.pool).await.unwrap();
+    let (from, until) = (now - jiff::SignedDuration::from_mins(5), now + jiff::SignedDuration::from_mins(5));
+    let found = store::unsettled_by_age(&payments.pool, from, until, 9).await.unwrap();
+    assert_eq!(found.iter().map(|found| found.payment_id).collect::<Vec<_>>(), [payment_id]);
+    for (known, epoch, owned) in [(1, 2, false), (2, 3, true)] {
+        payments.change(user_id, known, epoch, owned).await;
+        let by_age = store::unsettled_by_age(&payments.pool, from, until, 9).await.unwrap();
+        let by_block = store::unsettled_by_block(&payments.pool, 0, 512).await.unwrap().found;
+        let by_key = store::still_unsettled(&payments.pool, &found).await.unwrap();
+        for rows in [by_age, by_block, by_key] {
+            assert_eq!(rows.len(), usize::from(owned));
+        }
+    }
+    payments.finish().await;
+}
+
+/// The requests of others are answered meanwhile, and none is answered 503.
+#[tokio::test]
+async fn the_requests_of_a_user_who_is_moved_wait_and_are_answered() {
+    let payments = Payments::new().await;
+    let metrics = Metrics::register().unwrap();
+    let acceptor = Acceptor::start(payments.router.clone(), TTL, Shedding::none(), metrics);
+    let reader = Reader::start(payments.router.clone());
+    let (user_id, payment_id) = payments.accepted().await;
+    let other = elsewhere(user_id);
+    payments.change(user_id, 1, 2, false).await;
+
+    let new = new_payment(user_id, "while it is moved");
+    let cancel = |owned| async move { store::request_cancel(&owned, user_id, payment_id).await };
+    let mut moved = Box::pin(async {
+        tokio::join!(
+            acceptor.accept(new),
+            reader.payment(user_id, payment_id),
+            payments.router.repeat(user_id, cancel)
+        )
+    });
+    assert!(tokio::time::timeout(WHILE_MOVED, &mut moved).await.is_err(), "nobody owns the user");
+    let accepted = acceptor.accept(new_payment(other, "key")).await;
+    assert!(matches!(accepted, Some(Acceptance::Created(_))), "{accepted:?}");
+    assert_eq!(reader.payment(other, payment_id).await.unwrap(), None);
+
+    payments.change(user_id, 2, 3, true).await;
+    let (accepted, read, cancelled) = moved.await;
+    assert!(matches!(accepted, Some(Acceptance::Created(_))), "{accepted:?}");
+    assert!(read.unwrap().is_some() && cancelled.unwrap().is_some());
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn an_event_of_a_user_who_is_moved_waits_and_those_of_others_are_applied() {
+    let payments = Payments::new().await;
+    let handler = Handler::new(payments.router.clone(), &Metrics::register().unwrap());
+    let moved = payments.accepted().await;
+    let new = new_payment(elsewhere(moved.0), "key");
+    payments.accept(std::slice::from_ref(&new)).await;
+    let held = [command((new.user_id, new.payment_id), Event::Held), command(moved, Event::Held)];
+    let both: Vec<_> = held.iter().collect();
+
+    payments.change(moved.0, 1, 2, false).await;
+    // The handler knows no better yet, and the whole batch is refused.
+    let refused = handler.apply(&both, &[], parked).await;
+    assert!(matches!(&refused, Err(ApplyError::Other(error)) if is_refused(error)), "{refused:?}");
+    let waits = handler.apply(&both, &[], parked).await;
+    assert!(matches!(&waits, Err(ApplyError::Moving(items)) if items[..] == [1]), "{waits:?}");
+    assert_eq!(handler.apply(&both[..1], &[], parked).await.unwrap().applied, 1);
+
+    payments.change(moved.0, 2, 3, true).await;
+    let counts = handler.apply(&both, &[], parked).await.unwrap();
+    assert_eq!((counts.applied, counts.already), (1, 1));
+    payments.finish().await;
+}
