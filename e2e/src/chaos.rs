@@ -156,7 +156,10 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
     let options =
         audit::Options { accepted: ids.clone(), explained: parked_before, ..audit::Options::default() };
     let findings = audit::run_with(stack, &options).await.context("audit")?;
+    // Each user has an address, if anybody sends e-mails.
+    let notified = if stack.notifier_admin_url.is_some() { run.plan.payments } else { 0 };
     Ok(Report::new(run, &load, &ids, &rows, findings)
+        .with_notifications(notified)
         .with_duration(seconds)
         .with_duplicates(re_emitted, watch.duplicate_counters.sums()))
 }

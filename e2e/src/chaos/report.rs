@@ -18,6 +18,8 @@ use coroctl::audit::{self, Finding};
 
 /// How many deviations are printed in full.
 const DEVIATIONS_SHOWN_MAX: usize = 10;
+/// The check of the audit that compares payments with their notifications.
+const NOTIFICATIONS: &str = "D2";
 const ENDS: [&str; 4] = ["completed", "failed", "rejected", "cancelled"];
 
 pub struct Report {
@@ -63,6 +65,14 @@ impl Report {
             deviations: deviations(&run.plan, &load.users, ids, rows).into_iter().chain(broken).collect(),
             findings,
         }
+    }
+
+    /// It deviates when the audit has examined fewer notifications than the payments that have to have one.
+    #[must_use]
+    pub fn with_notifications(mut self, notified: usize) -> Self {
+        let unexamined = unexamined(&self.findings, notified);
+        self.deviations.extend(unexamined);
+        self
     }
 
     #[must_use]
@@ -186,6 +196,16 @@ fn broken(finding: &Finding) -> String {
     format!("{name} ({promise}): {violations} of {examined}, the first {first}")
 }
 
+/// That each notification holds says nothing where none was examined.
+fn unexamined(findings: &[Finding], notified: usize) -> Option<String> {
+    let finding = findings.iter().find(|finding| finding.name == NOTIFICATIONS);
+    let examined = finding.map_or(0, |finding| finding.examined);
+    let is_enough = usize::try_from(examined).is_ok_and(|examined| examined >= notified);
+    (!is_enough).then(|| {
+        format!("{NOTIFICATIONS} examined {examined} notifications, and {notified} payments have to have one")
+    })
+}
+
 /// Every payment that is missing, differs from what was accepted, or did not end as planned.
 fn deviations(plan: &Plan, users: &[Uuid], ids: &[Uuid], rows: &[PaymentRow]) -> Vec<String> {
     let mut deviations = Vec::new();
@@ -238,6 +258,25 @@ mod tests {
         };
         let rows = ids.iter().enumerate().map(row).collect();
         (users, ids, rows)
+    }
+
+    #[test]
+    fn a_run_whose_notifications_nobody_examined_deviates() {
+        let finding = |name, examined| Finding {
+            name,
+            promise: "one notification per end and channel",
+            examined,
+            violations: 0,
+            first: None,
+            payment_id: None,
+            skipped: None,
+        };
+        assert_eq!(unexamined(&[finding("D1", 0), finding("D2", 40)], 40), None);
+        assert_eq!(unexamined(&[], 0), None, "without a notifier nothing has to be there");
+        for findings in [vec![], vec![finding("D2", 39), finding("D1", 40)], vec![finding("D2", 0)]] {
+            let found = unexamined(&findings, 40).unwrap();
+            assert!(found.contains("40 payments have to have one"), "{found}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use stack::layout::Layout;
 use stack::services::Instance;
 
@@ -23,6 +24,13 @@ pub struct FurtherInstance {
 impl FurtherInstance {
     /// Starts one more instance of `service` and waits until it is ready.
     pub async fn start(service: &str, settings: &[(&str, &str)]) -> Self {
+        let mut instance = Self::begin(service, settings);
+        instance.ready().await;
+        instance
+    }
+
+    /// Starts one more instance of `service`.
+    pub fn begin(service: &str, settings: &[(&str, &str)]) -> Self {
         let layout = Layout::from_env().unwrap();
         let mut env = Instance::named(service).unwrap().spec(&layout).unwrap().env;
         let (public, admin) = (free_address(), free_address());
@@ -41,9 +49,7 @@ impl FurtherInstance {
         command.env_clear().envs(env).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let process = command.spawn().unwrap();
         let url = |address: &str| format!("http://{address}");
-        let mut instance = Self { process, url: url(&public), admin_url: url(&admin) };
-        instance.ready().await;
-        instance
+        Self { process, url: url(&public), admin_url: url(&admin) }
     }
 
     async fn ready(&mut self) {
@@ -52,6 +58,20 @@ impl FurtherInstance {
         while !is_ready(format!("{}/ready", self.admin_url)).await {
             assert_eq!(self.process.try_wait().unwrap(), None, "the instance has ended");
             assert!(began.elapsed() < WAIT_TIMEOUT, "the instance is not ready");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Its first answer about being ready, which says why it is not.
+    pub async fn not_ready(&mut self) -> Value {
+        let (began, url) = (Instant::now(), format!("{}/ready", self.admin_url));
+        loop {
+            if let Ok(answer) = reqwest::get(&url).await {
+                assert_eq!(answer.status(), 503);
+                return answer.json().await.unwrap();
+            }
+            assert_eq!(self.process.try_wait().unwrap(), None, "the instance has ended");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "the instance does not listen");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

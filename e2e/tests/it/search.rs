@@ -1,6 +1,7 @@
 //! The read model as clients see it: what is found, and by whom.
 
 mod faults;
+mod tls;
 
 use std::time::{Duration, Instant};
 
