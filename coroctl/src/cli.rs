@@ -15,6 +15,7 @@ use crate::find::{self, Find};
 use crate::parked::{self, Parked};
 use crate::replay::{self, Replay};
 use crate::resolve::{self, Resolve};
+use crate::shard::{self, Shard};
 use crate::stack::Stack;
 use crate::stuck::{self, Stuck};
 use crate::{explain, first_payment};
@@ -22,7 +23,7 @@ use crate::{explain, first_payment};
 /// Looks at a running Coro, and mends it by hand.
 ///
 /// Addresses come from the environment (`. .stack/env` sets them all) or from options. `find`, `stuck`, `parked list`,
-/// `parked show`, `resolve list`, `explain` and `audit` read only, as a role that may only read. `parked retry`,
+/// `parked show`, `resolve list`, `shard`, `explain` and `audit` read only, as a role that may only read. `parked retry`,
 /// `parked dismiss` and `resolve` ask a service to act, with the token of its admin listener and the name of an operator;
 /// `replay` asks the relay. What an act changes, and by whom and why, is kept beside what it changed.
 ///
@@ -66,6 +67,9 @@ enum Action {
     ///
     /// Exit codes: 0 every check that was made holds, 1 an invariant is violated, 2 the audit could not be made.
     Audit(Box<Audit>),
+    /// Look at the shards of a service: which buckets each owns, which should move, and whether every row is on its owner.
+    #[command(subcommand)]
+    Shard(Shard),
     /// Deposit, pay, wait for the end, and print the payment's life.
     ///
     /// It writes: a deposit for DEMO_USER_ID, and one payment.
@@ -93,6 +97,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Action::Parked(command) => parked::run(&command).await?,
         Action::Resolve(command) => resolve::run(&command).await?,
         Action::Replay(replay) => replay::run(&replay).await?,
+        Action::Shard(command) => shard::run(&command).await?,
         Action::FirstPayment => println!("{}", first_payment::run(&Stack::from_env()?).await?),
         Action::Explain { payment_id } => {
             println!("{}", explain::life(&Stack::from_env()?, payment_id).await?);
