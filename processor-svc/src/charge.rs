@@ -18,7 +18,18 @@ pub struct Charge {
     pub traceparent: Option<String>,
 }
 
+/// The ids of a charge: of its payment, and of its user, who says which database it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChargeKey {
+    pub payment_id: Uuid,
+    pub user_id: Uuid,
+}
+
 impl Charge {
+    pub fn key(&self) -> ChargeKey {
+        ChargeKey { payment_id: self.payment_id, user_id: self.user_id }
+    }
+
     /// Whether both are the same charge. The trace is not compared: it may differ when an event is emitted again.
     pub fn is_same(&self, other: &Charge) -> bool {
         let Charge { payment_id, user_id, client_number, service_id, amount, traceparent: _ } = self;

@@ -7,6 +7,7 @@
 use ::saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
 use ::saga::contract::{Envelope, EventType, Payment};
 use ::saga::parked::Parked;
+use uuid::Uuid;
 
 use crate::charge::Charge;
 use crate::due_queue::DueQueue;
@@ -41,6 +42,11 @@ impl EventHandler for Cancels {
         unreadable: &[Parked],
         park: impl Fn(usize, &str) -> Parked,
     ) -> Result<BatchCounts, ApplyError> {
+        let users: Vec<Uuid> = requests.iter().map(|job| job.charge.user_id).collect();
+        let moving = self.store.moving(&users).await;
+        if !moving.is_empty() {
+            return Err(ApplyError::Moving(moving));
+        }
         let answers = self.store.cancel(requests, unreadable, park).await?;
         hit(Failpoint::AfterCancel);
         self.follow(requests, &answers);

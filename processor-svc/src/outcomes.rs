@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::backoff::Backoff;
 use crate::calls::{Attempt, CallRight, Calls, Report};
 use crate::cause::Cause;
-use crate::charge::Charge;
+use crate::charge::{Charge, ChargeKey};
 use crate::due_queue::DueQueue;
 use crate::ended_cache::EndedCache;
 use crate::failpoints::{Failpoint, hit};
@@ -73,8 +73,8 @@ impl Outcomes {
             if again.is_empty() {
                 return Ok(());
             }
-            let ids: Vec<Uuid> = again.iter().map(|report| report.charge.payment_id).collect();
-            let read = until_done("read states", &self.metrics, &self.abandon, || self.store.states(&ids));
+            let keys: Vec<ChargeKey> = again.iter().map(|report| report.charge.key()).collect();
+            let read = until_done("read states", &self.metrics, &self.abandon, || self.store.states(&keys));
             let states = read.await?;
             // An event without an attempt says nothing about the new state, so its compare-and-set must fail.
             for report in again.iter_mut().filter(|report| is_about_an_attempt(&report.event)) {
@@ -145,7 +145,8 @@ impl Outcomes {
     fn transition(&self, report: &Report, step: &Step) -> Option<Transition> {
         let Step::Move(to) = step else { return None };
         let pause = self.pause(report.charge.payment_id, to);
-        Some(Transition { payment_id: report.charge.payment_id, from: report.from, to: to.clone(), pause })
+        let ChargeKey { payment_id, user_id } = report.charge.key();
+        Some(Transition { payment_id, user_id, from: report.from, to: to.clone(), pause })
     }
 
     /// The pause until a waiting charge is called again, or an unknown one is inquired about. It grows with the attempts.
@@ -215,9 +216,9 @@ impl Outcomes {
                 (finding_label(finding), Some(provider_reference.clone()))
             }
         };
-        let payment_id = report.charge.payment_id;
+        let ChargeKey { payment_id, user_id } = report.charge.key();
         let next = (*step == Step::InquireLater).then(|| self.next_inquiry(payment_id, *attempt, seq));
-        Some(InquiryResult { payment_id, attempt: *attempt, seq, outcome, detail, next })
+        Some(InquiryResult { payment_id, user_id, attempt: *attempt, seq, outcome, detail, next })
     }
 
     fn next_inquiry(&self, payment_id: Uuid, attempt: i32, seq: i32) -> Duration {

@@ -25,8 +25,8 @@ use saga::contract::{
 use saga::parked::Parked;
 use saga::postgres::{Client, Transaction};
 use saga::recovery::{Emitted, Overlap, Progress, Recovery, Settings};
-use uuid::Uuid;
 
+use crate::charge::ChargeKey;
 use crate::recovery::plan::{RowState, compare, emitted_work, last_versions};
 use crate::store::Store;
 use crate::work::Job;
@@ -168,8 +168,9 @@ async fn write_outcomes(
     batch: &[Emitted<ChargeResult>],
     overlap: &mut Overlap,
 ) -> anyhow::Result<OutcomeCounts> {
-    let ids: Vec<Uuid> = batch.iter().map(|emitted| emitted.body.payment_id).collect();
-    let rows = store.published(transaction, &ids).await?;
+    let key = |body: &ChargeResult| ChargeKey { payment_id: body.payment_id, user_id: body.user_id };
+    let keys: Vec<ChargeKey> = batch.iter().map(|emitted| key(&emitted.body)).collect();
+    let rows = store.published(transaction, &keys).await?;
     let (mut counts, mut lacking) = (OutcomeCounts::default(), Vec::new());
     for emitted in batch {
         let Emitted { body, place, .. } = emitted;

@@ -3,6 +3,8 @@
 //! * A batch is one statement, or one transaction when messages are parked, whatever its size.
 //! * Rows change by compare-and-set on (payment, attempt, status): a transition is written only if the row is still in the
 //!   state from which it was decided. The caller decides the others again.
+//! * Each statement about users names their buckets ([`Ownership`]): a database that does not own one refuses the statement.
+//!   Those of the sweeper leave out the rows of such users.
 //! * [`sweep`] has the SQL of the sweeper, [`cancel`] that of requests to cancel, [`resolutions`] that of operators.
 
 pub mod cancel;
@@ -17,27 +19,34 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use saga::parked::{self, Parked};
-use saga::postgres::{Client, Pool};
+use saga::postgres::{Client, Parameters, Pool};
+use saga::shards::{Ownership, Router};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 pub use self::intents::{Admission, HoldBack, Intent};
 pub use self::transitions::Transition;
-use crate::charge::Charge;
+use crate::charge::{Charge, ChargeKey};
 use crate::saga::State;
 
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
+    router: Router,
     lease: Duration,
 }
 
 const READ_ENDED: &str = "
     select payment_id, user_id, client_number, service_id, amount, traceparent from charges
-     where payment_id = any($1) and status in ('succeeded', 'declined', 'expired', 'cancelled')";
+     where payment_id = any($1) and status in ('succeeded', 'declined', 'expired', 'cancelled')
+       and require_ownership($2, $3)";
 
 const READ_STATES: &str = "
-    select payment_id, status, attempt, exposed from charges where payment_id = any($1)";
+    select payment_id, status, attempt, exposed from charges
+     where payment_id = any($1) and require_ownership($2, $3)";
+
+// An epoch only rises.
+const OWNERSHIP_CHANGES: &str = "select sum(epoch)::int8 from owned_buckets";
 
 const IDENTITY: &str = "
     select system.system_identifier::text || '/' || checkpoint.timeline_id::text || '/' || d.oid::text
@@ -47,7 +56,8 @@ const IDENTITY: &str = "
 impl Store {
     /// `lease`: how long a call belongs to its process.
     pub fn new(pool: Pool, lease: Duration) -> Store {
-        Store { pool, lease }
+        let router = Router::one(pool.clone());
+        Store { pool, router, lease }
     }
 
     pub async fn reachable(&self) -> Result<(), String> {
@@ -63,6 +73,36 @@ impl Store {
         self.pool.get().await.context("no connection to the processor database")
     }
 
+    /// The database of these users.
+    async fn owned(&self, users: &[Uuid]) -> anyhow::Result<Ownership> {
+        Ok(self.router.ownership(users).await?)
+    }
+
+    /// The indices of the users who are being moved to another database.
+    pub async fn moving(&self, users: &[Uuid]) -> Vec<usize> {
+        self.router.split(users).await.moving
+    }
+
+    /// The result of work in the name of `owned`. When the database refused it, who owns which user is read again, so that
+    /// whoever repeats the work succeeds.
+    async fn heeded<T>(&self, owned: &Ownership, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        if let Err(error) = &result {
+            self.router.was_refused(owned, error).await;
+        }
+        result
+    }
+
+    /// The rows of one statement.
+    async fn query(
+        &self,
+        owned: &Ownership,
+        text: &str,
+        parameters: Parameters<'_>,
+        failed: &'static str,
+    ) -> anyhow::Result<Vec<Row>> {
+        self.heeded(owned, owned.query(text, parameters, failed).await).await
+    }
+
     /// Parks messages.
     pub async fn park(&self, messages: &[Parked]) -> anyhow::Result<()> {
         let mut client = self.client().await?;
@@ -72,27 +112,35 @@ impl Store {
     }
 
     /// The current states of charges. Charges without a row are left out.
-    pub async fn states(&self, payments: &[Uuid]) -> anyhow::Result<HashMap<Uuid, State>> {
-        if payments.is_empty() {
+    pub async fn states(&self, charges: &[ChargeKey]) -> anyhow::Result<HashMap<Uuid, State>> {
+        if charges.is_empty() {
             return Ok(HashMap::new());
         }
-        let client = self.client().await?;
-        let read = client.prepare_cached(READ_STATES).await?;
-        let rows = client.query(&read, &[&payments]).await.context("cannot read states")?;
+        let owned = self.owned(&column(charges, |charge| charge.user_id)).await?;
+        let payments = column(charges, |charge| charge.payment_id);
+        let parameters: Parameters<'_> = &[&payments, &owned.buckets, &owned.epochs];
+        let rows = self.query(&owned, READ_STATES, parameters, "cannot read states").await?;
         rows.iter().map(|row| Ok((row.get("payment_id"), state(row)?))).collect()
     }
 
     /// The payments of those of these charges that have ended. A row with a different charge does not count.
     pub async fn ended(&self, charges: &[&Charge]) -> anyhow::Result<HashSet<Uuid>> {
-        let client = self.client().await?;
-        let ids: Vec<Uuid> = charges.iter().map(|charge| charge.payment_id).collect();
-        let read = client.prepare_cached(READ_ENDED).await?;
-        let rows = client.query(&read, &[&ids]).await.context("cannot read ended charges")?;
+        let owned = self.owned(&column(charges, |charge| charge.user_id)).await?;
+        let ids = column(charges, |charge| charge.payment_id);
+        let parameters: Parameters<'_> = &[&ids, &owned.buckets, &owned.epochs];
+        let rows = self.query(&owned, READ_ENDED, parameters, "cannot read ended charges").await?;
         let existing: HashMap<Uuid, Charge> =
             rows.iter().map(|row| (row.get("payment_id"), charge(row))).collect();
         let same =
             |charge: &&&Charge| existing.get(&charge.payment_id).is_some_and(|row| row.is_same(charge));
         Ok(charges.iter().filter(same).map(|charge| charge.payment_id).collect())
+    }
+
+    /// A number that changes when the database gets a user from another one, or gives one up.
+    pub async fn ownership_changes(&self) -> anyhow::Result<i64> {
+        let client = self.client().await?;
+        let read = client.prepare_cached(OWNERSHIP_CHANGES).await?;
+        Ok(client.query_one(&read, &[]).await.context("cannot read which users the database owns")?.get(0))
     }
 
     /// The identity of the database and its history: cluster, timeline (a restore or failover starts a new one), database.

@@ -3,6 +3,7 @@
 //! * It reads rows only, so any number of processors may sweep, and a restart resumes.
 //! * A scan finds new charges by age. A walk through the whole table, a few blocks after each scan, finds charges that
 //!   appeared with an age that was scanned before.
+//! * Once the database owns other users than before, all of its charges are scanned again.
 //! * A charge of the due queue whose row is gone leaves the queue: the table may have been restored.
 
 use std::collections::{HashMap, HashSet};
@@ -64,7 +65,7 @@ impl Sweep {
         let mut ticks = tokio::time::interval(DUE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut next_scan, mut next_identity) = (Instant::now(), Instant::now());
-        let (mut known, mut walked_to) = (None, 0);
+        let (mut known, mut changes, mut walked_to) = (None, None, 0);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -84,6 +85,17 @@ impl Sweep {
                 }
                 next_identity = Instant::now() + IDENTITY_INTERVAL;
                 self.failed("read the identity of the database", identity.map(drop));
+                let owned = self.store.ownership_changes().await;
+                if let Ok(owned) = owned
+                    && changes.replace(owned).is_some_and(|before| before != owned)
+                {
+                    tracing::info!(
+                        "the database owns other users than before; all of its charges are scanned again"
+                    );
+                    self.due_queue.start_over();
+                    next_scan = Instant::now();
+                }
+                self.failed("read which users the database owns", owned.map(drop));
             }
             if Instant::now() >= next_scan {
                 let scanned = self.scan(&mut walked_to).await;

@@ -11,12 +11,13 @@ use anyhow::{Context, bail};
 use deadpool_postgres::GenericClient;
 use saga::parked::{self, Parked};
 use saga::postgres::Transaction;
+use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::transitions::transit;
 use super::{Store, Transition, charge, column, state};
-use crate::charge::{CONFLICT, Charge};
+use crate::charge::{CONFLICT, Charge, ChargeKey};
 use crate::saga::{Event, State, Step, To, decide};
 use crate::work::Job;
 
@@ -46,12 +47,13 @@ const INSERT_CANCELLED: &str = "
            'cancelled', 'cancel_requested', now(), now()
       from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::timestamptz[])
         as job (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at)
+     where require_ownership($8, $9)
     on conflict do nothing
     returning payment_id";
 
 const READ: &str = "
     select payment_id, user_id, client_number, service_id, amount, traceparent, status, attempt, exposed
-      from charges where payment_id = any($1)";
+      from charges where payment_id = any($1) and require_ownership($2, $3)";
 
 /// A request to cancel, and its index in the batch.
 #[derive(Clone, Copy)]
@@ -85,6 +87,7 @@ impl Store {
         unreadable: &[Parked],
         park: impl Fn(usize, &str) -> Parked,
     ) -> anyhow::Result<Vec<CancelOutcome>> {
+        let owned = self.owned(&column(asked, |job| job.charge.user_id)).await?;
         let mut answers = vec![CancelOutcome::Already; asked.len()];
         // The first request of each payment, in one order everywhere, so that two batches with common rows seldom
         // deadlock.
@@ -101,7 +104,8 @@ impl Store {
             if open.is_empty() {
                 break;
             }
-            for (index, answer) in self.round(transaction, &open).await? {
+            let round = self.round(transaction, &owned, &open).await;
+            for (index, answer) in self.heeded(&owned, round).await? {
                 if answer == CancelOutcome::Parked {
                     parked.push(park(index, CONFLICT));
                 }
@@ -123,9 +127,10 @@ impl Store {
     async fn round(
         &self,
         client: &impl GenericClient,
+        owned: &Ownership,
         open: &BTreeMap<Uuid, CancelRequest<'_>>,
     ) -> anyhow::Result<Vec<(usize, CancelOutcome)>> {
-        let there = read(client, open).await?;
+        let there = read(client, owned, open).await?;
         let (mut answers, mut absent, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         for (payment_id, asked) in open {
             let from = match there.get(payment_id) {
@@ -138,10 +143,11 @@ impl Store {
             };
             match decide(&from, &Event::CancelRequested) {
                 Step::Insert(To::Cancelled) => absent.push(*asked),
-                Step::Move(to @ To::Cancelled) => waiting.push((
-                    asked.index,
-                    Transition { payment_id: *payment_id, from, to, pause: Duration::ZERO },
-                )),
+                Step::Move(to @ To::Cancelled) => {
+                    let ChargeKey { payment_id, user_id } = asked.job.charge.key();
+                    let transition = Transition { payment_id, user_id, from, to, pause: Duration::ZERO };
+                    waiting.push((asked.index, transition));
+                }
                 Step::Already => answers.push((asked.index, CancelOutcome::Already)),
                 Step::TooLate => answers.push((asked.index, CancelOutcome::TooLate)),
                 step @ (Step::Insert(_)
@@ -155,9 +161,9 @@ impl Store {
                 ),
             }
         }
-        let inserted = insert(client, &absent).await?;
+        let inserted = insert(client, owned, &absent).await?;
         let transitions: Vec<Transition> = waiting.iter().map(|(_, transition)| transition.clone()).collect();
-        let moved = transit(client, &transitions, self.lease).await?;
+        let moved = transit(client, owned, &transitions, self.lease).await?;
         let done = absent.iter().map(|asked| (asked.index, asked.job.charge.payment_id));
         let done = done.filter(|(_, id)| inserted.contains(id)).map(|(index, _)| index);
         let ended = waiting.iter().filter(|(_, transition)| moved.contains(&transition.payment_id));
@@ -170,16 +176,22 @@ impl Store {
 
 async fn read(
     client: &impl GenericClient,
+    owned: &Ownership,
     open: &BTreeMap<Uuid, CancelRequest<'_>>,
 ) -> anyhow::Result<HashMap<Uuid, (Charge, State)>> {
     let ids: Vec<Uuid> = open.keys().copied().collect();
     let read = client.prepare_cached(READ).await?;
-    let rows = client.query(&read, &[&ids]).await.context("cannot read charges to cancel")?;
+    let rows = client.query(&read, &[&ids, &owned.buckets, &owned.epochs]).await;
+    let rows = rows.context("cannot read charges to cancel")?;
     let row = |row: &Row| Ok((row.get("payment_id"), (charge(row), state(row)?)));
     rows.iter().map(row).collect()
 }
 
-async fn insert(client: &impl GenericClient, absent: &[CancelRequest<'_>]) -> anyhow::Result<HashSet<Uuid>> {
+async fn insert(
+    client: &impl GenericClient,
+    owned: &Ownership,
+    absent: &[CancelRequest<'_>],
+) -> anyhow::Result<HashSet<Uuid>> {
     if absent.is_empty() {
         return Ok(HashSet::new());
     }
@@ -195,6 +207,8 @@ async fn insert(client: &impl GenericClient, absent: &[CancelRequest<'_>]) -> an
                 &column(absent, |a| a.job.charge.amount),
                 &column(absent, |a| a.job.charge.traceparent.as_deref()),
                 &column(absent, |a| a.job.expires_at),
+                &owned.buckets,
+                &owned.epochs,
             ],
         )
         .await

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use saga::parked::{self, Parked};
 use saga::postgres::Transaction;
+use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -62,12 +63,13 @@ const INSERT: &str = "
                           $9::text[], $10::int8[])
                 as job (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
                         held_back, pause_ms)) job
+     where require_ownership($11, $12)
     on conflict do nothing
     returning payment_id, status, attempt, exposed";
 
 const READ_CHARGES: &str = "
     select payment_id, user_id, client_number, service_id, amount, traceparent from charges
-     where payment_id = any($1)";
+     where payment_id = any($1) and require_ownership($2, $3)";
 
 impl Store {
     /// Commits the intents to call `jobs`, as [`Store::admit_intents`] does.
@@ -83,17 +85,8 @@ impl Store {
         intents: &[Intent<'_>],
         unreadable: &[Parked],
     ) -> anyhow::Result<Vec<Admission>> {
-        let mut client = self.client().await?;
-        let inserted = if unreadable.is_empty() {
-            insert(&client, intents, self.lease).await?
-        } else {
-            let transaction = client.transaction().await.context("cannot begin a transaction")?;
-            parked::insert(&transaction, unreadable).await?;
-            let inserted = insert(&transaction, intents, self.lease).await?;
-            transaction.commit().await.context("cannot commit")?;
-            inserted
-        };
-        answers(&client, intents, &inserted).await
+        let owned = self.owned(&column(intents, |i| i.job.charge.user_id)).await?;
+        self.heeded(&owned, admit(&owned, intents, unreadable, self.lease).await).await
     }
 
     /// As [`Store::admit_intents`], in a transaction of the caller, who commits it.
@@ -102,15 +95,39 @@ impl Store {
         transaction: &Transaction<'_>,
         intents: &[Intent<'_>],
     ) -> anyhow::Result<Vec<Admission>> {
-        let inserted = insert(transaction, intents, self.lease).await?;
-        answers(transaction, intents, &inserted).await
+        let owned = self.owned(&column(intents, |i| i.job.charge.user_id)).await?;
+        let admitted = async {
+            let inserted = insert(transaction, &owned, intents, self.lease).await?;
+            answers(transaction, &owned, intents, &inserted).await
+        };
+        self.heeded(&owned, admitted.await).await
     }
+}
+
+async fn admit(
+    owned: &Ownership,
+    intents: &[Intent<'_>],
+    unreadable: &[Parked],
+    lease: Duration,
+) -> anyhow::Result<Vec<Admission>> {
+    let mut client = owned.client().await?;
+    let inserted = if unreadable.is_empty() {
+        insert(&client, owned, intents, lease).await?
+    } else {
+        let transaction = client.transaction().await.context("cannot begin a transaction")?;
+        parked::insert(&transaction, unreadable).await?;
+        let inserted = insert(&transaction, owned, intents, lease).await?;
+        transaction.commit().await.context("cannot commit")?;
+        inserted
+    };
+    answers(&client, owned, intents, &inserted).await
 }
 
 /// The outcome of each intent, in order. A later statement sees the rows that the insert conflicted with. Their immutable
 /// columns show whether the message is a duplicate.
 async fn answers(
     client: &impl deadpool_postgres::GenericClient,
+    owned: &Ownership,
     intents: &[Intent<'_>],
     inserted: &HashMap<Uuid, Admission>,
 ) -> anyhow::Result<Vec<Admission>> {
@@ -119,7 +136,8 @@ async fn answers(
     let mut existing = HashMap::new();
     if !conflicting.is_empty() {
         let read = client.prepare_cached(READ_CHARGES).await?;
-        let rows = client.query(&read, &[&conflicting]).await.context("cannot read charges")?;
+        let rows = client.query(&read, &[&conflicting, &owned.buckets, &owned.epochs]).await;
+        let rows = rows.context("cannot read charges")?;
         existing.extend(rows.iter().map(|row| (row.get("payment_id"), charge(row))));
     }
     intents.iter().map(|intent| admitted(intent.job, inserted, &existing)).collect()
@@ -127,6 +145,7 @@ async fn answers(
 
 async fn insert(
     client: &impl deadpool_postgres::GenericClient,
+    owned: &Ownership,
     intents: &[Intent<'_>],
     lease: Duration,
 ) -> anyhow::Result<HashMap<Uuid, Admission>> {
@@ -148,6 +167,8 @@ async fn insert(
                 &millis(lease),
                 &column(intents, |i| i.held_back.as_ref().map(|held_back| held_back.cause.to_string())),
                 &column(intents, |i| i.held_back.as_ref().map(|held_back| millis(held_back.pause))),
+                &owned.buckets,
+                &owned.epochs,
             ],
         )
         .await

@@ -16,12 +16,13 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{Store, column, millis};
+use crate::charge::ChargeKey;
 use crate::work::Job;
 
 const READ: &str = "
     select payment_id, user_id, client_number, service_id, amount, status, attempt, reason, version,
            provider_reference, traceparent, expires_at, created_at, decided_at
-      from charges where payment_id = any($1)";
+      from charges where payment_id = any($1) and require_ownership($2, $3)";
 
 // What was exposed stays so, unless the outcome proves that no call was made. An unknown charge gets the record of a call
 // that ended now, so that the visibility delay of the gateway begins now.
@@ -34,6 +35,7 @@ const WRITE_OUTCOMES: &str = "
                       $9::int4[], $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[])
             as o (payment_id, user_id, client_number, service_id, amount, status, attempt, reason, version,
                   provider_reference, traceparent, expires_at, created_at, decided_at)
+         where require_ownership($16, $17)
         on conflict on constraint charges_pkey do update
            set user_id = excluded.user_id, client_number = excluded.client_number, service_id = excluded.service_id,
                amount = excluded.amount, status = excluded.status, attempt = excluded.attempt, reason = excluded.reason,
@@ -57,7 +59,8 @@ const EXPOSE: &str = "
            version = version + case status when 'waiting' then 1 else 0 end,
            status = 'calling', reason = null, exposed = true,
            lease_until = now() + $1::int8 * interval '1 millisecond'
-     where status in ('waiting', 'calling')";
+     where status in ('waiting', 'calling')
+       and exists (select from owned_buckets o where o.bucket = bucket(charges.user_id) and o.owned)";
 
 const INSERT_WORK: &str = "
     insert into charges (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
@@ -66,6 +69,7 @@ const INSERT_WORK: &str = "
            'calling', true, now() + $8::int8 * interval '1 millisecond'
       from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::timestamptz[])
         as job (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at)
+     where require_ownership($9, $10)
     on conflict do nothing";
 
 impl Store {
@@ -73,10 +77,13 @@ impl Store {
     pub async fn published(
         &self,
         transaction: &Transaction<'_>,
-        payments: &[Uuid],
+        charges: &[ChargeKey],
     ) -> anyhow::Result<HashMap<Uuid, ChargeResult>> {
+        let owned = self.owned(&column(charges, |charge| charge.user_id)).await?;
+        let payments = column(charges, |charge| charge.payment_id);
         let read = transaction.prepare_cached(READ).await?;
-        let rows = transaction.query(&read, &[&payments]).await.context("cannot read charges")?;
+        let rows = transaction.query(&read, &[&payments, &owned.buckets, &owned.epochs]).await;
+        let rows = rows.context("cannot read charges")?;
         Ok(rows.iter().map(published).map(|row| (row.payment_id, row)).collect())
     }
 
@@ -89,7 +96,8 @@ impl Store {
         if outcomes.is_empty() {
             return Ok(0);
         }
-        let columns: [&(dyn ToSql + Sync); 15] = [
+        let owned = self.owned(&column(outcomes, |o| o.user_id)).await?;
+        let columns: [&(dyn ToSql + Sync); 17] = [
             &column(outcomes, |o| o.payment_id),
             &column(outcomes, |o| o.user_id),
             &column(outcomes, |o| o.client_number.as_str()),
@@ -105,6 +113,8 @@ impl Store {
             &column(outcomes, |o| o.created_at),
             &column(outcomes, |o| o.decided_at),
             &millis(self.lease),
+            &owned.buckets,
+            &owned.epochs,
         ];
         let write = transaction.prepare_cached(WRITE_OUTCOMES).await?;
         let row = transaction.query_one(&write, &columns).await.context("cannot write outcomes")?;
@@ -124,7 +134,8 @@ impl Store {
         if jobs.is_empty() {
             return Ok(0);
         }
-        let columns: [&(dyn ToSql + Sync); 8] = [
+        let owned = self.owned(&column(jobs, |job| job.charge.user_id)).await?;
+        let columns: [&(dyn ToSql + Sync); 10] = [
             &column(jobs, |job| job.charge.payment_id),
             &column(jobs, |job| job.charge.user_id),
             &column(jobs, |job| job.charge.client_number.as_str()),
@@ -133,6 +144,8 @@ impl Store {
             &column(jobs, |job| job.charge.traceparent.as_deref()),
             &column(jobs, |job| job.expires_at),
             &millis(self.lease),
+            &owned.buckets,
+            &owned.epochs,
         ];
         let insert = transaction.prepare_cached(INSERT_WORK).await?;
         transaction

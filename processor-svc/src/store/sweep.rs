@@ -2,11 +2,14 @@
 //!
 //! * A claim is the insert of the inquiry's row, so one processor makes each inquiry.
 //! * A scan reads by age, a walk reads by block.
+//! * Rows of users that the database does not own are left out: they are being copied, or wait to be removed. A charge that is
+//!   left out leaves the due queue, and the sweeper of the database that owns it finds it.
 
 use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
+use saga::postgres::Parameters;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -62,6 +65,7 @@ pub struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InquiryResult {
     pub payment_id: Uuid,
+    pub user_id: Uuid,
     pub attempt: i32,
     pub seq: i32,
     pub outcome: &'static str,
@@ -82,7 +86,8 @@ const READ_VIEWS: &str = "
       left join lateral (select next_at from charge_attempts a
                           where a.payment_id = c.payment_id and a.attempt = c.attempt
                           order by seq desc limit 1) a on c.status = 'unknown'
-     where c.payment_id = any($1)";
+     where c.payment_id = any($1)
+       and exists (select from owned_buckets o where o.bucket = bucket(c.user_id) and o.owned)";
 
 // The claim is the insert: when several processors find the same inquiry due, one of them inserts its row.
 const CLAIM: &str = "
@@ -95,6 +100,7 @@ const CLAIM: &str = "
                               where a.payment_id = c.payment_id and a.attempt = c.attempt
                               order by seq desc limit 1) a on true
          where c.payment_id = any($1) and c.status = 'unknown' and coalesce(a.next_at <= now(), true)
+           and exists (select from owned_buckets o where o.bucket = bucket(c.user_id) and o.owned)
         on conflict do nothing
         returning payment_id, attempt, seq
     )
@@ -111,13 +117,14 @@ const RECORD_INQUIRIES: &str = "
        set outcome = n.outcome, detail = n.detail, next_at = now() + n.next_ms * interval '1 millisecond'
       from unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::text[], $6::int8[])
         as n (payment_id, attempt, seq, outcome, detail, next_ms)
-     where a.payment_id = n.payment_id and a.attempt = n.attempt and a.seq = n.seq";
+     where a.payment_id = n.payment_id and a.attempt = n.attempt and a.seq = n.seq and require_ownership($7, $8)";
 
 // An inquiry under way is left alone: its answer is on the way.
 const HASTEN: &str = "
     update charge_attempts a set next_at = now()
       from charges c
      where c.payment_id = $1 and c.status = 'unknown'
+       and exists (select from owned_buckets o where o.bucket = bucket(c.user_id) and o.owned)
        and a.payment_id = c.payment_id and a.attempt = c.attempt
        and a.outcome <> 'asking' and a.next_at > now()
        and a.seq = (select max(seq) from charge_attempts
@@ -127,20 +134,23 @@ const HASTEN: &str = "
 const SCAN: &str = "
     select payment_id, created_at from charges
      where created_at >= $1 and status in ('waiting', 'calling', 'unknown')
+       and exists (select from owned_buckets o where o.bucket = bucket(charges.user_id) and o.owned)
      order by created_at, payment_id limit $2";
 
 // A tid range scan: reads these blocks and no others.
 const WALK: &str = "
     select payment_id, created_at from charges
      where ctid >= ($1::text)::tid and ctid < ($2::text)::tid
-       and status in ('waiting', 'calling', 'unknown')";
+       and status in ('waiting', 'calling', 'unknown')
+       and exists (select from owned_buckets o where o.bucket = bucket(charges.user_id) and o.owned)";
 
 const BLOCKS: &str = "
     select pg_relation_size('charges') / current_setting('block_size')::int8";
 
 const LIVE: &str = "
     select payment_id, status, extract(epoch from now() - created_at)::float8 as age from charges
-     where payment_id = any($1) and status in ('waiting', 'calling', 'unknown')";
+     where payment_id = any($1) and status in ('waiting', 'calling', 'unknown')
+       and exists (select from owned_buckets o where o.bucket = bucket(charges.user_id) and o.owned)";
 
 /// A step of a walk through the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,23 +217,19 @@ impl Store {
         if results.is_empty() {
             return Ok(());
         }
-        let client = self.client().await?;
-        let statement = client.prepare_cached(RECORD_INQUIRIES).await?;
-        client
-            .execute(
-                &statement,
-                &[
-                    &column(results, |n| n.payment_id),
-                    &column(results, |n| n.attempt),
-                    &column(results, |n| n.seq),
-                    &column(results, |n| n.outcome),
-                    &column(results, |n| n.detail.as_deref()),
-                    &column(results, |n| n.next.map(millis)),
-                ],
-            )
-            .await
-            .context("cannot record the results of inquiries")?;
-        Ok(())
+        let owned = self.owned(&column(results, |n| n.user_id)).await?;
+        let parameters: Parameters<'_> = &[
+            &column(results, |n| n.payment_id),
+            &column(results, |n| n.attempt),
+            &column(results, |n| n.seq),
+            &column(results, |n| n.outcome),
+            &column(results, |n| n.detail.as_deref()),
+            &column(results, |n| n.next.map(millis)),
+            &owned.buckets,
+            &owned.epochs,
+        ];
+        let failed = "cannot record the results of inquiries";
+        self.query(&owned, RECORD_INQUIRIES, parameters, failed).await.map(drop)
     }
 
     /// Charges that are not terminal, created at `from` or later, oldest first, at most `rows_max`; and the clock of the

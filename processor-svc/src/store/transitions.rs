@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::Context;
+use saga::shards::Ownership;
 use uuid::Uuid;
 
 use super::{Store, column, millis};
@@ -18,6 +19,7 @@ use crate::saga::{State, To};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     pub payment_id: Uuid,
+    pub user_id: Uuid,
     /// The state it was decided from.
     pub from: State,
     pub to: To,
@@ -43,6 +45,7 @@ const APPLY: &str = "
                      lease_ms, noted_kind, next_ms)
          where c.payment_id = w.payment_id and c.status = w.from_status and c.attempt = w.from_attempt
            and (w.status <> 'calling' or c.exposed or c.expires_at > now() or c.expires_at is null)
+           and require_ownership($11, $12)
         returning c.payment_id, c.user_id, w.attempt, w.status, w.reason, w.noted_kind, w.next_ms
     ), noted as (
         insert into charge_attempts (payment_id, user_id, attempt, seq, kind, outcome, detail, next_at)
@@ -61,7 +64,9 @@ impl Store {
         if transitions.is_empty() {
             return Ok(HashSet::new());
         }
-        transit(&self.client().await?, transitions, self.lease).await
+        let owned = self.owned(&column(transitions, |t| t.user_id)).await?;
+        let moved = async { transit(&owned.client().await?, &owned, transitions, self.lease).await };
+        self.heeded(&owned, moved.await).await
     }
 }
 
@@ -87,6 +92,7 @@ struct Values<'a> {
 /// Writes transitions; returns those that applied.
 pub(super) async fn transit(
     client: &impl deadpool_postgres::GenericClient,
+    owned: &Ownership,
     transitions: &[Transition],
     lease: Duration,
 ) -> anyhow::Result<HashSet<Uuid>> {
@@ -111,6 +117,8 @@ pub(super) async fn transit(
                 &column(&rows, |r| r.lease_ms),
                 &column(&rows, |r| r.noted_kind),
                 &column(&rows, |r| r.next_ms),
+                &owned.buckets,
+                &owned.epochs,
             ],
         )
         .await

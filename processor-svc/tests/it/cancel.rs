@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use processor_svc::cause::Cause;
-use processor_svc::charge::Charge;
+use processor_svc::charge::{Charge, ChargeKey};
 use processor_svc::saga::{Event, State, Step, To, decide};
 use processor_svc::store::cancel::CancelOutcome;
 use processor_svc::store::{Admission, Store, Transition};
@@ -35,10 +35,10 @@ async fn admitted(store: &Store, steps: &[To]) -> Job {
     admit(store, std::slice::from_ref(&job)).await;
     let mut from = CALLING;
     for to in steps {
-        let payment_id = job.charge.payment_id;
-        let transition = Transition { payment_id, from, to: to.clone(), pause: LEASE };
+        let key @ ChargeKey { payment_id, user_id } = job.charge.key();
+        let transition = Transition { payment_id, user_id, from, to: to.clone(), pause: LEASE };
         assert_eq!(store.apply(&[transition]).await.unwrap().len(), 1);
-        from = store.states(&[payment_id]).await.unwrap()[&payment_id];
+        from = store.states(&[key]).await.unwrap()[&payment_id];
     }
     job
 }
@@ -76,9 +76,10 @@ async fn a_charge_is_cancelled_unless_a_call_may_have_been_made() {
     ];
     let (asked, expected): (Vec<Job>, Vec<CancelOutcome>) = all.into_iter().unzip();
     let ids: Vec<_> = asked.iter().map(|job| job.charge.payment_id).collect();
-    let before = store.states(&ids).await.unwrap();
+    let keys: Vec<ChargeKey> = asked.iter().map(|job| job.charge.key()).collect();
+    let before = store.states(&keys).await.unwrap();
     assert_eq!(cancel(&store, &asked).await, expected);
-    let after = store.states(&ids).await.unwrap();
+    let after = store.states(&keys).await.unwrap();
     for (id, answer) in ids.iter().zip(&expected) {
         let from = before.get(id).copied().unwrap_or(State::Absent);
         let left = if *answer == CancelOutcome::Cancelled { State::Cancelled } else { from };
@@ -219,6 +220,7 @@ async fn of_a_cancel_and_the_next_call_one_comes_first() {
         let id = job.charge.payment_id;
         let again = Transition {
             payment_id: id,
+            user_id: job.charge.user_id,
             from: State::Waiting { attempt: 1 },
             to: To::Calling { attempt: 2 },
             pause: LEASE,

@@ -16,6 +16,7 @@ mod queue;
 mod recovery;
 mod repairs;
 mod restores;
+mod shards;
 mod store;
 mod strangers;
 mod sweep;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use processor_svc::cause::Cause;
-use processor_svc::charge::Charge;
+use processor_svc::charge::{Charge, ChargeKey};
 use processor_svc::saga::resolution::Evidence;
 use processor_svc::saga::{State, To};
 use processor_svc::store::resolutions::{Confirmation, Confirmed, NewProposal, Proposed};
@@ -47,12 +47,16 @@ async fn proposed(store: &Store, terms: &Charge, evidence: Evidence) -> NewPropo
     proposal
 }
 
+fn transition(job: &Job, from: State, to: To) -> Transition {
+    let ChargeKey { payment_id, user_id } = job.charge.key();
+    Transition { payment_id, user_id, from, to, pause: Duration::ZERO }
+}
+
 /// A charge that was taken up, and whose outcome is not known; its lease is over.
 async fn unknown(database: &Database, store: &Store, job: &Job) {
     assert_eq!(store.admit(&[job], &[]).await.unwrap(), [Admission::Calling]);
     let to = To::Unknown { attempt: 1, why: Cause::TimedOut };
-    let payment_id = job.charge.payment_id;
-    store.apply(&[Transition { payment_id, from: CALLING, to, pause: Duration::ZERO }]).await.unwrap();
+    store.apply(&[transition(job, CALLING, to)]).await.unwrap();
     database.query("update charges set lease_until = now() where status = 'unknown'").await;
 }
 
@@ -109,8 +113,7 @@ async fn a_confirmation_is_decided_on_the_charge_as_it_is_then() {
     for job in [&one, &other] {
         let to = To::Succeeded { provider_reference: "ch_1".into() };
         let from = State::Unknown { attempt: 1 };
-        let payment_id = job.charge.payment_id;
-        store.apply(&[Transition { payment_id, from, to, pause: Duration::ZERO }]).await.unwrap();
+        store.apply(&[transition(job, from, to)]).await.unwrap();
     }
     let refused = store.confirm(never.resolution_id, "bob", "x").await.unwrap();
     assert!(matches!(refused, Confirmed::Refused(_)), "what is charged is not released: {refused:?}");
@@ -124,13 +127,10 @@ async fn a_confirmation_is_decided_on_the_charge_as_it_is_then() {
     store.admit_intents(&[Intent { job: &late, held_back }], &[]).await.unwrap();
     let never = proposed(&store, &late.charge, Evidence::NeverMade).await;
     let (payment_id, from) = (late.charge.payment_id, State::Waiting { attempt: 1 });
-    store
-        .apply(&[Transition { payment_id, from, to: To::Calling { attempt: 2 }, pause: Duration::ZERO }])
-        .await
-        .unwrap();
+    store.apply(&[transition(&late, from, To::Calling { attempt: 2 })]).await.unwrap();
     let (from, why) = (State::Calling { attempt: 2, exposed: false }, Cause::TimedOut);
     let to = To::Unknown { attempt: 2, why };
-    store.apply(&[Transition { payment_id, from, to, pause: Duration::ZERO }]).await.unwrap();
+    store.apply(&[transition(&late, from, to)]).await.unwrap();
     database.query("update charges set lease_until = now()").await;
     let refused = store.confirm(never.resolution_id, "bob", "x").await.unwrap();
     assert!(matches!(refused, Confirmed::Refused(_)), "{refused:?}");
@@ -166,7 +166,7 @@ async fn a_charge_of_somebody_else_gets_the_terms_of_the_payment() {
     store.admit(&[&forged], &[]).await.unwrap();
     let to = To::Succeeded { provider_reference: "ch_1".into() };
     let payment_id = forged.charge.payment_id;
-    store.apply(&[Transition { payment_id, from: CALLING, to, pause: Duration::ZERO }]).await.unwrap();
+    store.apply(&[transition(&forged, CALLING, to)]).await.unwrap();
     let terms = Charge { user_id: Uuid::now_v7(), ..forged.charge.clone() };
     let proposal = proposed(&store, &terms, succeeded()).await;
     confirmed(&store, &proposal).await;

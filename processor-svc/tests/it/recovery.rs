@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use processor_svc::charge::Charge;
+use processor_svc::charge::{Charge, ChargeKey};
 use processor_svc::saga::{State, To};
 use processor_svc::store::Transition;
 use processor_svc::work::Job;
@@ -51,10 +51,10 @@ fn authorize(topic: &Topic, jobs: &[Job]) {
 
 /// Emits the outcomes that the database has of these charges, as the relay does.
 async fn emit_outcomes(topic: &Topic, database: &Database, jobs: &[Job]) {
-    let ids: Vec<_> = jobs.iter().map(|job| job.charge.payment_id).collect();
+    let keys: Vec<_> = jobs.iter().map(|job| job.charge.key()).collect();
     let mut client = database.pool.get().await.unwrap();
     let transaction = client.transaction().await.unwrap();
-    let rows = database.store(LEASE).published(&transaction, &ids).await.unwrap();
+    let rows = database.store(LEASE).published(&transaction, &keys).await.unwrap();
     for row in rows.values() {
         let kind = row.event_type().unwrap().as_str();
         let headers = [(HEADER_TYPE, kind), (HEADER_POSITION, "0/1;0;0/0")];
@@ -67,8 +67,10 @@ async fn emit_outcomes(topic: &Topic, database: &Database, jobs: &[Job]) {
 async fn end(database: &Database, jobs: &[Job], from: State, to: To) {
     let store = database.store(LEASE);
     store.admit(&jobs.iter().collect::<Vec<_>>(), &[]).await.unwrap();
-    let transition =
-        |job: &Job| Transition { payment_id: job.charge.payment_id, from, to: to.clone(), pause: LEASE };
+    let transition = |job: &Job| {
+        let ChargeKey { payment_id, user_id } = job.charge.key();
+        Transition { payment_id, user_id, from, to: to.clone(), pause: LEASE }
+    };
     let transitions: Vec<Transition> = jobs.iter().map(transition).collect();
     assert_eq!(store.apply(&transitions).await.unwrap().len(), jobs.len());
 }

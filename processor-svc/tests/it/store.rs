@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use processor_svc::cause::Cause;
+use processor_svc::charge::ChargeKey;
 use processor_svc::saga::{Event, Finding, Outcome, State, Step, To, decide};
 use processor_svc::store::sweep::{Due, InquiryResult};
 use processor_svc::store::{Admission, Store, Transition};
@@ -24,7 +25,8 @@ async fn admit(store: &Store, jobs: &[Job]) -> Vec<Admission> {
 }
 
 fn transition(job: &Job, from: State, to: To) -> Transition {
-    Transition { payment_id: job.charge.payment_id, from, to, pause: NOW }
+    let ChargeKey { payment_id, user_id } = job.charge.key();
+    Transition { payment_id, user_id, from, to, pause: NOW }
 }
 
 const CALLING: State = State::Calling { attempt: 1, exposed: false };
@@ -38,8 +40,8 @@ fn succeeded() -> To {
 }
 
 async fn state(store: &Store, job: &Job) -> State {
-    let id = job.charge.payment_id;
-    store.states(&[id]).await.unwrap().get(&id).copied().unwrap_or(State::Absent)
+    let states = store.states(&[job.charge.key()]).await.unwrap();
+    states.get(&job.charge.payment_id).copied().unwrap_or(State::Absent)
 }
 
 #[tokio::test]
@@ -196,6 +198,7 @@ async fn an_inquiry_is_claimed_by_one_and_again_when_its_claim_or_pause_is_over(
 
     let record_inquiries = |seq, next| InquiryResult {
         payment_id: id,
+        user_id: job.charge.user_id,
         attempt: 1,
         seq,
         outcome: "not_found",
@@ -320,8 +323,8 @@ async fn the_database_agrees_with_the_table_on_random_lives() {
         assert_eq!(store.apply(&transitions).await.unwrap().len(), transitions.len());
         lives.extend(expected);
         let rows = database.query("select payment_id, version::int8 from charges").await;
-        let ids: Vec<Uuid> = lives.keys().copied().collect();
-        let states = store.states(&ids).await.unwrap();
+        let keys: Vec<ChargeKey> = all.iter().map(|job| job.charge.key()).collect();
+        let states = store.states(&keys).await.unwrap();
         for row in rows {
             let id: Uuid = row.get(0);
             assert_eq!((states[&id], row.get::<_, i64>(1)), lives[&id]);

@@ -151,7 +151,22 @@ impl Router {
     ///
     /// # Errors
     /// When `work` failed, no shard can be asked, or a move has not ended in time.
-    pub async fn repeat<T, F>(&self, user_id: Uuid, mut work: impl FnMut(Ownership) -> F) -> anyhow::Result<T>
+    pub async fn repeat<T, F>(&self, user_id: Uuid, work: impl FnMut(Ownership) -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = anyhow::Result<T>>,
+    {
+        self.repeat_for(&[user_id], work).await
+    }
+
+    /// As [`Router::repeat`], about users who are on one shard.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn repeat_for<T, F>(
+        &self,
+        users: &[Uuid],
+        mut work: impl FnMut(Ownership) -> F,
+    ) -> anyhow::Result<T>
     where
         F: Future<Output = anyhow::Result<T>>,
     {
@@ -159,7 +174,7 @@ impl Router {
         let mut pauses = backoff::unlimited(PAUSE_MAX);
         let mut was_refused = false;
         loop {
-            let error = match self.ownership(&[user_id]).await {
+            let error = match self.ownership(users).await {
                 Ok(ownership) => {
                     let known = ownership.clone();
                     match work(ownership).await {
