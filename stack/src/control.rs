@@ -31,6 +31,10 @@ pub enum Request {
         name: String,
         program: Option<PathBuf>,
     },
+    /// Stop it, and know nothing of it any more: it was there for a while only.
+    Remove {
+        name: String,
+    },
     /// SIGKILL to the child and everything under it.
     Kill {
         name: String,

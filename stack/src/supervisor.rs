@@ -212,6 +212,7 @@ impl Supervisor {
                 let child = self.children.entry(name.clone()).or_insert_with(|| Child::new(spec.clone()));
                 let replaced = child.spec != spec || child.outdated();
                 child.spec = spec;
+                child.is_leaving = false;
                 if replaced && child.running().is_some() && child.spec.restart == Restart::Always {
                     child.restart(reply);
                 } else {
@@ -220,6 +221,7 @@ impl Supervisor {
             }
             Request::Start { name } => self.start(&name, &reply),
             Request::Stop { name } => self.with(&name, reply, Child::stop),
+            Request::Remove { name } => self.remove(&name, reply),
             Request::Kill { name } => self.kill(&name, reply),
             Request::Restart { name, program } => self.restart(&name, program.as_deref(), reply),
         }
@@ -263,6 +265,17 @@ impl Supervisor {
         }
     }
 
+    fn remove(&mut self, name: &str, reply: Sender<Reply>) {
+        let Some(child) = self.children.get_mut(name) else {
+            return respond(&reply, Reply::Done { changed: false });
+        };
+        child.is_leaving = true;
+        child.stop(reply);
+        if child.running().is_none() {
+            self.children.remove(name);
+        }
+    }
+
     fn kill(&mut self, name: &str, reply: Sender<Reply>) {
         let Some(id) = self.children.get(name).and_then(Child::running) else {
             return respond(&reply, Reply::Failed { reason: format!("{name} is not running") });
@@ -300,6 +313,9 @@ impl Supervisor {
         }
         if let Some(child) = self.children.get_mut(&name) {
             child.answer(|| Reply::Done { changed: true });
+            if child.is_leaving && child.running().is_none() {
+                self.children.remove(&name);
+            }
         }
         self.note(self.save());
     }

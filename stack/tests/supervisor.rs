@@ -162,6 +162,34 @@ fn a_stopped_service_stays_stopped_also_when_it_does_not_listen() {
 }
 
 #[test]
+fn what_is_removed_ends_and_is_forgotten_until_it_is_run_again() {
+    let harness = Harness::start("remove");
+    let names = || -> Vec<String> {
+        harness.client().status().unwrap().into_iter().map(|child| child.name).collect()
+    };
+    let remove = || harness.client().send(&Request::Remove { name: "second".into() }).unwrap();
+    harness.run("first", SLEEP, Restart::Always);
+    let second = harness.run("second", SLEEP, Restart::Always);
+    assert!(matches!(remove(), Reply::Done { changed: true }));
+    assert_eq!((second.alive(), names()), (false, vec!["first".to_owned()]));
+    assert!(matches!(remove(), Reply::Done { changed: false }), "nothing is there");
+    let again = harness.run("second", SLEEP, Restart::Always);
+    assert!(again.alive());
+    // One that is stopped already is forgotten too.
+    harness.client().send(&Request::Stop { name: "second".into() }).unwrap();
+    remove();
+    assert_eq!(names(), ["first"]);
+    // One that comes back while it ends is there as before.
+    harness.run("second", "trap '' TERM; while :; do sleep 0.1; done", Restart::Always);
+    let (mut client, spec) = (harness.client(), harness.spec("second", SLEEP, Restart::Always));
+    let removed = std::thread::spawn(move || client.send(&Request::Remove { name: "second".into() }).map(drop));
+    until("it is asked to end", || harness.child("second").state == "stopping");
+    harness.client().send(&Request::Run { spec }).unwrap();
+    removed.join().unwrap().unwrap();
+    assert!(harness.child("second").id.unwrap().alive());
+}
+
+#[test]
 fn a_restart_answers_when_the_new_one_runs() {
     let harness = Harness::start("again");
     let old = harness.run("service", SLEEP, Restart::Always);

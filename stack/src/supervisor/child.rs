@@ -33,6 +33,8 @@ pub struct Child {
     pub wanted: bool,
     /// Stopped only to be started again.
     again: bool,
+    /// Once it has ended, the stack no longer has it.
+    pub is_leaving: bool,
     pub restarts: u32,
     pub backoff: Backoff,
     /// Told when it has ended (and, for a restart, is back).
@@ -46,6 +48,7 @@ impl Child {
             phase: Phase::Down { how: "stopped".to_owned() },
             wanted: true,
             again: false,
+            is_leaving: false,
             restarts: 0,
             backoff: Backoff::default(),
             waiting: Vec::new(),
