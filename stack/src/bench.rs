@@ -63,7 +63,8 @@ pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
 
 fn relay(layout: &Layout, arguments: &[&str]) -> Result<()> {
     let owner = Some(ProcessId::me().context("no /proc")?);
-    let wish = Wish { extent: Extent::Servers, with: Vec::new(), yes: in_ci(), owner, tls: false };
+    let wish =
+        Wish { extent: Extent::Servers, with: Vec::new(), yes: in_ci(), owner, tls: false, programs: None };
     afresh(layout, &wish)?;
     let progress = Progress::default();
     progress.step("build", |step| {

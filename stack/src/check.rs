@@ -6,6 +6,7 @@
 //!   others use run alone.
 //! * `--quick` is the loop at a desk: lints of everything, and unit tests of the packages that differ from main.
 
+mod before;
 mod changed;
 mod suites;
 mod totals;
@@ -64,11 +65,13 @@ enum Step {
     Encrypted,
     /// A stack on which each drill is played: what breaks, its alert, its runbook; with --all
     Drills,
+    /// A stack of the revision before, upgraded to this one under load; with --all
+    Upgrade,
     /// compose.yaml on a Docker engine of its own: a payment, the audit, what the file promises; with --all, as root
     Containers,
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step::Format,
     Step::Lint,
     Step::Deny,
@@ -76,10 +79,11 @@ const STEPS: [Step; 8] = [
     Step::Stack,
     Step::Encrypted,
     Step::Drills,
+    Step::Upgrade,
     Step::Containers,
 ];
 /// Those that `--all` adds.
-const LONG_STEPS: [Step; 3] = [Step::Encrypted, Step::Drills, Step::Containers];
+const LONG_STEPS: [Step; 4] = [Step::Encrypted, Step::Drills, Step::Upgrade, Step::Containers];
 const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 
 /// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
@@ -105,9 +109,18 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Lint => lint(&layout, &mut totals),
             Step::Deny => deny(&layout, &mut totals),
             Step::Unit => totals.all(unit(&layout, args.quick)),
-            Step::Stack => with_stack(&layout, false, &mut totals, |totals| plain(&layout, args.all, totals)),
-            Step::Encrypted => with_stack(&layout, true, &mut totals, |totals| encrypted(&layout, totals)),
-            Step::Drills => with_stack(&layout, false, &mut totals, |totals| drills(&layout, totals)),
+            Step::Stack => {
+                let tests = |totals: &mut Totals| plain(&layout, args.all, totals);
+                with_stack(&layout, &Setting::default(), &mut totals, tests);
+            }
+            Step::Encrypted => {
+                let setting = Setting { tls: true, ..Setting::default() };
+                with_stack(&layout, &setting, &mut totals, |totals| encrypted(&layout, totals));
+            }
+            Step::Drills => {
+                with_stack(&layout, &Setting::default(), &mut totals, |totals| drills(&layout, totals));
+            }
+            Step::Upgrade => upgrade(&layout, &mut totals),
             Step::Containers => totals.one(containers(&layout)),
         }
         let failed = totals.failed - before.failed;
@@ -195,15 +208,25 @@ fn unit(layout: &Layout, quick: bool) -> Result<Totals> {
     suites::run(layout, vec![first.to_vec(), second.to_vec()], &[])
 }
 
+/// What a stack under test is not by itself.
+#[derive(Default)]
+struct Setting {
+    tls: bool,
+    /// The folder of the programs of another revision.
+    programs: Option<PathBuf>,
+}
+
 /// Runs tests against a stack of their own, which goes down whatever happens.
-fn with_stack(layout: &Layout, tls: bool, totals: &mut Totals, tests: impl FnOnce(&mut Totals)) {
+fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: impl FnOnce(&mut Totals)) {
+    let Setting { tls, programs } = setting;
     let before = totals.failed;
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
         // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack.
         let parts = Extra::value_variants().iter().copied();
-        let with = parts.filter(|part| tls || *part != Extra::Traces).collect();
-        let wish = Wish { extent: Extent::Services, with, yes: in_ci(), owner: Some(owner), tls };
+        let with = parts.filter(|part| *tls || *part != Extra::Traces).collect();
+        let (owner, programs) = (Some(owner), programs.clone());
+        let wish = Wish { extent: Extent::Services, with, yes: in_ci(), owner, tls: *tls, programs };
         afresh(layout, &wish)
     }));
     if totals.failed == before {
@@ -275,6 +298,21 @@ fn encrypted(layout: &Layout, totals: &mut Totals) {
 fn drills(layout: &Layout, totals: &mut Totals) {
     totals.one(workspace::coroctl(layout, &["first-payment"]));
     totals.one(workspace::e2e(layout, &["drill", "--all"]));
+}
+
+/// A stack of the revision before gets this one's programs and migrations, by the runbook and under load.
+fn upgrade(layout: &Layout, totals: &mut Totals) {
+    let programs = match before::programs(layout) {
+        Ok(Some(programs)) => programs,
+        Ok(None) => return say("git knows no revision before this one: skipped"),
+        Err(error) => return totals.one(Err(error)),
+    };
+    let setting = Setting { programs: Some(programs), ..Setting::default() };
+    with_stack(layout, &setting, totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        let release = workspace::folder(layout).display().to_string();
+        totals.one(workspace::e2e(layout, &["drill", "upgrade", "--release", &release]));
+    });
 }
 
 /// Runs compose.yaml on a Docker engine, with stand-ins for the images of others. Kafka's jars are those of a stack.

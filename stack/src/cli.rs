@@ -15,8 +15,8 @@ use crate::servers::Server;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
 use crate::{
-    bench, check, compose, down, exec, install, k6, kubernetes, launch, logs, rotate, status, supervisor,
-    workspace,
+    bench, beside, check, compose, down, exec, install, k6, kubernetes, launch, logs, rotate, status,
+    supervisor, workspace,
 };
 
 /// The servers and services of Coro on this machine, as supervised processes.
@@ -51,6 +51,10 @@ enum Action {
         /// A highly available Postgres: three nodes of Patroni and three members of etcd. It stays so until `clean`.
         #[arg(long, conflicts_with = "tls")]
         ha: bool,
+        /// Run the programs of this folder, such as the target/release of another revision, and build nothing. The next `up` is
+        /// this revision's again.
+        #[arg(long, value_name = "FOLDER", conflicts_with = "servers")]
+        programs: Option<PathBuf>,
     },
     /// Stop everything, and check that nothing is left.
     Down,
@@ -72,6 +76,9 @@ enum Action {
         /// that one until the next `up`.
         #[arg(long, value_name = "FOLDER")]
         to: Option<PathBuf>,
+        /// A relay: a second one stands by meanwhile, so that events wait for no start.
+        #[arg(long)]
+        beside: bool,
     },
     /// Give every login of the running stack another secret (docs/runbooks/rotation.md has the steps around it).
     Rotate {
@@ -206,7 +213,7 @@ fn run(action: Action) -> Result<()> {
     }
     let layout = Layout::from_env()?;
     match action {
-        Action::Up { yes, with, servers, no_payment, tls, ha } => {
+        Action::Up { yes, with, servers, no_payment, tls, ha, programs } => {
             if ha {
                 layout.choose_ha()?;
             }
@@ -215,13 +222,18 @@ fn run(action: Action) -> Result<()> {
                 (false, true) => Extent::Services,
                 (false, false) => Extent::Payment,
             };
-            up(&layout, &Wish { extent, with, yes: yes || install::in_ci(), owner: None, tls })
+            let programs = programs.map(|folder| folder.canonicalize()).transpose().context("--programs")?;
+            up(&layout, &Wish { extent, with, yes: yes || install::in_ci(), owner: None, tls, programs })
         }
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
         Action::Logs { name, follow, lines } => logs::show(&layout.log(&name), lines, follow),
-        Action::Restart { name, to } => {
+        Action::Restart { name, to, beside } => {
             let program = to.map(|folder| program_in(&folder, &name)).transpose()?;
+            if beside {
+                let instance = Instance::named(&name).with_context(|| format!("{name} is no relay"))?;
+                return beside::restart(&layout, instance, program.as_deref());
+            }
             control(&layout, &name, |name| Request::Restart { name, program }, true)
         }
         Action::Rotate { end: false } => rotate::begin(&layout),
@@ -260,7 +272,7 @@ fn run(action: Action) -> Result<()> {
 fn demo(layout: &Layout) -> Result<()> {
     if Client::connect(&layout.socket()).is_none() {
         let (extent, yes) = (Extent::Services, install::in_ci());
-        up(layout, &Wish { extent, with: Vec::new(), yes, owner: None, tls: false })?;
+        up(layout, &Wish { extent, with: Vec::new(), yes, owner: None, tls: false, programs: None })?;
     }
     workspace::e2e(layout, &["demo"])
 }

@@ -50,6 +50,8 @@ pub enum Port {
     Prometheus = 31,
     SearchIndexer = 32,
     SecondSearchIndexer = 33,
+    /// A second relay, for as long as the first one is replaced.
+    RelayBeside = 34,
     Smtp = 40,
     Notifier = 41,
     Fraud = 42,

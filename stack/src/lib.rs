@@ -23,6 +23,7 @@ pub mod state;
 
 mod backoff;
 mod bench;
+mod beside;
 mod cache;
 mod check;
 mod compose;

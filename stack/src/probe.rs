@@ -1,5 +1,6 @@
 //! Is it ready? Each server is asked in its own language, with the least that proves it serves.
 
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,20 @@ pub fn http(layout: &Layout, port: Port, path: &str) -> bool {
     }
     let config = ureq::Agent::config_builder().timeout_global(Some(PROBE_TIMEOUT)).build();
     ureq::Agent::from(config).get(url).call().is_ok()
+}
+
+/// The body of the answer to a GET, if it is 2xx and not longer than 64 KiB.
+pub fn text(layout: &Layout, port: Port, path: &str) -> Option<String> {
+    const BYTES_MAX: u64 = 64 * 1024;
+    let mut stream = link::open(layout, layout.port(port), None, PROBE_TIMEOUT).ok()?;
+    // HTTP/1.0: an answer in one piece, and then the end.
+    let question = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+    stream.write_all(question.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.take(BYTES_MAX).read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?;
+    status.starts_with('2').then(|| body.to_owned())
 }
 
 /// Asks until the answer is yes. Gives up at the limit, or when `alive` says there is nobody left to ask.

@@ -222,10 +222,6 @@ impl Instance {
         crate::workspace::binary(layout, self.service.program())
     }
 
-    pub fn built(self, layout: &Layout) -> bool {
-        self.binary(layout).is_file()
-    }
-
     /// # Errors
     /// When its folder cannot be made.
     pub fn spec(self, layout: &Layout) -> Result<Spec> {

@@ -1,5 +1,6 @@
 //! `cargo stack up`: from nothing to a payment, and from any state in between.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -43,6 +44,8 @@ pub struct Wish {
     pub owner: Option<ProcessId>,
     /// Every link is encrypted. A stack that was made so stays so.
     pub tls: bool,
+    /// The folder of the programs of another revision: they run, and nothing is built. Otherwise this revision's.
+    pub programs: Option<PathBuf>,
 }
 
 /// As [`up`], from nothing: data of an earlier run would hide what a first start does.
@@ -78,14 +81,18 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     drop(supervisor::ensure(layout, wish.owner)?);
     // Downloads and servers wait for others most of the time, the compiler for none.
     std::thread::scope(|scope| {
-        let built = scope.spawn(|| build(layout, extent, &progress));
+        let built = scope.spawn(|| match wish.programs {
+            Some(_) => Ok(()),
+            None => build(layout, extent, &progress),
+        });
         let started = servers(layout, &progress);
         let built = built.join().unwrap_or_else(|_| bail!("the build panicked"));
         started.and(built)
     })?;
-    progress.step("migrate", |_| migrate(layout))?;
+    let programs = wish.programs.clone().unwrap_or_else(|| workspace::folder(layout));
+    progress.step("migrate", |_| migrate(layout, &programs))?;
     if extent != Extent::Servers {
-        start_services(layout, &progress)?;
+        start_services(layout, &programs, &progress)?;
         if layout.is_ha() {
             // The relay has made them by now.
             progress.step("slots", |_| patroni::keep_slots(layout))?;
@@ -255,8 +262,8 @@ fn build(layout: &Layout, extent: Extent, progress: &Progress) -> Result<()> {
     })
 }
 
-fn migrate(layout: &Layout) -> Result<String> {
-    let mut command = workspace::command(layout, &workspace::binary(layout, "migrate").display().to_string());
+fn migrate(layout: &Layout, programs: &Path) -> Result<String> {
+    let mut command = workspace::command(layout, &programs.join("migrate").display().to_string());
     command
         .arg("--seed")
         .env("ADMIN_DATABASE_URL", environment::postgres_url(layout, "postgres", Login::Superuser)?);
@@ -275,15 +282,20 @@ fn migrate(layout: &Layout) -> Result<String> {
     Ok("roles and databases".to_owned())
 }
 
-fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
+fn start_services(layout: &Layout, programs: &Path, progress: &Progress) -> Result<()> {
+    let program = |instance: &Instance| programs.join(instance.service.program());
     let (built, absent): (Vec<Instance>, Vec<Instance>) =
-        Instance::of(layout).into_iter().partition(|instance| instance.built(layout));
+        Instance::of(layout).into_iter().partition(|instance| program(instance).is_file());
     for instance in absent {
         progress.line(&format!("  - {} has no binary and is left out", instance.name));
     }
     let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
     for instance in &built {
-        run(&mut client, secrets::spec(layout, *instance)?)?;
+        let mut spec = secrets::spec(layout, *instance)?;
+        if let Some(first) = spec.argv.first_mut() {
+            *first = program(instance).display().to_string();
+        }
+        run(&mut client, spec)?;
     }
     let wait = |instance: Instance| {
         progress.step(instance.name, |step| {

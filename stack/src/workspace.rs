@@ -11,10 +11,20 @@ use crate::layout::Layout;
 use crate::logs;
 use crate::output::{Progress, Step};
 
+/// The folder of what cargo builds.
+pub fn target(layout: &Layout) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    layout.root.join(target)
+}
+
+/// The folder of release binaries.
+pub fn folder(layout: &Layout) -> PathBuf {
+    target(layout).join("release")
+}
+
 /// Where cargo puts a release binary.
 pub fn binary(layout: &Layout, name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    layout.root.join(target).join("release").join(name)
+    folder(layout).join(name)
 }
 
 /// Whether `cargo run` sets this variable for the program it runs. A nested cargo that inherits it, or a build

@@ -50,8 +50,11 @@ pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
         host = "hostssl";
     }
     layout.write_for_server(&cluster.join("coro.conf"), &settings)?;
-    // A replication connection names a database, so "all" covers the relay too.
-    let access = format!("local all all scram-sha-256\n{host} all all 127.0.0.1/32 scram-sha-256\n");
+    // A relay's replication connection names a database, so "all" covers it. That of a base backup and of a standby does not.
+    let access = format!(
+        "local all all scram-sha-256\n{host} all all 127.0.0.1/32 scram-sha-256\n{host} replication postgres 127.0.0.1/32 \
+         scram-sha-256\n"
+    );
     layout.write_for_server(&cluster.join("pg_hba.conf"), &access)?;
     let argv = vec![text(&programs.join("postgres")), "-D".to_owned(), text(&cluster)];
     let mut spec = super::spec(layout, "postgres", home, argv, Port::Postgres);
@@ -108,6 +111,9 @@ max_replication_slots = 40
 max_wal_senders = 40
 # A relay that is down for long must not fill the disk; far above what a stack writes in a day.
 max_slot_wal_keep_size = 16GB
+# Nothing is kept until somebody says where: another archive_command takes a reload, archive_mode a restart.
+archive_mode = on
+archive_command = 'true'
 autovacuum = on
 log_line_prefix = '%m [%p] %e %q%u@%d '
 # No log holds personal data. Details quote rows, statements their texts, and parameters are what people typed.

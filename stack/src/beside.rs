@@ -1,0 +1,113 @@
+//! `cargo stack restart cdc-relay --beside`: a relay is replaced while another one stands by, so that events wait for no start.
+//!
+//! * A second relay starts from the new program, on a port of its own, and waits for the slots. The first one ends: it has
+//!   drained, and the second one takes over. The first one's successor starts and waits in turn. Then the second one ends, and the
+//!   successor takes over.
+//! * So there are two take-overs and no start in between. Never do two relays read one slot: the server lets one in.
+//! * The second one is no part of the stack: it is gone afterwards, also when a step fails. Then the relay that was there streams, or
+//!   whichever of the two programs the supervisor runs under its name.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::control::{Client, Request};
+use crate::layout::{Layout, Port};
+use crate::services::{Instance, Service};
+use crate::up::wait_for_service;
+use crate::{probe, secrets};
+
+/// A start on a slow machine, and the check of everything that streaming needs.
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
+/// A relay that waits looks every half second whether the slot is free.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Replaces a relay, by another program if one is named, and returns when the successor streams every source that it had.
+///
+/// # Errors
+/// When it is no relay or does not run, or a step takes too long.
+pub fn restart(layout: &Layout, instance: Instance, program: Option<&Path>) -> Result<()> {
+    ensure!(
+        matches!(instance.service, Service::Relay | Service::FraudRelay),
+        "{} is no relay: a second one beside it would not wait until it has ended",
+        instance.name
+    );
+    let mut client = Client::of_running(layout)?;
+    ensure!(
+        client.status()?.iter().any(|child| child.name == instance.name && child.id.is_some()),
+        "{} does not run: cargo stack start {}",
+        instance.name,
+        instance.name
+    );
+    let second = format!("{}-beside", instance.name);
+    let replaced = replace(layout, &mut client, instance, &second, program);
+    // Also after a failure: nobody else knows of it.
+    let removed = client.send(&Request::Remove { name: second });
+    replaced.and(removed.map(drop))?;
+    let streams = || probe::text(layout, instance.admin, "/health").is_some_and(|health| streams(&health));
+    probe::until(TAKE_OVER_TIMEOUT, streams, || Ok(())).with_context(|| {
+        format!("{} does not stream every source: {}", instance.name, layout.http(instance.admin, "/health"))
+    })
+}
+
+/// Starts the second one, and replaces the first one while that waits.
+fn replace(
+    layout: &Layout,
+    client: &mut Client,
+    instance: Instance,
+    second: &str,
+    program: Option<&Path>,
+) -> Result<()> {
+    let mut spec = secrets::spec(layout, instance)?;
+    second.clone_into(&mut spec.name);
+    if let (Some(program), Some(first)) = (program, spec.argv.first_mut()) {
+        *first = program.display().to_string();
+    }
+    spec.env.insert("ADMIN_ADDR".to_owned(), format!("127.0.0.1:{}", layout.port(Port::RelayBeside)));
+    spec.log = layout.log(second);
+    spec.port = Some(layout.port(Port::RelayBeside));
+    client.send(&Request::Run { spec })?;
+    // While the first one has the slots, it is ready when it waits for all of them.
+    let waits = || probe::http(layout, Port::RelayBeside, "/ready");
+    probe::until(READY_TIMEOUT, waits, || Ok(()))
+        .with_context(|| format!("{second} does not stand by; see {}", layout.log(second).display()))?;
+    let (name, program) = (instance.name.to_owned(), program.map(Path::to_owned));
+    client.send(&Request::Restart { name, program })?;
+    wait_for_service(layout, instance)
+}
+
+/// Whether every source of a relay's `/health` streams.
+fn streams(health: &str) -> bool {
+    let Ok(health) = serde_json::from_str::<serde_json::Value>(health) else { return false };
+    let sources = health["sources"].as_object();
+    sources.is_some_and(|all| !all.is_empty() && all.values().all(|source| source["state"] == "streaming"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_streams_when_each_of_its_sources_does() {
+        for (health, expected) in [
+            (r#"{"status":"ok","sources":{"a":{"state":"streaming"},"b":{"state":"streaming"}}}"#, true),
+            (r#"{"status":"ok","sources":{"a":{"state":"streaming"},"b":{"state":"standby"}}}"#, false),
+            (r#"{"status":"ok","sources":{"a":{"state":"refused","detail":"x"}}}"#, false),
+            (r#"{"status":"ok","sources":{}}"#, false),
+            ("", false),
+        ] {
+            assert_eq!(streams(health), expected, "{health}");
+        }
+    }
+
+    #[test]
+    fn only_a_relay_is_replaced_so() {
+        let dir = std::env::temp_dir().join(format!("stack-beside-{}", std::process::id()));
+        let layout = Layout::new(Some(dir), 22_000).unwrap();
+        let refused = |name| restart(&layout, Instance::named(name).unwrap(), None).unwrap_err().to_string();
+        assert!(refused("balance-svc").contains("no relay"));
+        assert!(refused("cdc-relay").contains("not up"));
+        std::fs::remove_dir_all(&layout.dir).unwrap();
+    }
+}
