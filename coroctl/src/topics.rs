@@ -278,6 +278,11 @@ impl Tail {
         Ok(Self { consumer })
     }
 
+    /// The next event, if one comes within `wait`. Blocking.
+    pub fn next_event(&self, wait: Duration) -> Option<Event> {
+        Some(Event::of(&self.consumer.poll(wait)?.ok()?))
+    }
+
     /// The type and subject of the next event, if one comes within `wait`. Blocking.
     pub fn next(&self, wait: Duration) -> Option<(String, String)> {
         let message = self.consumer.poll(wait)?.ok()?;

@@ -13,7 +13,7 @@ mod roles;
 
 pub mod harness;
 
-pub use admin::{connect, database_url};
+pub use admin::{connect, database_url, with_database};
 pub use apply::{apply, forget};
 pub use passwords::Passwords;
 pub use roles::{ROLES, Role, bootstrap, set_own_password};
@@ -149,6 +149,16 @@ pub async fn migrate_all(admin_url: &str) -> Result<()> {
         create_database(admin_url, kind, kind.name()).await?;
     }
     Ok(())
+}
+
+/// The version of the newest migration that this database has; 0 if it has none.
+///
+/// # Errors
+/// When the database is missing, or was never migrated.
+pub async fn version(admin_url: &str, database: &str) -> Result<i32> {
+    let client = connect(&admin::with_database(admin_url, database)?).await?;
+    let newest = format!("select coalesce(max(version), 0)::int4 from {HISTORY}");
+    Ok(client.query_one(&newest, &[]).await.with_context(|| format!("the migrations of {database}"))?.get(0))
 }
 
 /// Adds the demo services to a payments database; what is there already stays as it is.
