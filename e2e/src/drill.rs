@@ -4,9 +4,11 @@
 //!   accepted payment ends, and the audit finds nothing.
 //! * Rules and their times are those of production: a drill waits as long as its alert does.
 //! * Whatever happens, it leaves the stack as it found it.
+//! * Planned changes come first: they may page nobody, so they wait until the pages of what was broken before have ended.
 //! * [`DRILLS`] lists them. [`harness`] is what they have in common; each has a module of its own.
 
 pub mod alerts;
+pub mod arrivals;
 mod gateway_down;
 pub mod harness;
 mod keys;
@@ -23,16 +25,20 @@ mod stuck_charge;
 mod upgrade;
 pub mod view;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use coroctl::stack::Stack;
+use stack::environment;
+use stack::layout::Layout;
 
 use crate::chaos;
 use crate::chaos::operator::Operator;
 use harness::Harness;
 use report::Report;
+use restore::Loss;
 use view::View;
 
 #[derive(clap::Args)]
@@ -46,11 +52,58 @@ pub struct Options {
     /// Print each report as JSON.
     #[arg(long)]
     json: bool,
+    /// `upgrade`: the folder of the new programs, such as the target/release of another revision. Without it each process is
+    /// replaced by the same program.
+    #[arg(long, env = "RELEASE", value_name = "FOLDER")]
+    release: Option<PathBuf>,
+    #[command(flatten)]
+    loss: Loss,
+}
+
+/// A drill, and how it is played.
+#[derive(Clone, Debug)]
+pub struct Play {
+    pub name: Name,
+    /// Of `upgrade`.
+    pub release: Option<PathBuf>,
+    /// Of `restore`.
+    pub loss: Loss,
+}
+
+impl Options {
+    /// Each drill that is to be played, in order. Of all of them `restore` is played in each of its ways.
+    fn plays(&self) -> Vec<Play> {
+        let Options { release, loss, .. } = self;
+        let play = |name, loss: &Loss| Play { name, release: release.clone(), loss: loss.clone() };
+        if let Some(name) = self.name {
+            return vec![play(name, loss)];
+        }
+        let ways = |name| if name == Name::Restore { Loss::all() } else { vec![loss.clone()] };
+        DRILLS
+            .iter()
+            .flat_map(|drill| ways(drill.name).into_iter().map(move |loss| (drill.name, loss)))
+            .map(|(name, loss)| play(name, &loss))
+            .collect()
+    }
+}
+
+impl Play {
+    /// As a person names it.
+    pub fn title(&self) -> String {
+        match self.name {
+            Name::Restore => format!("{} {}", self.name.title(), self.loss),
+            name => name.title(),
+        }
+    }
 }
 
 /// The drills, in the order of `--all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Name {
+    /// Migrations, and each process is replaced, by the programs in the folder RELEASE if there is one.
+    Upgrade,
+    /// Every login gets another secret.
+    Rotate,
     /// Somebody produces a record that nobody can read.
     Poison,
     /// The relay is stopped, and stays down.
@@ -61,12 +114,8 @@ pub enum Name {
     GatewayDown,
     /// The gateway charges a payment, and never says so.
     StuckCharge,
-    /// Migrations, and each process is replaced, by the programs in the folder RELEASE if there is one.
-    Upgrade,
-    /// Each database in turn is dropped, and comes back from a backup that lacks the last payments.
+    /// Databases are lost, and come back without the last payments: from dumps, a base backup, or a standby.
     Restore,
-    /// Every login gets another secret. The last one: what this process was started with opens nothing any more.
-    Rotate,
 }
 
 impl Name {
@@ -100,6 +149,20 @@ const fn alert(name: &'static str, seconds: u64) -> Option<ListedAlert> {
 /// Each drill with its alert, the seconds within which that has to fire, and the section that ends it. The seconds are those of
 /// the rule, of a scrape (5) and a look (15) of Prometheus, and of the way to the rule's condition.
 pub const DRILLS: &[Drill] = &[
+    Drill {
+        name: Name::Upgrade,
+        alert: None,
+        page: "upgrade.md",
+        section: "Steps",
+        requests_may_fail: false,
+    },
+    Drill {
+        name: Name::Rotate,
+        alert: None,
+        page: "rotation.md",
+        section: "Steps",
+        requests_may_fail: false,
+    },
     Drill {
         name: Name::Poison,
         alert: alert("CoroParked", 60),
@@ -137,26 +200,12 @@ pub const DRILLS: &[Drill] = &[
         requests_may_fail: false,
     },
     Drill {
-        name: Name::Upgrade,
-        alert: None,
-        page: "upgrade.md",
-        section: "Steps",
-        requests_may_fail: false,
-    },
-    Drill {
         name: Name::Restore,
         alert: alert("CdcRelayRefused", 150),
         page: "restore.md",
         section: "Recover, and open",
         // While a database is away or closed, requests are answered 503.
         requests_may_fail: true,
-    },
-    Drill {
-        name: Name::Rotate,
-        alert: None,
-        page: "rotation.md",
-        section: "Steps",
-        requests_may_fail: false,
     },
 ];
 
@@ -165,60 +214,67 @@ pub const DRILLS: &[Drill] = &[
 /// # Errors
 /// As it says; and when the stack is not up.
 pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
-    let Some(name) = options.name else { return run_all(stack, options.json).await };
-    run_one(stack, name, options.json).await
-}
-
-async fn run_one(stack: &Stack, name: Name, json: bool) -> Result<()> {
-    let report = report(stack, name, View::on_stderr()).await?;
-    report.print(json)?;
-    report.verdict()
-}
-
-async fn run_all(stack: &Stack, json: bool) -> Result<()> {
+    let plays = options.plays();
+    if let [play] = plays.as_slice() {
+        return run_one(stack, play, options.json).await;
+    }
     let mut failed = Vec::new();
-    for Drill { name, .. } in DRILLS {
-        eprintln!("\n{}", name.title());
-        if let Err(error) = run_one(stack, *name, json).await {
+    for play in &plays {
+        eprintln!("\n{}", play.title());
+        // A drill may have changed every secret.
+        let played = async { run_one(&present()?, play, options.json).await };
+        if let Err(error) = played.await {
             eprintln!("{error:#}");
-            failed.push(name.title());
+            failed.push(play.title());
         }
     }
     ensure!(failed.is_empty(), "these drills failed: {}", failed.join(", "));
     Ok(())
 }
 
+async fn run_one(stack: &Stack, play: &Play, json: bool) -> Result<()> {
+    let report = report(stack, play, View::on_stderr()).await?;
+    report.print(json)?;
+    report.verdict()
+}
+
+/// The stack with its secrets as they are now, which may be others than those that this process was started with.
+fn present() -> Result<Stack> {
+    let variables = environment::variables(&Layout::from_env()?)?;
+    Stack::read(|name| Ok(variables.get(name).cloned()))
+}
+
 /// Runs the drill to its end.
 ///
 /// # Errors
 /// When it could not be carried out.
-pub async fn report(stack: &Stack, name: Name, view: View) -> Result<Report> {
-    let drill = DRILLS.iter().find(|drill| drill.name == name).context("a drill that is not listed")?;
+pub async fn report(stack: &Stack, play: &Play, view: View) -> Result<Report> {
+    let drill = DRILLS.iter().find(|drill| drill.name == play.name).context("a drill that is not listed")?;
     let operator = Operator::new(&chaos::view::View::silent()).await?;
     let mut harness = Harness::begin(stack, drill, view).await?;
     let played = tokio::select! {
-        played = play(&mut harness) => Some(played),
+        played = carry_out(&mut harness, play) => Some(played),
         _ = tokio::signal::ctrl_c() => None,
     };
     // Both, also if one of them fails.
-    let mended = (undo(stack, name).await, operator.heal().await);
+    let mended = (undo(&harness.stack, play.name).await, operator.heal().await);
     let mended = mended.0.and(mended.1);
     let Some(played) = played else {
         mended?;
         bail!("interrupted; the stack runs as before")
     };
-    harness.finish(played.and(mended)).await
+    harness.finish(&play.title(), played.and(mended)).await
 }
 
-async fn play(harness: &mut Harness) -> Result<()> {
-    match harness.name() {
+async fn carry_out(harness: &mut Harness, play: &Play) -> Result<()> {
+    match play.name {
         Name::Poison => poison::play(harness).await,
         Name::RelayDown => relay_down::play(harness).await,
         Name::SlotFilling => slot_filling::play(harness).await,
         Name::GatewayDown => gateway_down::play(harness).await,
         Name::StuckCharge => stuck_charge::play(harness).await,
-        Name::Upgrade => upgrade::play(harness).await,
-        Name::Restore => restore::play(harness).await,
+        Name::Upgrade => upgrade::play(harness, play.release.as_deref()).await,
+        Name::Restore => restore::play(harness, &play.loss).await,
         Name::Rotate => rotate::play(harness).await,
     }
 }
@@ -269,6 +325,26 @@ mod tests {
     fn every_drill_is_listed_once() {
         let listed: Vec<Name> = DRILLS.iter().map(|drill| drill.name).collect();
         assert_eq!(listed, Name::value_variants());
+    }
+
+    #[test]
+    fn planned_changes_come_before_what_pages_and_all_drills_lose_databases_in_every_way() {
+        let pages = DRILLS.iter().position(|drill| drill.alert.is_some()).unwrap();
+        assert!(DRILLS[pages..].iter().all(|drill| drill.alert.is_some()));
+        let options = Options { name: None, all: true, json: false, release: None, loss: Loss::default() };
+        let titles: Vec<String> = options.plays().iter().map(Play::title).collect();
+        assert_eq!(titles[..2], ["upgrade", "rotate"]);
+        assert_eq!(
+            titles[titles.len() - 4..],
+            [
+                "restore --from dump",
+                "restore --from dump --databases balance,payments",
+                "restore --from base-backup",
+                "restore --from promotion"
+            ]
+        );
+        let one = Options { name: Some(Name::Restore), ..options };
+        assert_eq!(one.plays().iter().map(Play::title).collect::<Vec<_>>(), ["restore --from dump"]);
     }
 
     #[test]

@@ -182,7 +182,8 @@ fn what_is_removed_ends_and_is_forgotten_until_it_is_run_again() {
     // One that comes back while it ends is there as before.
     harness.run("second", "trap '' TERM; while :; do sleep 0.1; done", Restart::Always);
     let (mut client, spec) = (harness.client(), harness.spec("second", SLEEP, Restart::Always));
-    let removed = std::thread::spawn(move || client.send(&Request::Remove { name: "second".into() }).map(drop));
+    let removed =
+        std::thread::spawn(move || client.send(&Request::Remove { name: "second".into() }).map(drop));
     until("it is asked to end", || harness.child("second").state == "stopping");
     harness.client().send(&Request::Run { spec }).unwrap();
     removed.join().unwrap().unwrap();

@@ -1,5 +1,6 @@
 //! The alerts of a stack, as its Prometheus judges them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -41,6 +42,8 @@ struct Alert {
 #[derive(Deserialize)]
 struct Labels {
     alertname: String,
+    #[serde(default)]
+    severity: String,
 }
 
 impl Prometheus {
@@ -54,9 +57,21 @@ impl Prometheus {
     /// # Errors
     /// When Prometheus does not answer.
     pub async fn state(&self, alert: &str) -> Result<AlertState> {
+        Ok(most_severe(&self.alerts().await?, alert)?)
+    }
+
+    /// The alerts of severity `page` that fire or are pending, as of the last look at the rules.
+    ///
+    /// # Errors
+    /// When Prometheus does not answer.
+    pub async fn pages(&self) -> Result<BTreeMap<String, AlertState>> {
+        Ok(pages(&self.alerts().await?)?)
+    }
+
+    async fn alerts(&self) -> Result<String> {
         let url = format!("{}/api/v1/alerts", self.url);
         let response = self.http.get(url).send().await.context("Prometheus")?.error_for_status()?;
-        Ok(most_severe(&response.text().await.context("Prometheus")?, alert)?)
+        response.text().await.context("Prometheus")
     }
 
     /// The alerts of severity `page` that fired at any time of the last seconds.
@@ -104,6 +119,16 @@ fn most_severe(answer: &str, alert: &str) -> serde_json::Result<AlertState> {
     Ok(of_alert.map(|one| one.state).max().unwrap_or(AlertState::Inactive))
 }
 
+fn pages(answer: &str) -> serde_json::Result<BTreeMap<String, AlertState>> {
+    let Answer { data } = serde_json::from_str(answer)?;
+    let mut pages = BTreeMap::new();
+    for Alert { labels, state } in data.alerts.into_iter().filter(|one| one.labels.severity == "page") {
+        let most = pages.entry(labels.alertname).or_insert(state);
+        *most = state.max(*most);
+    }
+    Ok(pages)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +140,28 @@ mod tests {
         assert_eq!(names(answer).unwrap(), ["A", "B"]);
         assert!(
             names(r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#).unwrap().is_empty()
+        );
+    }
+
+    #[test]
+    fn pages_are_those_that_wake_somebody_or_are_about_to() {
+        let alert = |name: &str, severity: &str, state: &str| {
+            format!(
+                r#"{{"labels":{{"alertname":"{name}","severity":"{severity}"}},"annotations":{{}},"state":"{state}","value":"1"}}"#
+            )
+        };
+        let alerts = [
+            alert("A", "page", "pending"),
+            alert("A", "page", "firing"),
+            alert("B", "page", "pending"),
+            alert("C", "ticket", "firing"),
+            r#"{"labels":{"alertname":"D"},"state":"firing"}"#.to_owned(),
+        ];
+        let answer = format!(r#"{{"status":"success","data":{{"alerts":[{}]}}}}"#, alerts.join(","));
+        let expected = [("A", AlertState::Firing), ("B", AlertState::Pending)];
+        assert_eq!(
+            pages(&answer).unwrap(),
+            BTreeMap::from(expected.map(|(name, state)| (name.to_owned(), state)))
         );
     }
 

@@ -2,7 +2,7 @@
 
 mod ending;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::alerts::{AlertState, Prometheus};
 use super::report::ObservedAlert;
 use super::runbook::Section;
 use super::view::View;
-use super::{Drill, Name, runbook, script};
+use super::{Drill, runbook, script};
 use crate::chaos;
 use crate::steady_load::SteadyLoad;
 
@@ -94,11 +94,6 @@ impl Harness {
         harness.accepts(FIRST_PAYMENTS).await?;
         harness.view.line(&format!("load: {:.0} payments a second", 1.0 / LOAD_INTERVAL.as_secs_f64()));
         Ok(harness)
-    }
-
-    /// The drill that is played.
-    pub fn name(&self) -> Name {
-        self.drill.name
     }
 
     /// Waits until so many more payments are accepted.
@@ -255,6 +250,14 @@ impl Harness {
     pub fn note(&mut self, text: String) {
         self.view.line(&text);
         self.notes.push(text);
+    }
+
+    /// The pages that fire or are about to.
+    ///
+    /// # Errors
+    /// When Prometheus does not answer.
+    pub async fn pages(&self) -> Result<BTreeMap<String, AlertState>> {
+        self.prometheus.pages().await
     }
 
     /// The alerts that have paged somebody within this time.

@@ -75,6 +75,14 @@ fn of_kafka(layout: &Layout, user: &str) -> Result<Key> {
 }
 
 impl Key {
+    /// Whether its server takes the one before too, until the rotation ends.
+    pub fn holds_until_the_end(&self) -> bool {
+        match self.lock {
+            Lock::Redis { .. } | Lock::AdminListener { .. } => true,
+            Lock::Postgres { .. } | Lock::RabbitMq { .. } | Lock::Kafka { .. } => false,
+        }
+    }
+
     /// Whether the server lets it in.
     ///
     /// # Errors

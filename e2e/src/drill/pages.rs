@@ -1,4 +1,8 @@
 //! A planned change is noticed by nobody: no page, and payments go on settling.
+//!
+//! * The change begins when nothing pages and nothing is about to. What was broken before, such as by another drill, is waited for:
+//!   an alert that fires already could not fire because of the change.
+//! * It ends when nothing is about to page any more: whatever does by then is held against the change.
 
 use std::time::{Duration, Instant};
 
@@ -7,33 +11,48 @@ use coroctl::databases;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::alerts::AlertState;
 use super::harness::Harness;
 
 /// Payments that come after the change, so that what stands still is seen.
 const FURTHER_PAYMENTS: usize = 25;
 /// Two looks of Prometheus at its rules.
 const JUST_NOW: Duration = Duration::from_secs(30);
+/// The shorter window of the slowest page (`slo.yml`: 30 minutes), a look at the rules, and time for what leads to it.
+const EARLIER_TIMEOUT: Duration = Duration::from_secs(2400);
+/// The longest `for` of a page, and two looks.
+const PENDING_TIMEOUT: Duration = Duration::from_secs(690);
 /// The longest time in which no payment settles. A process that is replaced takes seconds on a slow machine.
 const GAP_MAX: Duration = Duration::from_secs(30);
 
 /// From the beginning of a planned change to its end.
 pub struct Quiet {
-    /// Pages from before, which say nothing about the change.
-    earlier: Vec<String>,
     since: Timestamp,
     began: Instant,
 }
 
 impl Quiet {
+    /// Waits until nothing pages, and nothing is about to.
+    ///
     /// # Errors
-    /// When Prometheus does not answer.
+    /// When something still does after forty minutes: then the change would show nothing.
     pub async fn begin(harness: &mut Harness) -> Result<Self> {
-        let earlier = harness.paged(JUST_NOW).await?;
-        if !earlier.is_empty() {
-            harness.note(format!("Before the change there were pages: {}", earlier.join(", ")));
+        let began = Instant::now();
+        let is_quiet = async || {
+            let (now, just_now) = (harness.pages().await?, harness.paged(JUST_NOW).await?);
+            let mut names: Vec<String> = now.into_keys().chain(just_now).collect();
+            names.sort_unstable();
+            names.dedup();
+            ensure!(names.is_empty(), "there are pages: {}", names.join(", "));
+            Ok(true)
+        };
+        harness.until(EARLIER_TIMEOUT, "pages from before the change to end", is_quiet).await?;
+        let waited = began.elapsed();
+        if waited > JUST_NOW {
+            harness.note(format!("The change waited {} s for pages from before to end", waited.as_secs()));
         }
-        harness.view.line("the change begins");
-        Ok(Self { earlier, since: Timestamp::now(), began: Instant::now() })
+        harness.view.line("nothing pages: the change begins");
+        Ok(Self { since: Timestamp::now(), began: Instant::now() })
     }
 
     /// # Errors
@@ -42,8 +61,15 @@ impl Quiet {
         harness.accepts(FURTHER_PAYMENTS).await?;
         let gap = self.gap(harness).await?;
         harness.note(format!("The longest time without a settled payment was {:.1} s", gap.as_secs_f64()));
-        let mut paged = harness.paged(self.began.elapsed()).await?;
-        paged.retain(|alert| !self.earlier.contains(alert));
+        let is_decided = async || {
+            let pages = harness.pages().await?.into_iter();
+            let mut pending = pages.filter(|(_, state)| *state == AlertState::Pending).map(|(name, _)| name);
+            let first = pending.next();
+            ensure!(first.is_none(), "pending: {}", first.unwrap_or_default());
+            Ok(true)
+        };
+        harness.until(PENDING_TIMEOUT, "pending pages to fire or to end", is_decided).await?;
+        let paged = harness.paged(self.began.elapsed()).await?;
         harness.note(match paged.as_slice() {
             [] => "The change paged nobody".to_owned(),
             alerts => format!("Pages: {}", alerts.join(", ")),

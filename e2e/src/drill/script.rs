@@ -1,6 +1,6 @@
 //! Runs a script of a runbook as the person would who reads it.
 //!
-//! * It stops at the first command that fails. The addresses are those of `.stack/env`.
+//! * It stops at the first command that fails. The addresses are those of `.stack/env`, as they are now.
 //! * `coroctl`, `cdc-relay` and the like are the programs that were built beside this one, and so is `cargo stack`: nothing
 //!   is compiled in the middle of a drill.
 
@@ -9,6 +9,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use stack::environment;
+use stack::layout::Layout;
 use tokio::process::Command;
 
 /// A person would have given up.
@@ -37,6 +39,7 @@ pub async fn run(script: &str, variables: &[(&str, &str)]) -> Result<String> {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new("sh");
     command.args(["-euc", &format!("{CARGO_STACK}{script}")]);
+    command.envs(environment::variables(&Layout::from_env()?)?);
     command.env("PATH", format!("{}:{path}", programs.display())).envs(variables.iter().copied());
     finish(command, "the script").await
 }

@@ -1,8 +1,10 @@
-//! Clients at the edge do not notice that instances of payments-svc come and go.
+//! Clients at the edge do not notice that instances of payments-svc come and go, nor events that the relay does.
 
 use std::time::Duration;
 
 use coroctl::client::Client;
+use e2e::drill::arrivals::{LONGEST_MAX, Reader};
+use e2e::drill::script;
 use e2e::steady_load::{Paid, SteadyLoad, accepted};
 use futures_util::future::join_all;
 use uuid::Uuid;
@@ -76,6 +78,28 @@ async fn no_request_fails_during_a_rolling_restart() {
     // An instance that leaves is asked nothing any more: the edge has nothing to mend.
     assert_eq!(resent(&harness).await - before, 0.0);
     all_complete(&harness, &payments).await;
+}
+
+#[tokio::test]
+async fn no_event_waits_for_a_start_while_a_relay_is_replaced_beside_another() {
+    let harness = Harness::alone().await;
+    let client = Client::new(&harness.stack.through_edge()).unwrap();
+    let reader = Reader::begin(&harness.stack).await.unwrap();
+    let replaced = async {
+        script::cargo_stack(&["restart", "cdc-relay", "--beside"]).await.unwrap();
+    };
+    let payments = load_during(&harness, &client, replaced).await;
+    all_complete(&harness, &payments).await;
+    let arrivals = reader.end().await.unwrap();
+    // Initiated, authorized, completed; held, captured; succeeded.
+    let (events, wanted) = (arrivals.events, 6 * payments.len());
+    assert!(events >= wanted, "{events} events came, not {wanted}");
+    assert!(arrivals.longest < LONGEST_MAX, "{:?}", arrivals.longest);
+    let log = format!("{}/logs/cdc-relay-beside.log", harness.stack.dir);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("standing by"), "it did not wait for the slots:\n{log}");
+    let status = script::cargo_stack(&["status"]).await.unwrap();
+    assert!(!status.contains("cdc-relay-beside"), "it is gone afterwards:\n{status}");
 }
 
 #[tokio::test]

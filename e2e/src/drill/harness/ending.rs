@@ -22,7 +22,7 @@ impl Harness {
     ///
     /// # Errors
     /// When the audit itself cannot be made.
-    pub async fn finish(mut self, played: Result<()>) -> Result<Report> {
+    pub async fn finish(mut self, title: &str, played: Result<()>) -> Result<Report> {
         let mut misses: Vec<String> = played.err().map(|error| format!("{error:#}")).into_iter().collect();
         self.load.stop();
         // Requests under way may still be accepted.
@@ -51,7 +51,7 @@ impl Harness {
         let findings = audit::run_with(&self.stack, &options).await.context("audit")?;
         self.view.finish();
         Ok(Report {
-            drill: self.drill.name.title(),
+            drill: title.to_owned(),
             alerts: self.alerts,
             scripts: self.scripts,
             seconds: self.began.elapsed().as_secs_f64(),
