@@ -1,11 +1,12 @@
-//! The consumer loop on a real Kafka: nothing is skipped, poison is found, order is kept. A password that changes (`login`). And tokens of an issuer
-//! (`identity`), which need no server.
+//! The consumer loop on a real Kafka: nothing is skipped, poison is found, order is kept. A password that changes (`login`). A database that
+//! is closed (`closed`). And tokens of an issuer (`identity`), which need no server.
 //!
 //! Each test has topics and a group of its own.
 
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod closed;
 mod group;
 mod harness;
 mod identity;
