@@ -3,5 +3,6 @@
 pub(crate) mod http;
 pub(crate) mod lag;
 pub(crate) mod metrics;
+pub(crate) mod overview;
 pub(crate) mod slot_trend;
 pub(crate) mod status;

@@ -251,6 +251,11 @@ impl Routes {
     pub fn read(path: &Path) -> Result<Routes> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Routes::of_file(path, &text)
+    }
+
+    /// As `read`, of a file that was read.
+    pub fn of_file(path: &Path, text: &str) -> Result<Routes> {
         // A variable may hold a secret, such as the URL of a database; so each may be in a file instead.
         let refused = Cell::new(None);
         let env = |name: &str| {
@@ -259,7 +264,7 @@ impl Routes {
                 None
             })
         };
-        let parsed = Routes::parse_named(&path.display().to_string(), &text, &env);
+        let parsed = Routes::parse_named(&path.display().to_string(), text, &env);
         match refused.take() {
             Some(why) => Err(why),
             None => Ok(parsed?),

@@ -22,7 +22,11 @@ pub struct RoutesArgs {
 impl RoutesArgs {
     /// Reads the file, and keeps the chosen sources.
     pub fn read(&self) -> Result<Routes, Failure> {
-        let mut routes = Routes::read(&self.file).map_err(Failure::Usage)?;
+        self.chosen(Routes::read(&self.file).map_err(Failure::Usage)?)
+    }
+
+    /// Keeps the chosen sources.
+    pub fn chosen(&self, mut routes: Routes) -> Result<Routes, Failure> {
         if let Some(name) = &self.source {
             if routes.source(name).is_none() {
                 return Err(Failure::usage(format!("--source: the routes file has no source `{name}`")));

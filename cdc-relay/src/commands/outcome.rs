@@ -23,6 +23,13 @@ impl Failure {
     pub fn usage(problem: String) -> Failure {
         Failure::Usage(anyhow::Error::msg(problem))
     }
+
+    /// The error alone, where no process ends with it.
+    pub fn into_error(self) -> anyhow::Error {
+        match self {
+            Failure::Usage(error) | Failure::Failed(error) => error,
+        }
+    }
 }
 
 impl From<anyhow::Error> for Failure {

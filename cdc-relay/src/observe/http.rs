@@ -1,7 +1,6 @@
 //! Serves the admin listener: `/health` (alive), `/ready` (every source streams or stands by), `/metrics`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use anyhow::Result;
 use listener::{Audience, Reason, Refusal, Socket};
@@ -12,29 +11,30 @@ use warp::reply::Reply;
 use warp::{Filter, Rejection};
 
 use crate::observe::metrics::Metrics;
+use crate::observe::overview::Overview;
 use crate::observe::status::{State, Status};
 
 /// Serves `audience` until `shutdown`.
 pub async fn serve(
     socket: Socket,
     metrics: Metrics,
-    sources: Vec<Status>,
+    overview: Overview,
     audience: Audience,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let sources = Arc::new(sources);
-    let with_sources = move || {
-        let sources = Arc::clone(&sources);
-        warp::any().map(move || Arc::clone(&sources))
+    let with_overview = move || {
+        let overview = overview.clone();
+        warp::any().map(move || overview.clone())
     };
-    let health = warp::path!("health").and(listener::get()).and(with_sources());
-    let health = health.map(|sources: Arc<Vec<Status>>| report("ok", &sources, StatusCode::OK));
-    let ready = warp::path!("ready").and(listener::get()).and(with_sources());
-    let ready = ready.map(|sources: Arc<Vec<Status>>| {
-        if sources.iter().all(|source| source.get().is_ready()) {
-            report("ready", &sources, StatusCode::OK)
+    let health = warp::path!("health").and(listener::get()).and(with_overview());
+    let health = health.map(|overview: Overview| report("ok", &overview, StatusCode::OK));
+    let ready = warp::path!("ready").and(listener::get()).and(with_overview());
+    // By a routes file that cannot be used nothing changes, so what was ready still is.
+    let ready = ready.map(|overview: Overview| {
+        if overview.sources().iter().all(|source| source.get().is_ready()) {
+            report("ready", &overview, StatusCode::OK)
         } else {
-            report("not ready", &sources, StatusCode::SERVICE_UNAVAILABLE)
+            report("not ready", &overview, StatusCode::SERVICE_UNAVAILABLE)
         }
     });
     let scrape = warp::path!("metrics").and(listener::get()).map(move || match metrics.render() {
@@ -72,11 +72,13 @@ struct Reported {
     held: Option<String>,
 }
 
-fn report(status: &str, sources: &[Status], code: StatusCode) -> Response<Vec<u8>> {
+fn report(status: &str, overview: &Overview, code: StatusCode) -> Response<Vec<u8>> {
+    let sources = overview.sources();
     let reported = |source: &Status| Reported { state: source.get(), held: source.held() };
     let sources: BTreeMap<&str, Reported> =
         sources.iter().map(|source| (source.name(), reported(source))).collect();
-    let body = serde_json::json!({ "status": status, "sources": sources });
+    let routes_file = overview.routes_file();
+    let body = serde_json::json!({ "status": status, "routes_file": routes_file, "sources": sources });
     answer(code, "application/json", body.to_string().into_bytes())
 }
 

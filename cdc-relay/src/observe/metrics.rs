@@ -1,11 +1,14 @@
 //! Counts what the relay does; `docs/metrics.md` says what each series means and when to worry.
 //!
-//! * Labels are names from the routes file and from lists in this crate, so the number of series is fixed at start.
+//! * Labels are names from the routes file and from lists in this crate, so the number of series is fixed for a source.
 //! * All series but a snapshot's exist from the start, so that a first error is a rise and not a new series.
+//! * The series of a source begin and end with it.
 //! * An unknown value is NaN, which no comparison matches.
 //! * A row costs only additions to atomics.
 
 mod maker;
+mod registries;
+mod routes_file;
 mod standbys;
 
 use std::sync::Arc;
@@ -13,13 +16,15 @@ use std::sync::Arc;
 use anyhow::Result;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Counter, Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, TextEncoder,
 };
 
 use crate::checkpoint::progress::{SINKS, Sink};
 use maker::{Maker, kept};
+use prometheus::proto::MetricFamily;
+use registries::Registries;
 
+pub use self::routes_file::RoutesFileSeries;
 pub use self::standbys::StandbySeries;
 
 pub const SINK_NAMES: [&str; SINKS] = ["kafka", "rabbitmq"];
@@ -33,15 +38,14 @@ const LATENCIES: [f64; 22] = [
     0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
 
-/// All families, in a registry of their own.
+/// All families. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
-    registry: Registry,
-    snapshots: Snapshots,
+    registries: Arc<Registries>,
+    pub routes_file: RoutesFileSeries,
 }
 
-/// By source and table, for tables with a snapshot. A table's series appear when its snapshot begins.
-#[derive(Clone)]
+/// By table, for tables with a snapshot. A table's series appear when its snapshot begins.
 struct Snapshots {
     rows: IntCounterVec,
     passed: IntGaugeVec,
@@ -59,28 +63,39 @@ pub struct SnapshotMetrics {
 
 impl Metrics {
     pub fn new() -> Result<Metrics> {
-        let registry = Registry::new();
+        let registries = Registries::new();
+        let registry = &registries.process;
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let build = Opts::new("cdc_relay_build_info", "Always 1; the labels name the versions.")
             .const_label("version", env!("CARGO_PKG_VERSION"))
             .const_label("librdkafka", rdkafka::util::get_rdkafka_version().1);
-        kept(&registry, IntGauge::with_opts(build)?)?.set(1);
-        Ok(Metrics { snapshots: Snapshots::make(&registry)?, registry })
+        kept(registry, IntGauge::with_opts(build)?)?.set(1);
+        let routes_file = RoutesFileSeries::make(registry)?;
+        Ok(Metrics { registries: Arc::new(registries), routes_file })
     }
 
     pub fn render(&self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        TextEncoder::new().encode(&self.gather(), &mut out)?;
         Ok(out)
     }
 
     /// The series of one source.
     ///
     /// # Errors
-    /// When this source's series were made before.
+    /// When this source has series.
     pub fn source(&self, name: &str) -> Result<SourceMetrics> {
-        let series = Series::make(&Maker { registry: &self.registry, source: name }, &self.snapshots)?;
-        Ok(SourceMetrics(Arc::new(series)))
+        let registry = self.registries.add(name)?;
+        Ok(SourceMetrics(Arc::new(Series::make(&Maker { registry: &registry, source: name })?)))
+    }
+
+    /// Removes the series of a source that has ended.
+    pub fn remove(&self, name: &str) {
+        self.registries.remove(name);
+    }
+
+    fn gather(&self) -> Vec<MetricFamily> {
+        self.registries.gather()
     }
 }
 
@@ -168,7 +183,7 @@ impl SourceMetrics {
     }
 
     pub fn snapshot(&self, table: &str) -> SnapshotMetrics {
-        let (labels, of) = ([self.name.as_str(), table], &self.snapshots);
+        let (labels, of) = ([table], &self.snapshots);
         SnapshotMetrics {
             rows: of.rows.with_label_values(&labels),
             passed: of.passed.with_label_values(&labels),
@@ -183,14 +198,14 @@ impl SourceMetrics {
 }
 
 impl Series {
-    fn make(make: &Maker<'_>, snapshots: &Snapshots) -> Result<Series> {
+    fn make(make: &Maker<'_>) -> Result<Series> {
         Ok(Series {
             name: make.source.to_owned(),
             slot: SlotSeries::make(make)?,
             sinks: SinkSeries::make(make)?,
             stream: StreamSeries::make(make)?,
             standbys: StandbySeries::make(make)?,
-            snapshots: snapshots.clone(),
+            snapshots: Snapshots::make(make)?,
         })
     }
 }
@@ -255,11 +270,12 @@ impl StreamSeries {
 }
 
 impl Snapshots {
-    fn make(registry: &Registry) -> Result<Snapshots> {
-        let labels = ["source", "table"];
-        let opts = |name: &str, help: &str| Opts::new(format!("cdc_relay_snapshot_{name}"), help);
-        let counter = |name, help| kept(registry, IntCounterVec::new(opts(name, help), &labels)?);
-        let gauge = |name, help| kept(registry, IntGaugeVec::new(opts(name, help), &labels)?);
+    fn make(make: &Maker<'_>) -> Result<Snapshots> {
+        let opts = |name: &str, help: &str| {
+            Opts::new(format!("cdc_relay_snapshot_{name}"), help).const_label("source", make.source)
+        };
+        let counter = |name, help| kept(make.registry, IntCounterVec::new(opts(name, help), &["table"])?);
+        let gauge = |name, help| kept(make.registry, IntGaugeVec::new(opts(name, help), &["table"])?);
         let passed =
             "Rows that the snapshot has processed: emitted by it, or by the stream in a newer state.";
         let estimate = "The planner's estimate of the table's rows; -1 if there is none.";

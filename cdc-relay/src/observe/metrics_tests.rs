@@ -16,7 +16,7 @@ fn scraped() -> (Metrics, SourceMetrics, SourceMetrics) {
 }
 
 fn families(metrics: &Metrics) -> BTreeMap<String, (MetricType, usize)> {
-    let families = metrics.registry.gather();
+    let families = metrics.gather();
     let entry = |family: &prometheus::proto::MetricFamily| {
         (family.name().to_owned(), (family.get_field_type(), family.get_metric().len()))
     };
@@ -58,6 +58,23 @@ fn sources_are_counted_apart_and_asked_for_once() {
         ([0, 1], 0)
     );
     assert!(metrics.source("one").is_err(), "a second set of series would split the counts");
+}
+
+/// The false alarm it prevents: a source that was removed from the routes file seems to stand still.
+#[test]
+fn the_series_of_a_source_end_with_it_and_begin_anew() {
+    let (metrics, one, _other) = scraped();
+    one.emitted(Sink::Kafka, 10);
+    metrics.remove("one");
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    assert!(!text.contains("source=\"one\"") && text.contains("source=\"other\""), "{text}");
+    assert_eq!(text.matches("# TYPE cdc_relay_rows_total").count(), 1, "{text}");
+    let again = metrics.source("one").unwrap();
+    assert_eq!(again.sinks.messages[0].get(), 0);
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    // A family stands once, whatever the number of its sources.
+    assert_eq!(text.matches("# TYPE cdc_relay_rows_total").count(), 1, "{text}");
+    assert!(text.contains("source=\"one\"") && text.contains("source=\"other\""), "{text}");
 }
 
 #[test]

@@ -49,6 +49,7 @@ mod replay;
 mod resnapshot;
 mod servers;
 mod settings;
+mod shards;
 mod snapshot;
 mod standby;
 mod strict;

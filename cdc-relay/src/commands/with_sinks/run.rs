@@ -1,24 +1,42 @@
-//! `cdc-relay run` streams until it is stopped.
+//! `cdc-relay run` streams until it is stopped, and follows the routes file meanwhile.
+
+mod definitions;
+mod routes_file;
+mod sources;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use brokers::Brokers;
 use clap::Args;
-use listener::Tls;
 use listener::operators::Name;
-use tokio::signal::unix::{SignalKind, signal};
+use listener::{Audience, Operators, Tls};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::wiring::{Admin, SinkClients};
+use self::definitions::{Changes, Definitions};
+use self::routes_file::{ReadRoutes, RoutesFile};
+use self::sources::{Ended, RunningSources};
+use super::wiring::SinkClients;
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
-use crate::commands::outcome::{Ending, Outcome};
-use crate::routes::Routes;
+use crate::commands::outcome::{Ending, Failure, Outcome};
+use crate::observe::http;
+use crate::observe::metrics::Metrics;
+use crate::observe::overview::Overview;
+
+/// How long the sources have to flush before the process ends anyway.
+const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Streams until it is stopped (SIGTERM or Ctrl-C), then flushes and confirms.
 ///
 /// Before it emits anything, it compares each source with its checkpoint. A source that would lose or invent something is
 /// refused, and says what to do; the others stream.
+///
+/// While it runs it follows the routes file, which it looks at every two seconds, and at once after SIGHUP. A source that was added
+/// starts, one that was removed ends once everything that is acknowledged is saved, and one that was changed ends and starts.
+/// The slot of a removed source stays until `cdc-relay remove` drops it. A file with mistakes changes nothing: /health, the
+/// metric cdc_relay_routes_file_refused and the log show them. `[relay]` and `[kafka]` are read at start alone.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
@@ -42,23 +60,100 @@ pub struct RunConfig {
 }
 
 pub fn execute(config: &RunConfig) -> Outcome {
-    let routes = super::wiring::routes(&config.routes, &config.amqp)?;
-    serve(config, routes)?;
+    let mut file = RoutesFile::new(&config.routes, &config.amqp);
+    let read = file.read()?;
+    serve(config, file, read)?;
     Ok(Ending::Fine)
 }
 
 #[tokio::main(worker_threads = 1)]
-async fn serve(config: &RunConfig, routes: Routes) -> Result<()> {
+async fn serve(config: &RunConfig, file: RoutesFile<'_>, read: ReadRoutes) -> Result<()> {
     listener::tls::install_provider();
     let listener = tokio::net::TcpListener::bind(config.admin_addr).await.context("ADMIN_ADDR")?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         token.cancel();
     });
+    let metrics = Metrics::new()?;
+    let overview = Overview::new(metrics.routes_file.clone());
     let sinks = SinkClients { kafka: &config.kafka, amqp: &config.amqp };
-    let admin = Admin { socket: config.tls.socket(listener), hosts: config.admin_hosts.clone() };
-    super::wiring::run(&sinks, routes, admin, shutdown).await
+    let mut sources = RunningSources::new(sinks, metrics.clone(), overview.clone(), shutdown.clone());
+    sources.start_all(&read.routes)?;
+    overview.applied();
+    let operators = Operators { admin_hosts: config.admin_hosts.clone(), ..Operators::default() };
+    let (socket, audience) = (config.tls.socket(listener), Audience::operators(operators));
+    let admin = tokio::spawn(http::serve(socket, metrics, overview.clone(), audience, shutdown.clone()));
+    // A source ends only when it is stopped. If one ends before, its thread panicked, and the process has to end too.
+    let follow = follow(&mut sources, Follower { file, hangup, definitions: read.definitions, overview });
+    let mut panicked = tokio::select! {
+        () = shutdown.cancelled() => None,
+        source = follow => Some(source),
+    };
+    match tokio::time::timeout(STOP_TIMEOUT, sources.stop_all()).await {
+        Ok(source) => panicked = panicked.or(source),
+        Err(_) => tracing::warn!(
+            "a source did not end in time; the next start emits its unconfirmed transactions again"
+        ),
+    }
+    admin.abort();
+    panicked.map_or(Ok(()), |source| Err(anyhow!("the thread of source {source} panicked")))
+}
+
+/// Follows the routes file.
+struct Follower<'a> {
+    file: RoutesFile<'a>,
+    hangup: Signal,
+    /// Those that the sources run by.
+    definitions: Definitions,
+    overview: Overview,
+}
+
+/// Has the sources follow the routes file. Returns the first source whose thread panicked.
+async fn follow(sources: &mut RunningSources<'_>, mut follower: Follower<'_>) -> String {
+    loop {
+        let Follower { file, hangup, .. } = &mut follower;
+        tokio::select! {
+            Ended { source, panicked } = sources.ended() => {
+                if panicked {
+                    return source;
+                }
+                if let Err(error) = sources.take_off(&source) {
+                    follower.refused(&format!("source {source} cannot start again: {error:#}"));
+                }
+            }
+            () = file.changed(hangup) => {
+                if let Err(error) = follower.read(sources) {
+                    follower.refused(&format!("the routes file cannot be used, and nothing was changed: {error:#}"));
+                }
+            }
+        }
+    }
+}
+
+impl Follower<'_> {
+    /// Reads the file, and has the sources follow it. A file that cannot be used changes nothing.
+    fn read(&mut self, sources: &mut RunningSources<'_>) -> Result<()> {
+        let ReadRoutes { routes, definitions } = self.file.read().map_err(Failure::into_error)?;
+        let changes = self.definitions.changes(&definitions)?;
+        if changes.is_empty() {
+            self.overview.applied();
+            return Ok(());
+        }
+        let Changes { added, changed, removed } = &changes;
+        tracing::info!(?added, ?changed, ?removed, "the routes file has changed");
+        sources.follow(&changes, &routes)?;
+        self.definitions = definitions;
+        self.overview.applied();
+        Ok(())
+    }
+
+    fn refused(&self, problem: &str) {
+        if self.overview.refused(problem.to_owned()) {
+            tracing::error!("{problem}");
+        }
+    }
 }

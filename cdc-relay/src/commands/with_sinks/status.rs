@@ -140,7 +140,13 @@ struct Topic {
 /// The answer of `/health`.
 #[derive(Debug, Deserialize)]
 struct Health {
+    routes_file: RoutesFileHealth,
     sources: BTreeMap<String, SourceHealth>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RoutesFileHealth {
+    problem: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -172,8 +178,9 @@ fn is_streamed(source: &SourceReport) -> bool {
 async fn examine(options: &Options, routes: &Routes) -> Result<Report> {
     let mut problems = Vec::new();
     let health = health(&options.admin);
-    if let Err(error) = &health {
-        problems.push(format!("the relay does not answer at {}: {error:#}", options.admin));
+    match &health {
+        Ok(health) => problems.extend(health.routes_file.problem.clone()),
+        Err(error) => problems.push(format!("the relay does not answer at {}: {error:#}", options.admin)),
     }
     let (checkpoints, dead_letters) = match kafka(&options.kafka, routes) {
         Ok(found) => found,

@@ -1,22 +1,15 @@
-//! Wires the sources to their sinks, and streams all of them.
+//! Wires a source to its sinks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use brokers::Brokers;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use listener::operators::Name;
-use listener::{Audience, Operators, Socket};
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::refusal::Refusal;
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
 use crate::commands::outcome::Failure;
-use crate::observe::http;
-use crate::observe::lag;
 use crate::observe::metrics::{Metrics, SourceMetrics};
 use crate::observe::status::Status;
 use crate::postgres::connection_url::Database;
@@ -25,9 +18,7 @@ use crate::routes::{Routes, Source};
 use crate::sinks::acks::Acks;
 use crate::sinks::rabbit::Rabbit;
 use crate::source::context::SourceContext;
-use crate::source::guard;
 use crate::source::published;
-use crate::source::worker;
 
 /// The addresses of the sinks.
 #[derive(Clone, Copy)]
@@ -36,19 +27,15 @@ pub struct SinkClients<'a> {
     pub amqp: &'a AmqpArgs,
 }
 
-/// The admin listener.
-pub struct Admin {
-    pub socket: Socket,
-    /// Names by which operators may call it, besides those of the loopback.
-    pub hosts: Vec<Name>,
-}
-
-/// How long the sources have to flush before the process ends anyway.
-const STOP_TIMEOUT: Duration = Duration::from_secs(12);
-
 /// Reads the routes file, and checks everything that needs no connection.
 pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
     let routes = routes.read()?;
+    check(&routes, amqp)?;
+    Ok(routes)
+}
+
+/// Checks what a routes file needs besides itself, as far as that needs no connection.
+pub fn check(routes: &Routes, amqp: &AmqpArgs) -> Result<(), Failure> {
     for source in &routes.sources {
         database(source).map_err(Failure::Usage)?;
         if amqp.amqp_url.is_none() && !queues(source).is_empty() {
@@ -57,7 +44,7 @@ pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
             return Err(Failure::usage(problem));
         }
     }
-    Ok(routes)
+    Ok(())
 }
 
 pub fn database(source: &Source) -> Result<Database> {
@@ -80,60 +67,6 @@ pub fn resolved(routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
 pub fn queues(source: &Source) -> Vec<&String> {
     let routes = source.entries().flat_map(|table| &table.routes);
     routes.filter_map(|route| route.queue.as_ref().map(|queue| queue.get_ref())).collect()
-}
-
-/// Streams all sources until `shutdown`, then flushes and confirms.
-pub async fn run(
-    sinks: &SinkClients<'_>,
-    routes: Routes,
-    admin: Admin,
-    shutdown: CancellationToken,
-) -> Result<()> {
-    let metrics = Metrics::new()?;
-    let routes = Arc::new(routes);
-    let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), FuturesUnordered::new());
-    for source in &routes.sources {
-        let context = context(sinks, &metrics, &routes, source)?;
-        tokio::spawn(lag::watch(
-            context.database.clone(),
-            source.slot.get_ref().clone(),
-            context.metrics.clone(),
-            shutdown.child_token(),
-        ));
-        tokio::spawn(guard::watch(context.clone(), shutdown.child_token()));
-        statuses.push(context.status.clone());
-        stops.push(Arc::clone(&context.acks));
-        let thread = std::thread::Builder::new().name(format!("source {}", source.name.get_ref()));
-        let (done, ended) = tokio::sync::oneshot::channel();
-        thread.spawn(move || {
-            worker::run(context);
-            // The receiver is gone only when the process ends anyway.
-            let _ = done.send(());
-        })?;
-        // The sender is gone: the thread panicked.
-        threads.push(async move { ended.await.map_err(|_| source.name.get_ref()) });
-    }
-    let Admin { socket, hosts: admin_hosts } = admin;
-    let audience = Audience::operators(Operators { admin_hosts, ..Operators::default() });
-    let admin = tokio::spawn(http::serve(socket, metrics, statuses, audience, shutdown.clone()));
-    // A source ends only when it is stopped. If one ends before, its thread panicked, and the process has to end too.
-    let mut broken = tokio::select! {
-        () = shutdown.cancelled() => None,
-        Some(Err(source)) = threads.next() => Some(source),
-    };
-    stops.iter().for_each(|acks| acks.stop());
-    let rest = async {
-        while let Some(ended) = threads.next().await {
-            broken = broken.or(ended.err());
-        }
-    };
-    if tokio::time::timeout(STOP_TIMEOUT, rest).await.is_err() {
-        tracing::warn!(
-            "a source did not end in time; the next start emits its unconfirmed transactions again"
-        );
-    }
-    admin.abort();
-    broken.map_or(Ok(()), |source| Err(anyhow!("the thread of source {source} panicked")))
 }
 
 /// The context of a source. Call it within a runtime.
