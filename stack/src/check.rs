@@ -23,7 +23,7 @@ use crate::install::{Purpose, in_ci};
 use crate::layout::Layout;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
-use crate::servers::kafka;
+use crate::servers::{collector, kafka};
 use crate::services::Instance;
 use crate::up::{Extent, Wish, afresh};
 use crate::{compose, down, install, logs, workspace};
@@ -59,6 +59,8 @@ enum Step {
     Deny,
     /// Tests that need nothing
     Unit,
+    /// The manifests of compose/kubernetes against the schemas of Kubernetes and of its operators
+    Kubernetes,
     /// A stack, a payment, the tests that need servers and services, and down again
     Stack,
     /// A stack whose every link is encrypted: a payment, faults, the audit; with --all
@@ -71,11 +73,12 @@ enum Step {
     Containers,
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step::Format,
     Step::Lint,
     Step::Deny,
     Step::Unit,
+    Step::Kubernetes,
     Step::Stack,
     Step::Encrypted,
     Step::Drills,
@@ -109,6 +112,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Lint => lint(&layout, &mut totals),
             Step::Deny => deny(&layout, &mut totals),
             Step::Unit => totals.all(unit(&layout, args.quick)),
+            Step::Kubernetes => totals.one(kubernetes(&layout, args.all)),
             Step::Stack => {
                 let tests = |totals: &mut Totals| plain(&layout, args.all, totals);
                 with_stack(&layout, &Setting::default(), &mut totals, tests);
@@ -313,6 +317,20 @@ fn upgrade(layout: &Layout, totals: &mut Totals) {
         let release = workspace::folder(layout).display().to_string();
         totals.one(workspace::e2e(layout, &["drill", "upgrade", "--release", &release]));
     });
+}
+
+/// Checks the manifests by kubeconform, which Go compiles at the first time; with `all` by a kube-apiserver too.
+fn kubernetes(layout: &Layout, all: bool) -> Result<()> {
+    if collector::go().is_none() {
+        say("Go is not installed: skipped");
+        return Ok(());
+    }
+    let script = layout.root.join("compose/kubernetes/verify/run");
+    let mut command = workspace::command(layout, &script.display().to_string());
+    command.arg(if all { "server" } else { "schemas" });
+    command.env("KUBERNETES_VERIFY_CACHE", layout.cache.join("kubernetes")).stdin(Stdio::null());
+    ensure!(command.status().context("cannot run it")?.success(), "compose/kubernetes/verify/run failed");
+    Ok(())
 }
 
 /// Runs compose.yaml on a Docker engine, with stand-ins for the images of others. Kafka's jars are those of a stack.

@@ -30,8 +30,15 @@ fn postgres_has_the_parameters_of_a_stack() {
     let harness = Harness::new("postgres");
     let cluster = &harness.named("Cluster", "postgres")["spec"];
     let given = &cluster["postgresql"]["parameters"];
-    // The operator's own: where it listens, and how it logs.
-    let operators = ["port", "listen_addresses", "unix_socket_directories", "log_line_prefix"];
+    // The operator's own: where it listens, how it logs, and what becomes of WAL.
+    let operators = [
+        "port",
+        "listen_addresses",
+        "unix_socket_directories",
+        "log_line_prefix",
+        "archive_mode",
+        "archive_command",
+    ];
     let all = postgres::settings(5432, Path::new("/"));
     let ours = settings(&all, '=').into_iter().filter(|(name, _)| !operators.contains(name));
     let mut count = 0;
