@@ -1,7 +1,7 @@
 //! Takes the records of all topics as they come: what they say about each other, and which payments they name.
 //!
 //! * On the topics of the saga a record that is no event is a finding (T3), unless it is read as one by nobody.
-//! * Records of other topics (parked messages, dead letters) are members of their chain and nothing else.
+//! * Records of other topics (parked messages, acts of operators, dead letters) are members of their chain and nothing else.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use saga::consumer::Record;
 use saga::contract::{
     BALANCE_TOPIC, ChargeResult, Envelope, EnvelopeError, HEADER_CHAIN, HEADER_POSITION, HEADER_SOURCE,
-    LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
+    LedgerEntry, OPERATOR_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
 };
 use uuid::Uuid;
 
@@ -27,7 +27,8 @@ const SAGA_TOPICS: [&str; 3] = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOP
 pub fn topics(prefix: &str, queue: &str) -> Vec<String> {
     let saga = SAGA_TOPICS.map(|topic| format!("{prefix}{topic}"));
     let parked = saga.clone().map(|topic| format!("{topic}.parked"));
-    let others = [format!("{queue}.parked"), format!("{prefix}{DEAD_LETTER_TOPIC}")];
+    let others = [OPERATOR_TOPIC, DEAD_LETTER_TOPIC].map(|topic| format!("{prefix}{topic}"));
+    let others = others.into_iter().chain([format!("{queue}.parked")]);
     saga.into_iter().chain(parked).chain(others).collect()
 }
 
@@ -123,4 +124,30 @@ where
     })?;
     let print = fingerprint(&body).map_err(|error| error.to_string())?;
     Ok((body, print))
+}
+
+#[cfg(test)]
+mod tests {
+    use saga::contract::PAYMENT_QUEUE;
+
+    use super::*;
+
+    /// A topic that is not read is a gap in the chain of its source.
+    #[test]
+    fn every_topic_whose_records_are_links_of_a_chain_is_read() {
+        let routes = concat!(env!("CARGO_MANIFEST_DIR"), "/../../cdc-relay/relay.toml");
+        let routes = std::fs::read_to_string(routes).unwrap();
+        let listed = routes.split("\n[[").filter_map(|section| section.strip_prefix("topics]]\n"));
+        let links = listed.filter(|section| !section.contains("\"cleanup.policy\" = \"compact\""));
+        let name = |section: &str| {
+            let name = section.lines().find_map(|line| line.strip_prefix("name = \"")).unwrap();
+            let name = name.trim_end_matches('"').replace("${TOPIC_PREFIX:-}", "");
+            name.replace("${QUEUE:-PaymentInitiated}", PAYMENT_QUEUE)
+        };
+        let mut expected: Vec<String> = links.map(name).chain([DEAD_LETTER_TOPIC.to_owned()]).collect();
+        let mut read = topics("", PAYMENT_QUEUE);
+        expected.sort();
+        read.sort();
+        assert_eq!(read, expected);
+    }
 }

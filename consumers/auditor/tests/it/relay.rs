@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use saga::contract::{BALANCE_TOPIC, EventBody, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
+use saga::contract::{BALANCE_TOPIC, EventBody, OPERATOR_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use serde::Serialize;
 
 const TOPICS: [(&str, &str); 3] =
@@ -36,8 +36,10 @@ impl Relay {
     pub async fn new(prefix: &str) -> Self {
         let config = Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config();
         let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
-        let names = TOPICS.map(|(topic, _)| format!("{prefix}{topic}"));
-        let topics = names.each_ref().map(|name| NewTopic::new(name, 2, TopicReplication::Fixed(1)));
+        let names = TOPICS.iter().map(|(topic, _)| *topic).chain([OPERATOR_TOPIC]);
+        let names: Vec<String> = names.map(|topic| format!("{prefix}{topic}")).collect();
+        let topics: Vec<NewTopic<'_>> =
+            names.iter().map(|name| NewTopic::new(name, 2, TopicReplication::Fixed(1))).collect();
         for made in admin.create_topics(&topics, &AdminOptions::new()).await.unwrap() {
             made.unwrap();
         }
@@ -48,15 +50,35 @@ impl Relay {
     pub fn emit<T: EventBody + Serialize>(&mut self, body: &T, fate: Fate) {
         let event_type = body.event_type().unwrap();
         let (topic, source) = TOPICS.into_iter().find(|(topic, _)| *topic == event_type.topic()).unwrap();
+        let position = self.position(source, fate);
+        if fate == Fate::Emitted {
+            self.produce(topic, event_type.as_str(), source, body, Some(&position));
+        }
+    }
+
+    /// The position of the next commit of a source.
+    fn position(&mut self, source: &'static str, fate: Fate) -> String {
         let (emitted, committed) = self.last.entry(source).or_insert((0, 0x1000));
         *committed += 0x10;
         let position = format!("0/{committed:X};0;0/{emitted:X}");
         if fate != Fate::NeverEmitted {
             *emitted = *committed;
         }
-        if fate == Fate::Emitted {
-            self.produce(topic, event_type.as_str(), source, body, Some(&position));
-        }
+        position
+    }
+
+    /// Emits an act of an operator, with the next position of its source.
+    pub fn emit_act(&mut self, source: &'static str) {
+        let (position, from) = (self.position(source, Fate::Emitted), format!("/coro/{source}"));
+        let header = |key, value| Header { key, value: Some(value) };
+        let headers = OwnedHeaders::new()
+            .insert(header("ce_type", "database.opened.v1"))
+            .insert(header("ce_source", from.as_str()))
+            .insert(header("pg_position", position.as_str()));
+        let topic = format!("{}{OPERATOR_TOPIC}", self.prefix);
+        let record = BaseRecord::to(&topic).key("7/1/2/3").payload("{}").headers(headers);
+        let record = record.timestamp(Timestamp::now().as_millisecond());
+        self.producer.send(record).map_err(|(error, _)| error).unwrap();
     }
 
     /// Emits the present row again, as `cdc-relay replay` does: without a position.
