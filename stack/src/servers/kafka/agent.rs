@@ -17,7 +17,8 @@ use crate::probe;
 pub const VERSION: &str = "1.0.1";
 const NAME: &str = "jmx_prometheus_javaagent";
 
-fn folder(layout: &Layout) -> PathBuf {
+/// Where it is, or will be.
+pub fn folder(layout: &Layout) -> PathBuf {
     layout.cache.join(format!("jmx-agent-{VERSION}"))
 }
 
