@@ -30,7 +30,11 @@ fn a_user_has_so_many_at_once_and_then_one_at_a_time() {
     assert_eq!(limit.decide(user), Decision::Refused { retry_after: 2 });
     assert_eq!(limit.decide(other), granted(4), "another user's bucket is another one");
     clock.advance(Duration::from_millis(1));
-    assert_eq!(limit.decide(user), Decision::Refused { retry_after: 2 }, "who comes a moment early is refused");
+    assert_eq!(
+        limit.decide(user),
+        Decision::Refused { retry_after: 2 },
+        "who comes a moment early is refused"
+    );
     clock.advance(Duration::from_millis(1_499));
     assert_eq!(limit.decide(user), Decision::Refused { retry_after: 1 }, "a refusal uses up nothing");
     clock.advance(Duration::from_millis(500));
