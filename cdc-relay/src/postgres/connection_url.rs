@@ -176,6 +176,14 @@ impl Database {
         &self.preferred
     }
 
+    /// The next connection tries the other hosts before the one that answered last.
+    pub fn try_others(&self) {
+        let count = self.host_count().max(1);
+        if let Some(first) = self.preferred.order(count).next() {
+            self.preferred.failed(first, count);
+        }
+    }
+
     /// The time-out of connecting, and of each step of signing in.
     pub fn step_timeout(&self) -> Duration {
         self.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)

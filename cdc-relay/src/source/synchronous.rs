@@ -27,6 +27,8 @@ use crate::source::server_identity::ServerIdentity;
 
 /// A transaction that waits longer is shown in the status, and logged.
 const SHOW_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the other hosts are tried while a transaction waits.
+const TRY_OTHERS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a command asks for the standbys.
 const AWAIT_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -39,6 +41,8 @@ pub struct Synchronous {
     status: Status,
     /// Why the server did not answer the last question.
     failure: Option<String>,
+    /// When the other hosts were tried last.
+    tried_others_at: Instant,
     is_shown: bool,
 }
 
@@ -55,6 +59,7 @@ impl Synchronous {
             metrics,
             status: context.status.clone(),
             failure: None,
+            tried_others_at: Instant::now(),
             is_shown: false,
         }
     }
@@ -78,6 +83,11 @@ impl Synchronous {
             }
         }
         if let Some(question) = self.gate.ask(now) {
+            let since = self.gate.held_since().unwrap_or(now).max(self.tried_others_at);
+            if now.saturating_duration_since(since) >= TRY_OTHERS_INTERVAL {
+                self.tried_others_at = now;
+                self.poller.try_others();
+            }
             self.poller.ask(question);
             self.metrics.standbys.queries.inc();
         }

@@ -8,7 +8,8 @@
 //!   leaves a host that does not answer any more.
 //! * A commit whose wait for a synchronous standby was cancelled is done on the primary, and a promotion may undo it. The server
 //!   says so in a notice and then reports success. The connection ends with the notice, before the success: to its caller the
-//!   outcome of the commit is not known, as after a lost connection.
+//!   outcome of the commit is not known, as after a lost connection. The next connection tries the other hosts first: this one may
+//!   be a primary that nobody follows any more.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,18 +89,46 @@ impl Inner {
     }
 
     /// Connects; returns the task that drives the connection, and the host.
-    pub async fn connect(&self) -> Result<(Client, JoinHandle<()>, usize), Error> {
+    pub async fn connect(self: &Arc<Self>) -> Result<(Client, JoinHandle<()>, usize), Error> {
         let began = Instant::now();
         loop {
             let Connection { config, tls } = self.current();
             match hosts::connect(&config, &tls, &self.preferred, super::CONNECT_TIMEOUT).await {
                 Ok(Opened { client, connection, host }) => {
-                    return Ok((client, tokio::spawn(drive(connection)), host));
+                    let driven = tokio::spawn(Arc::clone(self).drive(connection, host));
+                    return Ok((client, driven, host));
                 }
                 Err(error) if self.may_change && is_refused(&error) && began.elapsed() < REFUSED_TIMEOUT => {
                     tokio::time::sleep(REFUSED_INTERVAL).await;
                 }
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Drives a connection to its end.
+    async fn drive<S, T>(self: Arc<Self>, mut connection: tokio_postgres::Connection<S, T>, host: usize)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            match poll_fn(|context| connection.poll_message(context)).await {
+                Some(Ok(AsyncMessage::Notice(notice))) if is_unreplicated(&notice) => {
+                    tracing::warn!(
+                        "a commit did not wait for a synchronous standby to its end, so its outcome is not known: {}",
+                        notice.message()
+                    );
+                    // Its standbys may follow another host by now.
+                    self.preferred.failed(host, hosts::count(&self.at_start.config));
+                    return;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    tracing::warn!("the connection to the database ended: {error}");
+                    return;
+                }
+                None => return,
             }
         }
     }
@@ -122,31 +151,6 @@ async fn open(login: Arc<Inner>) -> Result<(Client, JoinHandle<()>), Error> {
 impl Connect for Login {
     fn connect(&self, _: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
         Box::pin(open(Arc::clone(&self.0)))
-    }
-}
-
-/// Drives a connection to its end.
-async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    loop {
-        match poll_fn(|context| connection.poll_message(context)).await {
-            Some(Ok(AsyncMessage::Notice(notice))) if is_unreplicated(&notice) => {
-                tracing::warn!(
-                    "a commit did not wait for a synchronous standby to its end, so its outcome is not known: {}",
-                    notice.message()
-                );
-                return;
-            }
-            Some(Ok(_)) => {}
-            Some(Err(error)) => {
-                tracing::warn!("the connection to the database ended: {error}");
-                return;
-            }
-            None => return,
-        }
     }
 }
 

@@ -3,10 +3,12 @@
 //! * It asks once for each question of the gate, and is idle in between.
 //! * An answer counts only if it comes from the server that the stream reads: the same cluster on the same timeline, as a
 //!   primary. A connection of several hosts may lead to another one after a promotion.
+//! * While a transaction waits for long, the other hosts are tried now and then: a primary that lost its standbys to another one
+//!   answers, and may not know it yet.
 //! * Logical walsenders do not count. The server may mark one as synchronous (`*` matches every name, the relay's own too),
 //!   but no logical subscriber can be promoted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +52,8 @@ pub enum Answer {
 #[derive(Debug)]
 struct Shared {
     asked: AtomicU64,
+    /// The next question goes to another host, if another one takes writes.
+    tries_others: AtomicBool,
     wake: Notify,
     answer: Mutex<Option<Answer>>,
     acks: Arc<Acks>,
@@ -72,6 +76,7 @@ impl Poller {
     pub fn begin(context: &Arc<SourceContext>, identity: ServerIdentity) -> Poller {
         let shared = Arc::new(Shared {
             asked: AtomicU64::new(0),
+            tries_others: AtomicBool::new(false),
             wake: Notify::new(),
             answer: Mutex::default(),
             acks: Arc::clone(&context.acks),
@@ -85,6 +90,11 @@ impl Poller {
     pub fn ask(&self, question: Question) {
         self.shared.asked.store(question, Ordering::Release);
         self.shared.wake.notify_one();
+    }
+
+    /// Has the next question try the other hosts of the connection string first.
+    pub fn try_others(&self) {
+        self.shared.tries_others.store(true, Ordering::Release);
     }
 
     /// Takes the answer, once it is there.
@@ -104,6 +114,10 @@ async fn ask_repeatedly(context: Arc<SourceContext>, identity: ServerIdentity, s
     loop {
         shared.wake.notified().await;
         let question = shared.asked.load(Ordering::Acquire);
+        if shared.tries_others.swap(false, Ordering::AcqRel) && context.database.host_count() > 1 {
+            connection = None;
+            context.database.try_others();
+        }
         let answered = timeout(ANSWER_TIMEOUT, ask(&context, &identity, &mut connection, question)).await;
         let answered =
             answered.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
