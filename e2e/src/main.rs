@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use coroctl::stack::Stack;
 use e2e::bench::{self, Bench};
-use e2e::{chaos, demo, drill, load};
+use e2e::{chaos, demo, drill, leader, load};
 use saga::telemetry::{self, LogFormat};
 
 #[derive(Parser)]
@@ -22,6 +22,8 @@ enum Action {
     Demo,
     /// Break one thing, wait for its alert, and mend it by the runbook's own scripts.
     Drill(drill::Options),
+    /// Lose the primary of a highly available Postgres, or its etcd, under load.
+    Leader(leader::Options),
     /// A load of compose/k6/profiles.json, then the audit.
     Load(load::Options),
     /// Measure.
@@ -40,6 +42,7 @@ async fn main() -> Result<()> {
         Action::Chaos(options) => chaos::run(&stack, &options).await,
         Action::Demo => demo::run(&stack).await,
         Action::Drill(options) => drill::run(&stack, &options).await,
+        Action::Leader(options) => leader::run(&stack, &options).await,
         Action::Load(options) => load::run(&stack, &options).await,
     }
 }

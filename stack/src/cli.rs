@@ -121,6 +121,12 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Lose the primary of a highly available Postgres, or its etcd, under load (`--help`: what can be lost).
+    #[command(disable_help_flag = true)]
+    Leader {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure the saga, the relay or clients that follow their payments (`bench NAME --help`: the options of that benchmark).
     Bench {
         #[command(subcommand)]
@@ -250,6 +256,10 @@ fn run(action: Action) -> Result<()> {
         }
         Action::Drill { arguments } => {
             let all = std::iter::once("drill").chain(arguments.iter().map(String::as_str));
+            workspace::e2e(&layout, &all.collect::<Vec<_>>())
+        }
+        Action::Leader { arguments } => {
+            let all = std::iter::once("leader").chain(arguments.iter().map(String::as_str));
             workspace::e2e(&layout, &all.collect::<Vec<_>>())
         }
         Action::Load { arguments } => {

@@ -26,6 +26,7 @@ mod identity;
 mod instance;
 mod issuers;
 mod kills;
+mod leaders;
 mod loads;
 mod logins;
 

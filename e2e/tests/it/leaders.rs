@@ -1,0 +1,164 @@
+//! The pool of a service follows the Postgres that takes writes, and believes no commit that no standby has.
+//!
+//! * Each test has servers of its own, which it freezes.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use saga::postgres::{Client, pool};
+use stack::layout::{Layout, PORTS};
+use stack::servers::Server;
+use stack::spec::Spec;
+use uuid::Uuid;
+
+use crate::harness::WAIT_TIMEOUT;
+
+/// A Postgres that ends with the test, and its data with it.
+struct Postgres {
+    layout: Layout,
+    child: Child,
+}
+
+impl Postgres {
+    async fn start() -> Self {
+        let folder = std::env::temp_dir().join(format!("e2e-postgres-{}", Uuid::new_v4().simple()));
+        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        // Above the ports of stacks that tests start.
+        let bases = (28_000..32_000).step_by(usize::from(PORTS));
+        let layouts = bases.map(|base| Layout::new(Some(folder.clone()), base).unwrap());
+        let free = |layout: &Layout| Server::Postgres.ports().iter().all(|port| is_free(layout.port(*port)));
+        let layout = layouts.into_iter().find(free).expect("a free port");
+        let mut specs = Server::Postgres.alone(&layout).unwrap();
+        let child = spawn(&specs.pop().unwrap());
+        let postgres = Self { layout, child };
+        let until = Instant::now() + WAIT_TIMEOUT;
+        while !Server::Postgres.ready(&postgres.layout) {
+            assert!(Instant::now() < until, "Postgres does not start");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        postgres
+    }
+
+    fn url(&self) -> String {
+        stack::environment::variables(&self.layout).unwrap()["POSTGRES_ADMIN_URL"].clone()
+    }
+
+    /// All of its processes: each backend has a session of its own.
+    fn signal(&self, signal: Signal) {
+        let parent = self.child.id();
+        let children =
+            Command::new("ps").args(["-o", "pid=", "--ppid", &parent.to_string()]).output().unwrap();
+        let children = String::from_utf8(children.stdout).unwrap();
+        let pids = children.split_whitespace().map(|pid| pid.parse::<i32>().unwrap());
+        for pid in std::iter::once(parent.cast_signed()).chain(pids) {
+            // One of them may have ended meanwhile.
+            let _gone = kill_process(Pid::from_raw(pid).unwrap(), signal);
+        }
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
+        // Immediate shutdown: the children end with it.
+        let _gone = kill_process(Pid::from_child(&self.child), Signal::QUIT);
+        let _ended = self.child.wait();
+        for folder in [&self.layout.data, &self.layout.dir] {
+            let _removed = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+fn spawn(spec: &Spec) -> Child {
+    let [program, arguments @ ..] = spec.argv.as_slice() else { panic!("no command") };
+    let log = std::fs::OpenOptions::new().append(true).create(true).open(&spec.log).unwrap();
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(&spec.cwd).env_clear().envs(spec.environment("e2e"));
+    if let Some(uid) = spec.uid {
+        command.gid(uid).uid(uid);
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+}
+
+/// The URL of both, in this order, with the login of the first.
+fn url_of(first: &Postgres, second: &Postgres) -> String {
+    let address = |url: String| url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
+    let (url, second) = (first.url(), address(second.url()));
+    let (before, database) = url.rsplit_once('/').unwrap();
+    format!("{before},{second}/{database}?target_session_attrs=read-write")
+}
+
+async fn port(client: &Client) -> String {
+    client.query_one("show port", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_host_is_left_once_another_takes_writes_and_its_statements_fail() {
+    let (first, second) = (Postgres::start().await, Postgres::start().await);
+    // Two clusters, with one login: to the pool they are one that was promoted.
+    let password = first
+        .url()
+        .split_once("://")
+        .unwrap()
+        .1
+        .split_once('@')
+        .unwrap()
+        .0
+        .split_once(':')
+        .unwrap()
+        .1
+        .to_owned();
+    let admin = pool(&second.url(), 1, "test").unwrap().get().await.unwrap();
+    admin.batch_execute(&format!("alter role postgres password '{password}'")).await.unwrap();
+    let pool = pool(&url_of(&first, &second), 2, "test").unwrap();
+    let client = pool.get().await.unwrap();
+    let before = port(&client).await;
+    let waiting = tokio::spawn(async move { client.query_one("select pg_sleep(14)", &[]).await.map(drop) });
+    first.signal(Signal::STOP);
+    let began = Instant::now();
+    let statement = waiting.await.unwrap();
+    assert!(statement.as_ref().is_err_and(tokio_postgres::Error::is_closed), "{statement:?}");
+    assert!(began.elapsed() < Duration::from_secs(13), "by itself it would have ended, too");
+    let client = pool.get().await.unwrap();
+    assert_ne!(port(&client).await, before);
+    // The one before wakes up, and nobody goes back to it.
+    first.signal(Signal::CONT);
+    let another = pool.get().await.unwrap();
+    assert_ne!(port(&another).await, before);
+    drop((client, another));
+    pool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_wait_for_a_standby_was_cancelled_is_not_believed() {
+    let postgres = Postgres::start().await;
+    let pool = pool(&postgres.url(), 2, "test").unwrap();
+    let client = pool.get().await.unwrap();
+    client.batch_execute("create table notes (id int primary key)").await.unwrap();
+    client.batch_execute("alter system set synchronous_standby_names = 'nobody'").await.unwrap();
+    client.batch_execute("select pg_reload_conf()").await.unwrap();
+    let until = Instant::now() + WAIT_TIMEOUT;
+    while client
+        .query_one("show synchronous_standby_names", &[])
+        .await
+        .unwrap()
+        .get::<_, String>(0)
+        .is_empty()
+    {
+        assert!(Instant::now() < until, "the setting does not come");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    client.batch_execute("set statement_timeout = '300ms'").await.unwrap();
+    let inserted = client.execute("insert into notes values (1)", &[]).await;
+    assert!(inserted.as_ref().is_err_and(tokio_postgres::Error::is_closed), "{inserted:?}");
+    assert!(client.is_closed());
+    // It was committed after all; whoever repeats it finds that out.
+    let another = pool.get().await.unwrap();
+    let rows: i64 = another.query_one("select count(*) from notes", &[]).await.unwrap().get(0);
+    assert_eq!(rows, 1);
+    drop((client, another));
+    pool.close();
+}
