@@ -131,7 +131,7 @@ async fn lose_and_recover(harness: &mut Harness, origin: Origin, group: &[Databa
     recover(harness, &files, group).await?;
     if origin != Origin::Dump {
         if harness.stack.fraud_database_url.is_some() {
-            files.run(harness, "Subscribers whose databases came back too", None).await?;
+            files.run(harness, files::SUBSCRIBERS, None).await?;
         }
         cluster::end(&harness.stack, &files.layout).await?;
     }
@@ -152,7 +152,7 @@ async fn recover(harness: &mut Harness, files: &Files, group: &[Database]) -> Re
         is_closed(harness, *database).await?;
     }
     for database in group {
-        let printed = files.run(harness, "What it lacks", Some(*database)).await?;
+        let printed = files.run(harness, files::LACKS, Some(*database)).await?;
         let (name, service) = (database.name(), database.service());
         ensure!(printed.contains("no row"), "the audit does not name what {name} lacks:\n{printed}");
         ensure!(printed.contains("lacking"), "{service} does not name what it lacks:\n{printed}");
@@ -162,11 +162,11 @@ async fn recover(harness: &mut Harness, files: &Files, group: &[Database]) -> Re
         is_closed(harness, *database).await?;
     }
     for database in group {
-        files.run(harness, "Recover, and open", Some(*database)).await?;
+        files.run(harness, files::RECOVER, Some(*database)).await?;
         is_open(harness, *database).await?;
     }
     for database in group {
-        files.run(harness, "The relay goes on", Some(*database)).await?;
+        files.run(harness, files::RELAY_GOES_ON, Some(*database)).await?;
     }
     Ok(())
 }

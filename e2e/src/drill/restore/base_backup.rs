@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::BEFORE;
 use super::cluster;
-use super::files::Files;
+use super::files::{self, Files};
 use crate::drill::harness::Harness;
 
 /// A segment is copied within a moment; the server tries again after a minute what failed.
@@ -25,7 +25,7 @@ pub async fn take(harness: &mut Harness, files: &Files) -> Result<()> {
         mode == "on",
         "archive_mode is {mode}; the stack is of an earlier version: cargo stack down, then up"
     );
-    files.run(harness, "A base backup of the cluster, and its WAL", None).await?;
+    files.run(harness, files::TAKE_BASE_BACKUP, None).await?;
     harness.accepts(BEFORE).await
 }
 
@@ -55,7 +55,7 @@ pub async fn lose(harness: &Harness, files: &Files) -> Result<()> {
 /// # Errors
 /// When a script fails, or a payment from before the time is not there.
 pub async fn bring_back(harness: &mut Harness, files: &Files, before: &[Uuid]) -> Result<()> {
-    files.run(harness, "A cluster comes back as of a time", None).await?;
+    files.run(harness, files::CLUSTER_COMES_BACK, None).await?;
     // A reader is let in, whether a database is open or closed.
     let reader = databases::reader("payments", &harness.stack.payments_database_url).await?;
     let count = "select count(*) from payments where payment_id = any($1)";

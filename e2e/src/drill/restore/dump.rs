@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use coroctl::databases;
 
 use super::CLOSED_TIMEOUT;
-use super::files::Files;
+use super::files::{self, Files};
 use super::loss::Database;
 use crate::drill::harness::Harness;
 
@@ -12,7 +12,7 @@ use crate::drill::harness::Harness;
 /// When a script fails.
 pub async fn take(harness: &mut Harness, files: &Files, group: &[Database]) -> Result<()> {
     for database in group {
-        files.run(harness, "A dump of a database", Some(*database)).await?;
+        files.run(harness, files::TAKE_DUMP, Some(*database)).await?;
     }
     Ok(())
 }
@@ -44,7 +44,7 @@ pub async fn lose(harness: &Harness, group: &[Database]) -> Result<()> {
 /// When a script fails.
 pub async fn bring_back(harness: &mut Harness, files: &Files, group: &[Database]) -> Result<()> {
     for database in group {
-        files.run(harness, "A dump comes back", Some(*database)).await?;
+        files.run(harness, files::DUMP_COMES_BACK, Some(*database)).await?;
     }
     Ok(())
 }

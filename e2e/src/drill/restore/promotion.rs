@@ -13,7 +13,7 @@ use stack::servers::Server;
 
 use super::BEFORE;
 use super::cluster::{self, SERVER, STANDBY};
-use super::files::Files;
+use super::files::{self, Files};
 use crate::drill::harness::Harness;
 
 /// The standby's port, counted from the stack's first. It has no service there.
@@ -23,7 +23,7 @@ const STREAMS_TIMEOUT: Duration = Duration::from_secs(120);
 /// # Errors
 /// When the standby does not follow, or a script fails.
 pub async fn take(harness: &mut Harness, files: &mut Files) -> Result<()> {
-    files.run(harness, "A standby", None).await?;
+    files.run(harness, files::MAKE_STANDBY, None).await?;
     start(harness, files).await?;
     harness.accepts(BEFORE).await?;
     let admin = cluster::admin(&harness.stack).await?;
@@ -66,7 +66,7 @@ async fn start(harness: &Harness, files: &mut Files) -> Result<()> {
 /// # Errors
 /// When a script fails, or the promoted standby does not start in the place of the lost cluster.
 pub async fn bring_back(harness: &mut Harness, files: &Files) -> Result<()> {
-    files.run(harness, "A standby takes over", None).await?;
+    files.run(harness, files::STANDBY_TAKES_OVER, None).await?;
     cluster::remove_standby(&files.layout).await?;
     std::fs::rename(files.standby(), files.layout.postgres_data()).context("the standby's data")?;
     harness.cargo_stack(&["start", SERVER]).await.map(drop)
