@@ -373,6 +373,14 @@ fn the_edge_has_the_variables_of_a_stacks_edge() {
     {
         assert_eq!(given[name], harness.layout.port(port).to_string());
     }
+    // It asks for names every second, and their server keeps answers for five.
+    for behind in ["payments-svc", "balance-svc"] {
+        let seconds = harness.workload(behind)["spec"]["minReadySeconds"].as_u64();
+        assert!(
+            seconds.is_some_and(|seconds| seconds >= 15),
+            "{behind}: an old pod goes before the edge knows the new one"
+        );
+    }
     assert_eq!(given["EDGE_PAY_PAGE"], "off", "with AUTH=header whoever opens the page pays as any user");
 }
 
