@@ -10,8 +10,9 @@ use payments_svc::saga::Event;
 use payments_svc::shedding::Shedding;
 use payments_svc::store::{self, Acceptance, Filter};
 use saga::consumer::{ApplyError, EventHandler};
+use saga::postgres;
 use saga::shards::bucket::Bucket;
-use saga::shards::{Ownership, is_refused};
+use saga::shards::{Ownership, Router, Unowned, is_refused};
 use sql::Database;
 use sql::harness::Harness;
 use uuid::Uuid;
@@ -128,6 +129,101 @@ async fn a_look_through_the_table_leaves_out_whoever_is_not_owned() {
         }
     }
     payments.finish().await;
+}
+
+/// Two shards, as a list names them.
+struct Two {
+    one: Harness,
+    two: Harness,
+    router: Router,
+}
+
+impl Two {
+    async fn new() -> Self {
+        let (one, two) = (
+            Harness::new(Database::Payments).await.unwrap(),
+            Harness::new(Database::Payments).await.unwrap(),
+        );
+        for harness in [&one, &two] {
+            sql::seed(harness.admin_url(), harness.name()).await.unwrap();
+        }
+        // Whoever joins gives up what it was born with.
+        let joins =
+            "select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, null)
+                       from owned_buckets";
+        two.owner().await.unwrap().execute(joins, &[]).await.unwrap();
+        let list = format!("one={} two={}", one.service_url().unwrap(), two.service_url().unwrap());
+        let router = Router::listed(&list, |url| postgres::pool(url, 4, "test")).unwrap();
+        Self { one, two, router }
+    }
+
+    async fn change(&self, harness: &Harness, user_id: Uuid, known: i64, epoch: i64, owned: bool) {
+        let change =
+            "select change_ownership(array[$1::int2], array[$2::int8], array[$3::int8], $4, 'other')";
+        let owner = harness.owner().await.unwrap();
+        owner.execute(change, &[&Bucket::of(user_id).number(), &known, &epoch, &owned]).await.unwrap();
+    }
+
+    async fn finish(self) {
+        for (_, pool) in self.router.shards() {
+            pool.close();
+        }
+        self.one.finish().await.unwrap();
+        self.two.finish().await.unwrap();
+    }
+}
+
+/// How many payments of a user a database has.
+async fn rows(harness: &Harness, user_id: Uuid) -> i64 {
+    let count = "select count(*) from payments where user_id = $1";
+    harness.owner().await.unwrap().query_one(count, &[&user_id]).await.unwrap().get(0)
+}
+
+/// A router that knows of no move follows it, once a database refuses.
+#[tokio::test]
+async fn a_user_who_was_moved_is_served_by_the_other_database() {
+    let shards = Two::new().await;
+    let moved = Uuid::now_v7();
+    let other = elsewhere(moved);
+    let metrics = Metrics::register().unwrap();
+    let acceptor = Acceptor::start(shards.router.clone(), TTL, Shedding::none(), metrics);
+    let accepts = async |user_id, key: &str| {
+        let accepted = acceptor.accept(new_payment(user_id, key)).await;
+        assert!(matches!(accepted, Some(Acceptance::Created(_))), "{accepted:?}");
+    };
+    accepts(moved, "before").await;
+    accepts(other, "before").await;
+    assert_eq!((rows(&shards.one, moved).await, rows(&shards.two, moved).await), (1, 0));
+
+    shards.change(&shards.one, moved, 1, 3, false).await;
+    shards.change(&shards.two, moved, 2, 4, true).await;
+    accepts(moved, "after").await;
+    accepts(other, "after").await;
+    assert_eq!((rows(&shards.one, moved).await, rows(&shards.two, moved).await), (1, 1));
+    assert_eq!((rows(&shards.one, other).await, rows(&shards.two, other).await), (2, 0));
+    // Both at once, from one queue.
+    tokio::join!(accepts(moved, "at once"), accepts(other, "at once"));
+    assert_eq!((rows(&shards.one, other).await, rows(&shards.two, moved).await), (3, 2));
+    shards.finish().await;
+}
+
+/// Both databases believe that they own the user, as after a restore that nobody adopted.
+#[tokio::test]
+async fn of_two_owners_the_higher_epoch_is_asked_and_at_one_epoch_neither() {
+    let shards = Two::new().await;
+    let user_id = Uuid::now_v7();
+    shards.change(&shards.two, user_id, 2, 3, true).await;
+    let owned = shards.router.ownership(&[user_id]).await.unwrap();
+    assert_eq!(owned.epochs, [3]);
+    shards.finish().await;
+
+    let shards = Two::new().await;
+    shards.change(&shards.one, user_id, 1, 2, false).await;
+    shards.change(&shards.one, user_id, 2, 3, true).await;
+    shards.change(&shards.two, user_id, 2, 3, true).await;
+    assert_eq!(shards.router.ownership(&[user_id]).await.unwrap_err(), Unowned::Contested);
+    assert!(shards.router.ownership(&[elsewhere(user_id)]).await.is_ok(), "the others are served");
+    shards.finish().await;
 }
 
 /// The requests of others are answered meanwhile, and none is answered 503.

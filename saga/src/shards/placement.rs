@@ -22,7 +22,7 @@ pub struct Move {
 
 /// A shard that may own buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place<'a> {
+pub struct Candidate<'a> {
     /// It stays when the URL changes.
     pub name: &'a str,
     /// It gets no buckets, and gives up those that it has.
@@ -30,13 +30,13 @@ pub struct Place<'a> {
 }
 
 /// The index of the shard that `bucket` should be on; `None` when every shard is drained.
-pub fn proposed(bucket: Bucket, shards: &[Place<'_>]) -> Option<usize> {
+pub fn proposed(bucket: Bucket, shards: &[Candidate<'_>]) -> Option<usize> {
     let open = shards.iter().enumerate().filter(|(_, shard)| !shard.is_drained);
     open.max_by_key(|(_, shard)| weight(bucket, shard.name)).map(|(index, _)| index)
 }
 
 /// The moves that bring every bucket to where it should be. A bucket without an owner is left alone.
-pub fn plan(map: &Map, shards: &[Place<'_>]) -> Vec<Move> {
+pub fn plan(map: &Map, shards: &[Candidate<'_>]) -> Vec<Move> {
     let wrong = |bucket: Bucket| match (map.owner(bucket), proposed(bucket, shards)) {
         (Owner::Shard(holder), Some(to)) if holder.shard != to => {
             Some(Move { bucket, from: holder.shard, to })
@@ -65,12 +65,12 @@ mod tests {
     use crate::shards::bucket::BUCKETS;
     use crate::shards::map::{Answer, BucketRow};
 
-    fn places(names: &[String]) -> Vec<Place<'_>> {
-        names.iter().map(|name| Place { name, is_drained: false }).collect()
+    fn candidates(names: &[String]) -> Vec<Candidate<'_>> {
+        names.iter().map(|name| Candidate { name, is_drained: false }).collect()
     }
 
     /// The map in which every bucket is where it should be among `shards`.
-    fn placed(shards: &[Place<'_>]) -> Map {
+    fn placed(shards: &[Candidate<'_>]) -> Map {
         let rows = |shard: usize| {
             let row = |bucket| BucketRow { bucket, epoch: 1, owned: proposed(bucket, shards) == Some(shard) };
             Answer::Rows(Bucket::all().map(row).collect())
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn golden() {
         let names: Vec<String> = ["one", "two", "three"].map(str::to_owned).into();
-        let found: Vec<_> = (0..12).filter_map(|n| proposed(Bucket::new(n)?, &places(&names))).collect();
+        let found: Vec<_> = (0..12).filter_map(|n| proposed(Bucket::new(n)?, &candidates(&names))).collect();
         assert_eq!(found, GOLDEN, "a proposal has changed: every installation would move its buckets");
     }
 
@@ -95,9 +95,9 @@ mod tests {
 
     #[test]
     fn one_shard_keeps_everything_and_nowhere_to_go_is_no_move() {
-        let one = [Place { name: "one", is_drained: false }];
+        let one = [Candidate { name: "one", is_drained: false }];
         assert_eq!(plan(&placed(&one), &one), []);
-        let drained = [Place { name: "one", is_drained: true }];
+        let drained = [Candidate { name: "one", is_drained: true }];
         assert_eq!(plan(&placed(&one), &drained), []);
         assert_eq!(plan(&Map::unread(), &one), []);
     }
@@ -108,10 +108,10 @@ mod tests {
             names in prop::collection::btree_set("[a-z0-9-]{1,12}", 2..9)
         ) {
             let names: Vec<String> = names.into_iter().collect();
-            let (old, all) = (places(&names[1..]), places(&names));
+            let (old, all) = (candidates(&names[1..]), candidates(&names));
             let new = old.len();
             // The new one last, as it is in a list to which it is added.
-            let all: Vec<Place<'_>> = all[1..].iter().chain(&all[..1]).copied().collect();
+            let all: Vec<Candidate<'_>> = all[1..].iter().chain(&all[..1]).copied().collect();
             let moves = plan(&placed(&old), &all);
             prop_assert!(moves.iter().all(|step| step.to == new && step.from != new));
             let expected = BUCKETS as f64 / all.len() as f64;
@@ -125,7 +125,7 @@ mod tests {
             names in prop::collection::btree_set("[a-z0-9-]{1,12}", 2..9)
         ) {
             let names: Vec<String> = names.into_iter().collect();
-            let before = places(&names);
+            let before = candidates(&names);
             let map = placed(&before);
             let mut drained = before.clone();
             drained[0].is_drained = true;

@@ -2,23 +2,27 @@
 //!
 //! * The map is read when it is first needed, when a shard refuses, and while a bucket has no owner; each time by one task, for
 //!   all that wait. So a service starts while its database is away.
+//! * The list of shards is read again with the map.
 //! * Work that is refused has written nothing. It is repeated once the map was read again.
 //! * Work about a bucket that nobody owns waits: a request for [`WAIT_TIMEOUT`] at most, an event without end.
+
+mod batch;
+mod shard;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use futures_util::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use uuid::Uuid;
 
+use self::shard::{List, Shard, answer};
 use super::bucket::{BUCKETS, Bucket};
-use super::map::{Answer, BucketRow, Map, Owner};
+use super::list::ListedShard;
+use super::map::{Map, Owner};
 use super::ownership::{Ownership, Unowned, is_refused};
 use crate::backoff;
-use crate::consumer::{ApplyError, BatchCounts, MissingRow};
-use crate::parked::Parked;
 use crate::postgres::Pool;
 use crate::telemetry::log_text;
 
@@ -27,25 +31,21 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// The shards are not asked more often while a bucket has no owner.
 const READ_INTERVAL: Duration = Duration::from_millis(20);
-/// A shard that has not answered by then is away. It includes the wait for a connection.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Rounds in which a batch is done before the rest of it comes again with others.
-const ROUNDS_MAX: usize = 3;
-
-const READ: &str = "select bucket, epoch, owned from owned_buckets";
 
 /// Knows the shards of a service. Clones share what they know.
 #[derive(Clone)]
 pub struct Router(Arc<Inner>);
 
 struct Inner {
-    shards: Vec<Pool>,
+    /// Where the shards are listed, if there may be several.
+    list: Option<List>,
     state: Mutex<State>,
     /// Held by who reads the shards.
     reading: tokio::sync::Mutex<()>,
 }
 
 struct State {
+    shards: Vec<Shard>,
     map: Arc<Map>,
     /// How many times the shards were read.
     reading: u64,
@@ -73,10 +73,34 @@ pub struct Parts {
 impl Router {
     /// A service with one shard.
     pub fn one(pool: Pool) -> Self {
-        let state = State { map: Arc::new(Map::unread()), reading: 0, read_at: None };
-        let inner =
-            Inner { shards: vec![pool], state: Mutex::new(state), reading: tokio::sync::Mutex::new(()) };
-        Self(Arc::new(inner))
+        let listed = ListedShard { name: "one".to_owned(), url: String::new() };
+        Self::new(vec![Shard { listed, pool, is_listed: true }], None)
+    }
+
+    /// A service with the shards of a list. `open` makes the pool of a shard of its URL.
+    ///
+    /// # Errors
+    /// When the list or a URL is malformed.
+    pub fn listed(
+        text: &str,
+        open: impl Fn(&str) -> anyhow::Result<Pool> + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        let list = List { text: text.to_owned(), open: Box::new(open) };
+        let mut shards = Vec::new();
+        list.update(text, &mut shards)?;
+        Ok(Self::new(shards, Some(list)))
+    }
+
+    fn new(shards: Vec<Shard>, list: Option<List>) -> Self {
+        let state = State { shards, map: Arc::new(Map::unread()), reading: 0, read_at: None };
+        Self(Arc::new(Inner { list, state: Mutex::new(state), reading: tokio::sync::Mutex::new(()) }))
+    }
+
+    /// The shards of the list, by name, for work that is done on each of them.
+    pub fn shards(&self) -> Vec<(String, Pool)> {
+        let state = self.state();
+        let listed = state.shards.iter().filter(|shard| shard.is_listed);
+        listed.map(|shard| (shard.listed.name.clone(), shard.pool.clone())).collect()
     }
 
     /// The shard of these users, who are on one.
@@ -198,104 +222,6 @@ impl Router {
         }
     }
 
-    /// Does `work` about a batch, on each shard the items that it owns; `users` are those of the items. Returns a result per
-    /// item, in order. `None`: the item's bucket is being moved, and it has to come again.
-    pub async fn each<R, F>(
-        &self,
-        users: &[Uuid],
-        work: impl Fn(Ownership, Vec<usize>) -> F,
-    ) -> Vec<Option<anyhow::Result<R>>>
-    where
-        F: Future<Output = anyhow::Result<Vec<R>>>,
-    {
-        let mut results: Vec<Option<anyhow::Result<R>>> = users.iter().map(|_| None).collect();
-        let mut left: Vec<usize> = (0..users.len()).collect();
-        for _ in 0..ROUNDS_MAX {
-            let of_left: Vec<Uuid> = left.iter().map(|&item| users[item]).collect();
-            let parts = self.split(&of_left).await;
-            for (item, why) in parts.unavailable {
-                results[left[item]] = Some(Err(why.into()));
-            }
-            let done = parts.owned.into_iter().map(|part| {
-                let items: Vec<usize> = part.items.iter().map(|&item| left[item]).collect();
-                let (known, work) = (part.ownership.clone(), work(part.ownership, items.clone()));
-                async move { (known, items, work.await) }
-            });
-            let mut again = Vec::new();
-            for (known, items, done) in join_all(done).await {
-                match done {
-                    Ok(done) => {
-                        items.into_iter().zip(done).for_each(|(item, done)| results[item] = Some(Ok(done)));
-                    }
-                    Err(error) if self.was_refused(&known, &error).await => again.extend(items),
-                    Err(error) => {
-                        let text = log_text(&error);
-                        items.into_iter().for_each(|item| results[item] = Some(Err(anyhow!(text.clone()))));
-                    }
-                }
-            }
-            if again.is_empty() {
-                break;
-            }
-            left = again;
-        }
-        results
-    }
-
-    /// Applies a batch of events, on each shard those that it owns, and parks `unreadable`: each part in a transaction of its
-    /// own. `users` are those of the events. `work` gets the indices of its events, and its messages to park.
-    ///
-    /// # Errors
-    /// When buckets are being moved: nothing was applied then. When rows are missing or a shard failed: the other parts may be
-    /// applied, and applying them again changes nothing.
-    pub async fn apply<F>(
-        &self,
-        users: &[Uuid],
-        unreadable: &[Parked],
-        work: impl Fn(Ownership, Vec<usize>, Vec<Parked>) -> F,
-    ) -> Result<BatchCounts, ApplyError>
-    where
-        F: Future<Output = Result<BatchCounts, ApplyError>>,
-    {
-        let mut parts = self.split(users).await;
-        if let Some((_, why)) = parts.unavailable.pop() {
-            return Err(why.into());
-        }
-        if !parts.moving.is_empty() {
-            return Err(ApplyError::Moving(parts.moving));
-        }
-        let (mut counts, mut missing) = (BatchCounts::default(), Vec::new());
-        for (part, unreadable) in self.with_unreadable(parts.owned, unreadable) {
-            let (known, items) = (part.ownership.clone(), part.items.clone());
-            match work(part.ownership, part.items, unreadable).await {
-                Ok(done) => counts = counts.plus(done),
-                Err(ApplyError::Missing(rows)) => missing.extend(
-                    rows.into_iter().map(|row| MissingRow { index: items[row.index], what: row.what }),
-                ),
-                Err(ApplyError::Other(error)) => {
-                    self.was_refused(&known, &error).await;
-                    return Err(ApplyError::Other(error));
-                }
-                Err(moving @ ApplyError::Moving(_)) => return Err(moving),
-            }
-        }
-        if missing.is_empty() { Ok(counts) } else { Err(ApplyError::Missing(missing)) }
-    }
-
-    /// Adds the messages to park. They have no user, so any shard may have them: the first part's.
-    fn with_unreadable(&self, owned: Vec<Part>, unreadable: &[Parked]) -> Vec<(Part, Vec<Parked>)> {
-        let mut parts: Vec<(Part, Vec<Parked>)> = owned.into_iter().map(|part| (part, Vec::new())).collect();
-        if unreadable.is_empty() {
-            return parts;
-        }
-        if parts.is_empty() {
-            let (_, reading) = self.current();
-            parts.push((Part { ownership: self.nothing_of(0, reading), items: Vec::new() }, Vec::new()));
-        }
-        parts[0].1 = unreadable.to_vec();
-        parts
-    }
-
     /// Whether a shard has refused the work that failed with `error`. Then the shards are read again, unless that was done
     /// meanwhile.
     pub async fn was_refused(&self, known: &Ownership, error: &anyhow::Error) -> bool {
@@ -310,16 +236,8 @@ impl Router {
         is_refused
     }
 
-    /// As [`Router::was_refused`], of a batch.
-    pub async fn was_refused_in(&self, known: &Ownership, error: &ApplyError) -> bool {
-        match error {
-            ApplyError::Other(error) => self.was_refused(known, error).await,
-            ApplyError::Missing(_) | ApplyError::Moving(_) => false,
-        }
-    }
-
     fn nothing_of(&self, shard: usize, reading: u64) -> Ownership {
-        let pool = self.0.shards[shard].clone();
+        let pool = self.state().shards[shard].pool.clone();
         Ownership { pool, shard, reading, buckets: Vec::new(), epochs: Vec::new() }
     }
 
@@ -338,7 +256,8 @@ impl Router {
         if !is_due(&self.state()) {
             return;
         }
-        let answers = join_all(self.0.shards.iter().map(answer)).await;
+        let shards = self.update_list();
+        let answers = join_all(shards.iter().map(answer)).await;
         let mut state = self.state();
         let next = state.map.next(&answers);
         let contested: Vec<i16> = next.contested().map(Bucket::number).collect();
@@ -348,32 +267,17 @@ impl Router {
                 "two shards own these buckets at one epoch; their users are served by neither until an operator has found out"
             );
         }
-        *state = State { map: Arc::new(next), reading: state.reading + 1, read_at: Some(Instant::now()) };
+        (state.map, state.reading, state.read_at) = (Arc::new(next), state.reading + 1, Some(Instant::now()));
     }
-}
 
-async fn answer(shard: &Pool) -> Answer {
-    match timeout(READ_TIMEOUT, rows(shard)).await {
-        Ok(Ok(rows)) => Answer::Rows(rows),
-        Ok(Err(error)) => {
-            tracing::warn!(error = log_text(&error), "the buckets of a shard cannot be read");
-            Answer::Away
+    /// The shards of the list as it is now. While it cannot be used, those before.
+    fn update_list(&self) -> Vec<Shard> {
+        let mut state = self.state();
+        if let Some(list) = &self.0.list
+            && let Err(error) = list.update(&secret_files::current(&list.text), &mut state.shards)
+        {
+            tracing::warn!(error = log_text(&error), "the list of shards cannot be used any more");
         }
-        Err(_) => {
-            tracing::warn!("the buckets of a shard cannot be read: it does not answer in time");
-            Answer::Away
-        }
+        state.shards.clone()
     }
-}
-
-async fn rows(shard: &Pool) -> anyhow::Result<Vec<BucketRow>> {
-    let client = shard.get().await.context("no connection to the database")?;
-    let rows = client.query(READ, &[]).await.context("cannot read which buckets the database owns")?;
-    rows.iter()
-        .map(|row| {
-            let number = row.try_get(0)?;
-            let bucket = Bucket::new(number).with_context(|| format!("there is no bucket {number}"))?;
-            Ok(BucketRow { bucket, epoch: row.try_get(1)?, owned: row.try_get(2)? })
-        })
-        .collect()
 }

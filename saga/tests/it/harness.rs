@@ -41,6 +41,8 @@ pub struct SubscriberState {
     pub away: bool,
     /// Whether the row of `X` is made by the event `make X`, so that it is missing before.
     pub needs_rows: bool,
+    /// The users of these events are being moved to another shard.
+    pub moving: BTreeSet<&'static str>,
 }
 
 /// The service's side of a test. `poison` is refused by a constraint, `ignore` is ignored.
@@ -102,6 +104,11 @@ impl Subscriber for Reader {
         if state.away || state.outages > 0 {
             state.outages = state.outages.saturating_sub(1);
             return Err(anyhow::anyhow!("the database is away").into());
+        }
+        let moving = |event: &String| state.moving.contains(event.as_str());
+        let moving: Vec<usize> = (0..events.len()).filter(|&index| moving(&events[index].event)).collect();
+        if !moving.is_empty() {
+            return Err(ApplyError::Moving(moving));
         }
         let rows: BTreeSet<&str> =
             state.applied.iter().filter_map(|text| text.strip_prefix("make ")).collect();

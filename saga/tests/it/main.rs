@@ -15,6 +15,7 @@ mod issuer_keys;
 mod lag;
 mod login;
 mod missing;
+mod moving;
 mod poison;
 
 use saga::consumer::Limits;

@@ -1,0 +1,91 @@
+//! The shards of a list, and what they say they own.
+//!
+//! * A shard that is new in the list is opened, one with another URL is opened anew, and one that is gone counts no more.
+//! * While the list cannot be used, the shards stay as they were.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::timeout;
+
+use crate::postgres::Pool;
+use crate::shards::bucket::Bucket;
+use crate::shards::list::{self, ListedShard};
+use crate::shards::map::{Answer, BucketRow};
+use crate::telemetry::log_text;
+
+/// A shard that has not answered by then is away. It includes the wait for a connection.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+
+const READ: &str = "select bucket, epoch, owned from owned_buckets";
+
+/// Makes the pool of a shard of its URL.
+pub(super) type OpenPool = Box<dyn Fn(&str) -> anyhow::Result<Pool> + Send + Sync>;
+
+/// The list of the shards, as the configuration has it.
+pub(super) struct List {
+    /// As it was given at the start. If it came from a file, that may be changed.
+    pub(super) text: String,
+    pub(super) open: OpenPool,
+}
+
+/// A shard. Its index in the map never changes.
+#[derive(Clone)]
+pub(super) struct Shard {
+    pub(super) listed: ListedShard,
+    pub(super) pool: Pool,
+    pub(super) is_listed: bool,
+}
+
+impl List {
+    /// Changes `shards` to those of `text`; a shard keeps its index. On an error nothing is changed.
+    pub(super) fn update(&self, text: &str, shards: &mut Vec<Shard>) -> anyhow::Result<()> {
+        let mut next = shards.clone();
+        next.iter_mut().for_each(|shard| shard.is_listed = false);
+        for listed in list::parse(text)? {
+            let at = next.iter().position(|shard| shard.listed.name == listed.name);
+            if let Some(at) = at.filter(|&at| next[at].listed == listed) {
+                next[at].is_listed = true;
+                continue;
+            }
+            let pool = (self.open)(&listed.url).with_context(|| format!("shard {}", listed.name))?;
+            let opened = Shard { listed, pool, is_listed: true };
+            match at {
+                Some(at) => next[at] = opened,
+                None => next.push(opened),
+            }
+        }
+        *shards = next;
+        Ok(())
+    }
+}
+
+pub(super) async fn answer(shard: &Shard) -> Answer {
+    if !shard.is_listed {
+        return Answer::Rows(Vec::new());
+    }
+    let name = shard.listed.name.as_str();
+    match timeout(READ_TIMEOUT, rows(&shard.pool)).await {
+        Ok(Ok(rows)) => Answer::Rows(rows),
+        Ok(Err(error)) => {
+            tracing::warn!(shard = name, error = log_text(&error), "the buckets of a shard cannot be read");
+            Answer::Away
+        }
+        Err(_) => {
+            tracing::warn!(shard = name, "the buckets of a shard cannot be read: it does not answer in time");
+            Answer::Away
+        }
+    }
+}
+
+async fn rows(shard: &Pool) -> anyhow::Result<Vec<BucketRow>> {
+    let client = shard.get().await.context("no connection to the database")?;
+    let rows = client.query(READ, &[]).await.context("cannot read which buckets the database owns")?;
+    rows.iter()
+        .map(|row| {
+            let number = row.try_get(0)?;
+            let bucket = Bucket::new(number).with_context(|| format!("there is no bucket {number}"))?;
+            Ok(BucketRow { bucket, epoch: row.try_get(1)?, owned: row.try_get(2)? })
+        })
+        .collect()
+}
