@@ -6,9 +6,10 @@
 //! * [`leader`]: the primary of a highly available Postgres is lost under load.
 //! * [`load`]: a load of a profile, which k6 could put on the stack too.
 //! * [`steady_load`]: payments at even intervals, until it is stopped.
-//! * [`bench`]: payments and events per second, and what they cost.
+//! * [`bench`]: payments and events per second, and what they cost. [`capacity`]: what follows for other volumes.
 
 pub mod bench;
+pub mod capacity;
 pub mod chaos;
 pub mod demo;
 pub mod drill;
