@@ -132,18 +132,10 @@ impl fmt::Display for Refusal {
                  restored. Emitted transactions may not exist on this server, and transactions of this server may not be \
                  emitted. `cdc-relay failover` continues if it can prove that neither is so. Otherwise: {AGAIN}"
             ),
-            Self::NotContinued { expected, found, why } => write!(
-                f,
-                "the cluster is on timeline {found}, the checkpoint has {expected}: a standby was promoted. Nothing was emitted \
-                 that no synchronous standby had, but the relay cannot go on by itself: {why}. `cdc-relay failover` checks again. \
-                 If the obstacle cannot be removed: {AGAIN}"
-            ),
-            Self::StandbysHidden { role } => write!(
-                f,
-                "the routes file says synchronous = \"require\", and role {role} may not see which standbys have flushed what. \
-                 As a superuser: `grant pg_read_all_stats to {}`. Nothing is lost meanwhile, and the relay goes on by itself.",
-                identifier(role)
-            ),
+            Self::NotContinued { expected, found, why } => {
+                f.write_str(&not_continued(*expected, *found, why))
+            }
+            Self::StandbysHidden { role } => f.write_str(&standbys_hidden(role)),
             Self::ServerBehind { flush, sent_lsn } => write!(
                 f,
                 "the server's WAL ends at {flush}, before {sent_lsn}, which is already emitted: it lost committed \
@@ -173,6 +165,22 @@ impl fmt::Display for Refusal {
             Self::Broken(Break { what, since }) => f.write_str(&broken(what, *since)),
         }
     }
+}
+
+fn not_continued(expected: u32, found: u32, why: &str) -> String {
+    format!(
+        "the cluster is on timeline {found}, the checkpoint has {expected}: a standby was promoted. Nothing was emitted that no \
+         synchronous standby had, but the relay cannot go on by itself: {why}. `cdc-relay failover` checks again. If the \
+         obstacle cannot be removed: {AGAIN}"
+    )
+}
+
+fn standbys_hidden(role: &str) -> String {
+    format!(
+        "the routes file says synchronous = \"require\", and role {role} may not see which standbys have flushed what. As a \
+         superuser: `grant pg_read_all_stats to {}`. Nothing is lost meanwhile, and the relay goes on by itself.",
+        identifier(role)
+    )
 }
 
 fn undecodable(position: Lsn, code: &str, problem: &str) -> String {

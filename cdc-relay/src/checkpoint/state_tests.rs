@@ -142,6 +142,7 @@ fn every_refusal_says_what_to_do() {
         Refusal::SlotAhead { slot: slot(), confirmed: Lsn(2), acknowledged: Lsn(1) },
         Refusal::OtherCluster { expected: slot(), found: slot() },
         Refusal::OtherTimeline { expected: 1, found: 2 },
+        Refusal::NotContinued { expected: 1, found: 2, why: slot() },
         Refusal::ServerBehind { flush: Lsn(1), sent_lsn: Lsn(2) },
         Refusal::ResnapshotUnfinished { slot: slot() },
     ];

@@ -6,7 +6,7 @@ use super::Node;
 use super::text;
 use crate::layout::{Layout, Port};
 use crate::program::find_program;
-use crate::spec::Spec;
+use crate::spec::{HELPER_TIER, Spec};
 
 /// Its program in every distribution.
 pub const PROGRAM: &str = "etcd";
@@ -58,5 +58,8 @@ pub fn prepare(layout: &Layout, node: Node) -> Result<Vec<Spec>> {
     ];
     let mut argv = vec![text(&program)];
     argv.extend(options.map(|(option, value)| format!("--{option}={value}")));
-    Ok(vec![super::spec(layout, name(node), home, argv, client_port(node))])
+    let mut spec = super::spec(layout, name(node), home, argv, client_port(node));
+    // Patroni hands its role over when it stops, and needs it for that.
+    spec.tier = HELPER_TIER;
+    Ok(vec![spec])
 }

@@ -1,7 +1,7 @@
 //! `cdc-relay failover` goes on with a promoted standby.
 //!
-//! It is a command and nothing that `run` does by itself: somebody has to know that the old primary is gone, and a queue
-//! cannot be read back.
+//! `run` does so by itself where synchronous standbys had everything before it was emitted (`source::worker::promotion`). Elsewhere it
+//! is a command: somebody has to know that the old primary is gone, and a queue cannot be read back.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -37,11 +37,13 @@ use crate::source::inspect;
 /// writes the new timeline to the checkpoint, and `run` goes on in the same chain of positions. Otherwise it says why,
 /// and `cdc-relay resnapshot` is the alternative.
 ///
-/// The slot exists on the standby if it is a failover slot (PostgreSQL 17 and newer). The standby certainly has all emitted
-/// changes if synchronized_standby_slots names its physical slot. The old primary must be gone for good: its later commits
-/// are on no timeline that anybody reads.
+/// The slot exists on the standby if it is a failover slot (PostgreSQL 17 and newer), or if Patroni keeps it there. The standby
+/// has all emitted changes if it is synchronous and the source says synchronous = "require", or if
+/// synchronized_standby_slots names its physical slot. The old primary must be gone for good: its later commits are on no
+/// timeline that anybody reads.
 ///
-/// Some things cannot be checked, e.g. the messages that RabbitMQ received. The command names them, and then needs --yes.
+/// Some things cannot be checked, e.g. the messages that RabbitMQ received by a relay that waited for no standby. The command
+/// names them, and then needs --yes.
 /// Use the routes file that the source was emitted with.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
