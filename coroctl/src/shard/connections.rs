@@ -1,56 +1,29 @@
 //! Connects to the shards of one service, and reads which buckets each owns.
 
-use std::str::FromStr;
-
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result};
 use clap::Args;
 use saga::shards::bucket::Bucket;
+use saga::shards::list::{self, ListedShard};
 use saga::shards::map::{Answer, BucketRow, Map};
 use tokio_postgres::Client;
 
 use crate::databases;
 
-/// The shards of one service, by options or by a variable.
+/// The shards of one service: the list that the service has.
 #[derive(Args, Clone)]
 pub struct Shards {
-    /// A shard of the service, as NAME=URL of a role that may read; once for each. In the variable they are separated by spaces.
-    #[arg(
-        long = "shard",
-        env = "SHARDS",
-        value_name = "NAME=URL",
-        value_delimiter = ' ',
-        required = true,
-        hide_env_values = true
-    )]
-    pub shards: Vec<Shard>,
+    /// The shards of the service, each as NAME=URL of a role that may read, separated by spaces.
+    #[arg(long, env = "SHARDS", value_name = "LIST", value_parser = Listed::parse, hide_env_values = true)]
+    pub shards: Listed,
 }
 
-/// A shard by its name, which stays when its URL changes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Shard {
-    pub name: String,
-    pub url: String,
-}
+/// Its URLs may have passwords.
+#[derive(Clone)]
+pub struct Listed(Vec<ListedShard>);
 
-/// Its URL may have a password.
-impl std::fmt::Debug for Shard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-impl FromStr for Shard {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let Some((name, url)) = text.split_once('=') else { bail!("a shard is NAME=URL") };
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        ensure!(
-            !name.is_empty() && name.chars().all(fits),
-            "the name of a shard has lower case letters, digits and `-`, and stands before `=`"
-        );
-        ensure!(!url.is_empty(), "the shard {name} has no URL");
-        Ok(Self { name: name.to_owned(), url: url.to_owned() })
+impl Listed {
+    fn parse(text: &str) -> Result<Self> {
+        list::parse(text).map(Self)
     }
 }
 
@@ -61,20 +34,13 @@ pub struct Connected {
 }
 
 /// A connection that reads only, to each shard; one that is away hides its own buckets only.
-///
-/// # Errors
-/// When two shards have one name.
-pub async fn connect(shards: &Shards) -> Result<Vec<Connected>> {
-    for (at, shard) in shards.shards.iter().enumerate() {
-        let twice = shards.shards[..at].iter().any(|other| other.name == shard.name);
-        ensure!(!twice, "two shards are called {}", shard.name);
-    }
-    let mut connected = Vec::with_capacity(shards.shards.len());
-    for shard in &shards.shards {
+pub async fn connect(shards: &Shards) -> Vec<Connected> {
+    let mut connected = Vec::with_capacity(shards.shards.0.len());
+    for shard in &shards.shards.0 {
         let client = databases::reader(&format!("shard {}", shard.name), &shard.url).await;
         connected.push(Connected { name: shard.name.clone(), client });
     }
-    Ok(connected)
+    connected
 }
 
 const ROWS: &str = "select bucket, epoch, owned from owned_buckets order by bucket";
@@ -128,16 +94,6 @@ pub fn ranges(numbers: &[i16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_shard_is_a_name_and_a_url() {
-        let shard: Shard = "one=postgresql://a:b=c@host/payments?x=y".parse().unwrap();
-        assert_eq!((&*shard.name, &*shard.url), ("one", "postgresql://a:b=c@host/payments?x=y"));
-        assert!(!format!("{shard:?}").contains("b=c"));
-        for wrong in ["postgresql://host/payments", "one", "=url", "One=url", "one="] {
-            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn neighbours_are_a_range() {

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use saga::shards::bucket::Bucket;
 use saga::shards::map::Owner;
-use saga::shards::placement::{self, Move, Place};
+use saga::shards::placement::{self, Candidate, Move};
 use serde::Serialize;
 
 use super::connections::{self, Shards, ranges};
@@ -39,13 +39,13 @@ pub struct Planned {
 /// Prints the moves.
 ///
 /// # Errors
-/// When two shards have one name, a drained one is none of them, or all are drained.
+/// When a drained shard is none of the list, or all are drained.
 pub async fn run(plan: &Plan) -> Result<()> {
-    let shards = connections::connect(&plan.shards).await?;
+    let shards = connections::connect(&plan.shards).await;
     let names: Vec<&str> = shards.iter().map(|shard| &*shard.name).collect();
-    let places = places(&names, &plan.drain)?;
+    let candidates = candidates(&names, &plan.drain)?;
     let (_, map) = connections::read(&shards).await;
-    let moves = grouped(&placement::plan(&map, &places), &names);
+    let moves = grouped(&placement::plan(&map, &candidates), &names);
     let left_out = Bucket::all().filter(|bucket| !matches!(map.owner(*bucket), Owner::Shard(_))).count();
     if plan.json {
         println!("{}", serde_json::to_string_pretty(&moves)?);
@@ -62,7 +62,7 @@ pub async fn run(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn places<'a>(names: &[&'a str], drained: &[String]) -> Result<Vec<Place<'a>>> {
+fn candidates<'a>(names: &[&'a str], drained: &[String]) -> Result<Vec<Candidate<'a>>> {
     for name in drained {
         ensure!(names.contains(&&**name), "no shard is called {name}");
     }
@@ -71,7 +71,7 @@ fn places<'a>(names: &[&'a str], drained: &[String]) -> Result<Vec<Place<'a>>> {
         names.iter().any(|name| !is_drained(name)),
         "every shard is drained; no one is left to take a bucket"
     );
-    Ok(names.iter().map(|name| Place { name, is_drained: is_drained(name) }).collect())
+    Ok(names.iter().map(|name| Candidate { name, is_drained: is_drained(name) }).collect())
 }
 
 fn grouped(moves: &[Move], names: &[&str]) -> Vec<Planned> {
@@ -113,9 +113,9 @@ mod tests {
 
     #[test]
     fn a_plan_needs_shards_that_are_there() {
-        assert!(places(&["one", "two"], &["three".to_owned()]).is_err());
-        assert!(places(&["one"], &["one".to_owned()]).is_err());
-        let places = places(&["one", "two"], &["two".to_owned()]).unwrap();
-        assert_eq!(places.iter().map(|place| place.is_drained).collect::<Vec<_>>(), [false, true]);
+        assert!(candidates(&["one", "two"], &["three".to_owned()]).is_err());
+        assert!(candidates(&["one"], &["one".to_owned()]).is_err());
+        let candidates = candidates(&["one", "two"], &["two".to_owned()]).unwrap();
+        assert_eq!(candidates.iter().map(|place| place.is_drained).collect::<Vec<_>>(), [false, true]);
     }
 }

@@ -2,7 +2,7 @@
 
 use saga::shards::bucket::{BUCKETS, Bucket};
 use saga::shards::map::{Answer, BucketRow, Map, Owner};
-use saga::shards::placement::{self, Place};
+use saga::shards::placement::{self, Candidate};
 
 /// A share of the users is that of the buckets.
 #[derive(Clone, Copy, Debug)]
@@ -19,9 +19,10 @@ pub struct Loss {
 /// The shard of each bucket, and the buckets of each shard.
 fn place(shards: usize) -> (Vec<usize>, Vec<usize>) {
     let names: Vec<String> = (1..=shards).map(|number| format!("shard-{number}")).collect();
-    let places: Vec<Place<'_>> = names.iter().map(|name| Place { name, is_drained: false }).collect();
+    let candidates: Vec<Candidate<'_>> =
+        names.iter().map(|name| Candidate { name, is_drained: false }).collect();
     let proposed: Vec<usize> =
-        Bucket::all().filter_map(|bucket| placement::proposed(bucket, &places)).collect();
+        Bucket::all().filter_map(|bucket| placement::proposed(bucket, &candidates)).collect();
     let mut counts = vec![0; shards];
     for shard in &proposed {
         counts[*shard] += 1;
