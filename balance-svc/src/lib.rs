@@ -53,6 +53,7 @@ pub async fn run(
     let topics = [contract::PAYMENT_TOPIC, contract::PAYMENT_RESULT_TOPIC];
     let subscription = config.consumer.subscription(SERVICE, &topics);
     let router = Router::one(pool.clone());
+    router.register(&metrics.registry)?;
     let ledger = Ledger::new(router.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger.clone(), metrics.consumer.clone(), shutdown.clone());
 

@@ -68,6 +68,7 @@ pub async fn run(
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
     let hold_delay_max = Duration::from_secs(u64::from(config.hold_delay_max_seconds));
     let router = Router::one(pool.clone());
+    router.register(&metrics.registry)?;
     let shedding = Shedding::start(hold_delay_max, router.clone(), metrics.clone());
     let acceptor = Acceptor::start(router.clone(), ttl, shedding, metrics.clone());
     let topics = [contract::BALANCE_TOPIC, contract::PAYMENT_RESULT_TOPIC];

@@ -87,6 +87,7 @@ pub async fn run(
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let parked = OpenMessages::register(pool.clone(), &metrics.registry)?;
     let store = Store::new(pool, config.lease());
+    store.register(&metrics.registry)?;
     let (reports, reported) = mpsc::unbounded_channel();
     // Work under way outlives the shutdown signal; these end it.
     let (drained, abandon) = (CancellationToken::new(), CancellationToken::new());

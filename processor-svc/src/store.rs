@@ -18,6 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use prometheus::Registry;
 use saga::parked::{self, Parked};
 use saga::postgres::{Client, Parameters, Pool};
 use saga::shards::{Ownership, Router};
@@ -58,6 +59,14 @@ impl Store {
     pub fn new(pool: Pool, lease: Duration) -> Store {
         let router = Router::one(pool.clone());
         Store { pool, router, lease }
+    }
+
+    /// Shows its metrics from now on.
+    ///
+    /// # Errors
+    /// When the registry has them already.
+    pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
+        self.router.register(registry)
     }
 
     pub async fn reachable(&self) -> Result<(), String> {

@@ -18,7 +18,16 @@ pub struct Bucket(u16);
 impl Bucket {
     /// The bucket of a user.
     pub fn of(user_id: Uuid) -> Self {
-        let hash = digest(&SHA256, user_id.as_bytes());
+        Self::of_bytes(user_id.as_bytes())
+    }
+
+    /// A bucket for what belongs to no user.
+    pub fn of_text(text: &str) -> Self {
+        Self::of_bytes(text.as_bytes())
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Self {
+        let hash = digest(&SHA256, bytes);
         let first = hash.as_ref();
         Self(u16::from_be_bytes([first[0], first[1]]) >> (u16::BITS - BITS))
     }

@@ -7,20 +7,23 @@
 //! * Work about a bucket that nobody owns waits: a request for [`WAIT_TIMEOUT`] at most, an event without end.
 
 mod batch;
+mod metrics;
 mod shard;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::future::join_all;
+use prometheus::Registry;
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use self::metrics::RouterMetrics;
 use self::shard::{List, Shard, answer};
 use super::bucket::{BUCKETS, Bucket};
 use super::list::ListedShard;
-use super::map::{Map, Owner};
+use super::map::{Answer, Map, Owner};
 use super::ownership::{Ownership, Unowned, is_refused};
 use crate::backoff;
 use crate::postgres::Pool;
@@ -42,6 +45,7 @@ struct Inner {
     state: Mutex<State>,
     /// Held by who reads the shards.
     reading: tokio::sync::Mutex<()>,
+    metrics: OnceLock<RouterMetrics>,
 }
 
 struct State {
@@ -93,7 +97,18 @@ impl Router {
 
     fn new(shards: Vec<Shard>, list: Option<List>) -> Self {
         let state = State { shards, map: Arc::new(Map::unread()), reading: 0, read_at: None };
-        Self(Arc::new(Inner { list, state: Mutex::new(state), reading: tokio::sync::Mutex::new(()) }))
+        let (state, reading) = (Mutex::new(state), tokio::sync::Mutex::new(()));
+        Self(Arc::new(Inner { list, state, reading, metrics: OnceLock::new() }))
+    }
+
+    /// Shows its metrics from now on.
+    ///
+    /// # Errors
+    /// When the registry has them already.
+    pub fn register(&self, registry: &Registry) -> anyhow::Result<()> {
+        // A second registry would be an error of its own.
+        let _ = self.0.metrics.set(RouterMetrics::register(registry)?);
+        Ok(())
     }
 
     /// The shards of the list, by name, for work that is done on each of them.
@@ -231,6 +246,9 @@ impl Router {
                 "a shard refused work about {} buckets; who owns them is read again",
                 known.buckets.len()
             );
+            if let Some(metrics) = self.0.metrics.get() {
+                metrics.refusals.inc();
+            }
             self.read(|state| state.reading == known.reading).await;
         }
         is_refused
@@ -258,6 +276,7 @@ impl Router {
         }
         let shards = self.update_list();
         let answers = join_all(shards.iter().map(answer)).await;
+        let away = answers.iter().filter(|answer| **answer == Answer::Away).count();
         let mut state = self.state();
         let next = state.map.next(&answers);
         let contested: Vec<i16> = next.contested().map(Bucket::number).collect();
@@ -266,6 +285,10 @@ impl Router {
                 buckets = ?contested,
                 "two shards own these buckets at one epoch; their users are served by neither until an operator has found out"
             );
+        }
+        if let Some(metrics) = self.0.metrics.get() {
+            metrics.contested.set(contested.len() as i64);
+            metrics.away.set(away as i64);
         }
         (state.map, state.reading, state.read_at) = (Arc::new(next), state.reading + 1, Some(Instant::now()));
     }

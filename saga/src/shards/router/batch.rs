@@ -7,6 +7,8 @@ use uuid::Uuid;
 use super::{Part, Router};
 use crate::consumer::{ApplyError, BatchCounts, MissingRow};
 use crate::parked::Parked;
+use crate::shards::bucket::Bucket;
+use crate::shards::map::Owner;
 use crate::shards::ownership::Ownership;
 use crate::telemetry::log_text;
 
@@ -98,17 +100,24 @@ impl Router {
         if missing.is_empty() { Ok(counts) } else { Err(ApplyError::Missing(missing)) }
     }
 
-    /// Adds the messages to park. They have no user, so any shard may have them: the first part's.
+    /// Adds the messages to park. They have no user: the hash of a message's id says which shard has it, so that the same
+    /// message is parked once. Where that one cannot be asked, any other may have it.
     fn with_unreadable(&self, owned: Vec<Part>, unreadable: &[Parked]) -> Vec<(Part, Vec<Parked>)> {
         let mut parts: Vec<(Part, Vec<Parked>)> = owned.into_iter().map(|part| (part, Vec::new())).collect();
-        if unreadable.is_empty() {
-            return parts;
+        let (map, reading) = self.current();
+        for message in unreadable {
+            let shard = match map.owner(Bucket::of_text(&message.parked_id)) {
+                Owner::Shard(holder) => holder.shard,
+                Owner::Nobody | Owner::Away | Owner::Contested => 0,
+            };
+            match parts.iter_mut().find(|(part, _)| part.ownership.shard == shard) {
+                Some((_, messages)) => messages.push(message.clone()),
+                None => {
+                    let part = Part { ownership: self.nothing_of(shard, reading), items: Vec::new() };
+                    parts.push((part, vec![message.clone()]));
+                }
+            }
         }
-        if parts.is_empty() {
-            let (_, reading) = self.current();
-            parts.push((Part { ownership: self.nothing_of(0, reading), items: Vec::new() }, Vec::new()));
-        }
-        parts[0].1 = unreadable.to_vec();
         parts
     }
 

@@ -1,0 +1,28 @@
+//! The metrics of a router.
+
+use prometheus::{IntCounter, IntGauge, Registry};
+
+use crate::telemetry::register;
+
+const REFUSALS: &str = "Statements that a database refused, since it does not own a bucket at the epoch that was named; the work is \
+    repeated. Worry when it grows while no bucket is moved.";
+const CONTESTED: &str = "Buckets that two shards own at one epoch, when the shards were last read. Worry above 0: their users are \
+    not served.";
+const AWAY: &str = "Shards that did not answer when they were last read. Worry above 0: the users of a shard that is away are \
+    not served. They are read when a bucket is moved, and while one has no owner.";
+
+pub(super) struct RouterMetrics {
+    pub(super) refusals: IntCounter,
+    pub(super) contested: IntGauge,
+    pub(super) away: IntGauge,
+}
+
+impl RouterMetrics {
+    pub(super) fn register(registry: &Registry) -> anyhow::Result<Self> {
+        Ok(Self {
+            refusals: register(registry, IntCounter::new("saga_ownership_refusals_total", REFUSALS))?,
+            contested: register(registry, IntGauge::new("saga_contested_buckets", CONTESTED))?,
+            away: register(registry, IntGauge::new("saga_shards_away", AWAY))?,
+        })
+    }
+}
