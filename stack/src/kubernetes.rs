@@ -108,6 +108,8 @@ fn variables(layout: &Layout, instance: Instance) -> Result<BTreeMap<String, Giv
                 Given::File { name: format!("kafka-{}", file_stem(&value)), text: placed(layout, &text) }
             }
             "RELAY_ROUTES" => Given::Text(format!("/etc/coro/{}.toml", instance.name)),
+            // A commit there is acknowledged once a standby has it, and no event is to be ahead of that.
+            "RELAY_SYNCHRONOUS" => Given::Text("require".to_owned()),
             "LEDGER_PATH" => Given::Text("/var/lib/coro/ledger.ndjson".to_owned()),
             "TLS_CERT_FILE" => Given::Text(format!("{TLS}/tls.crt")),
             "TLS_KEY_FILE" => Given::Text(format!("{TLS}/tls.key")),
