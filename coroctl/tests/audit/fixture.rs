@@ -115,7 +115,8 @@ impl Fixture {
     }
 }
 
-async fn superuser(harness: &Harness) -> Client {
+/// A session that may do anything.
+pub async fn superuser(harness: &Harness) -> Client {
     let (server, _) = harness.admin_url().rsplit_once('/').unwrap();
     sql::connect(&format!("{server}/{}", harness.name())).await.unwrap()
 }

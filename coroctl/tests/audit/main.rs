@@ -1,4 +1,4 @@
-//! Shows each check a violation of its promise: an audit that cannot complain proves nothing.
+//! Shows each check a violation of its promise: an audit that cannot complain proves nothing. [`shards`] does so for shards.
 //!
 //! Needs a stack: `cargo stack up --servers && . .stack/env`.
 
@@ -10,4 +10,5 @@ mod command;
 mod emissions;
 mod fixture;
 mod plants;
+mod shards;
 mod violations;

@@ -1,0 +1,209 @@
+//! Shards on real servers: what the commands print, and the SQL that copies the rows of a move.
+
+use std::process::{Command, Output};
+
+use coroctl::shard::replication;
+use saga::shards::bucket::Bucket;
+use serde_json::Value;
+use sql::Database;
+use sql::harness::Harness;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::fixture::superuser;
+
+const MOVE: Uuid = Uuid::from_u128(0xD0);
+
+/// Two databases of one kind: the first owns every bucket, the second gave up its own.
+struct Pair {
+    one: Harness,
+    two: Harness,
+}
+
+impl Pair {
+    async fn new(kind: Database) -> Self {
+        let (one, two) = (Harness::new(kind).await.unwrap(), Harness::new(kind).await.unwrap());
+        let give_up =
+            "select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, null)
+                         from owned_buckets";
+        superuser(&two).await.batch_execute(give_up).await.unwrap();
+        Self { one, two }
+    }
+
+    /// `coroctl shard COMMAND` on both.
+    fn shard(&self, arguments: &[&str]) -> Output {
+        let url = |harness: &Harness| harness.url("coro_checker").unwrap();
+        let shards = format!("one={} two={}", url(&self.one), url(&self.two));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coroctl"));
+        command.env_clear().env("SHARDS", shards).arg("shard").args(arguments).output().unwrap()
+    }
+
+    async fn finish(self) {
+        self.one.finish().await.unwrap();
+        self.two.finish().await.unwrap();
+    }
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+/// Users of one bucket and of another.
+fn users() -> [Uuid; 2] {
+    let wanted = |number: u128| Uuid::from_u128(number);
+    let first = wanted(1);
+    let other = (2..).map(wanted).find(|user| Bucket::of(*user) != Bucket::of(first)).unwrap();
+    [first, other]
+}
+
+async fn deposit(client: &Client, user: Uuid, available: i64) {
+    let insert = "insert into accounts (user_id, available) values ($1, $2)";
+    client.execute(insert, &[&user, &available]).await.unwrap();
+}
+
+async fn available(client: &Client) -> Vec<(Uuid, i64)> {
+    let rows = client.query("select user_id, available from accounts order by 1", &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+async fn until(client: &Client, question: &str, answer: &str) {
+    for _ in 0..600 {
+        let found: String = client.query_one(question, &[]).await.unwrap().get(0);
+        if found == answer {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("never {answer}: {question}");
+}
+
+#[tokio::test]
+async fn lists_plans_and_verifies() {
+    let pair = Pair::new(Database::Balance).await;
+    let listed = json(&pair.shard(&["list", "--json"]));
+    assert_eq!(listed["shards"][0]["owned"].as_array().unwrap().len(), 1024, "{listed}");
+    assert_eq!(listed["shards"][1]["owned"].as_array().unwrap().len(), 0, "{listed}");
+    let planned = json(&pair.shard(&["plan", "--json"]));
+    let [step] = planned.as_array().unwrap().as_slice() else { panic!("{planned}") };
+    assert_eq!((&step["from"], &step["to"]), (&Value::from("one"), &Value::from("two")));
+    let count = step["buckets"].as_array().unwrap().len();
+    assert!((400..625).contains(&count), "{count}");
+    let drained = pair.shard(&["plan", "--drain", "two"]);
+    assert!(String::from_utf8_lossy(&drained.stdout).contains("where it should be"), "{drained:?}");
+
+    let [user, other] = users();
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let clean = pair.shard(&["verify", "--json"]);
+    assert_eq!((clean.status.code(), json(&clean)["rows"].as_i64()), (Some(0), Some(1)), "{clean:?}");
+    // A copy, on a shard that does not own it.
+    deposit(&superuser(&pair.two).await, user, 5).await;
+    deposit(&superuser(&pair.two).await, other, 7).await;
+    let dirty = pair.shard(&["verify", "--json"]);
+    assert_eq!(dirty.status.code(), Some(1), "{dirty:?}");
+    let strays = json(&dirty)["strays"].as_array().unwrap().clone();
+    assert_eq!(strays.len(), 2, "{strays:?}");
+    assert!(strays.iter().all(|stray| stray["shard"] == "two" && stray["owner"] == "one"), "{strays:?}");
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn what_stands_against_a_move_is_found() {
+    for (kind, identity, referring) in [
+        (Database::Payments, vec![], vec![]),
+        (Database::Balance, vec![], vec![]),
+        (
+            Database::Processor,
+            vec!["charge_attempts", "charges", "resolutions"],
+            vec!["resolution_confirmations"],
+        ),
+    ] {
+        let harness = Harness::new(kind).await.unwrap();
+        let client = superuser(&harness).await;
+        let names =
+            |rows: Vec<tokio_postgres::Row>| -> Vec<String> { rows.iter().map(|row| row.get(0)).collect() };
+        let tables = names(client.query(replication::TABLES, &[]).await.unwrap());
+        assert!(!tables.is_empty());
+        let found = names(client.query(replication::WITHOUT_IDENTITY, &[&tables]).await.unwrap());
+        assert_eq!(found, identity, "{kind:?}: {tables:?}");
+        let found = names(client.query(replication::REFERRING, &[&tables]).await.unwrap());
+        assert_eq!(found, referring, "{kind:?}: {tables:?}");
+        drop(client);
+        harness.finish().await.unwrap();
+    }
+}
+
+/// An index whose included columns have `user_id` is no identity with it.
+#[tokio::test]
+async fn an_identity_needs_the_user_in_its_key() {
+    let harness = Harness::new(Database::Processor).await.unwrap();
+    let client = superuser(&harness).await;
+    let charges = vec!["charges".to_owned()];
+    let lacking = async || client.query(replication::WITHOUT_IDENTITY, &[&charges]).await.unwrap().len();
+    for (index, expected) in [("(payment_id) include (user_id)", 1), ("(payment_id, user_id)", 0)] {
+        let make = format!(
+            "create unique index an_identity on charges {index}; alter table charges replica identity using index an_identity"
+        );
+        client.batch_execute(&make).await.unwrap();
+        assert_eq!(lacking().await, expected, "{index}");
+        client
+            .batch_execute("alter table charges replica identity default; drop index an_identity")
+            .await
+            .unwrap();
+    }
+    drop(client);
+    harness.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
+    let pair = Pair::new(Database::Balance).await;
+    let (source, target) = (superuser(&pair.one).await, superuser(&pair.two).await);
+    let [user, other] = users();
+    deposit(&source, user, 5).await;
+    deposit(&source, other, 7).await;
+    let tables = vec!["accounts".to_owned(), "ledger".to_owned()];
+    let buckets = [Bucket::of(user)];
+    source.batch_execute(&replication::create_publication(MOVE, &tables, &buckets).unwrap()).await.unwrap();
+    for _ in 0..2 {
+        source.batch_execute(&replication::create_slot(MOVE)).await.unwrap();
+    }
+    let (server, _) = pair.one.admin_url().rsplit_once('/').unwrap();
+    let url = format!("{server}/{}", pair.one.name());
+    // In a transaction, as the move's record is locked.
+    let subscribe = format!("begin; {}; commit", replication::create_subscription(MOVE, &url));
+    target.batch_execute(&subscribe).await.unwrap();
+    let state = "select coalesce(string_agg(distinct srsubstate::text, ''), '') from pg_subscription_rel";
+    until(&target, state, "r").await;
+    assert_eq!(available(&target).await, [(user, 5)]);
+
+    let update = "update accounts set available = available + 1";
+    source.batch_execute(update).await.unwrap();
+    until(&target, "select string_agg(available::text, ',') from accounts", "6").await;
+    source.execute("delete from accounts where user_id = $1", &[&user]).await.unwrap();
+    source.query(replication::MARK, &[&replication::name(MOVE)]).await.unwrap();
+    let lsn: String = source.query_one(replication::LSN, &[]).await.unwrap().get(0);
+    let slots = vec![replication::name(MOVE)];
+    loop {
+        let confirmed = source.query_one(replication::CONFIRMED, &[&lsn, &slots]).await.unwrap();
+        if confirmed.get(0) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(available(&target).await, [(user, 6)]);
+
+    let [disable, forget, drop_it] = replication::drop_subscription(MOVE);
+    target.batch_execute(&format!("begin; {disable}; {forget}; {drop_it}; commit")).await.unwrap();
+    until(
+        &source,
+        "select count(*)::text from pg_replication_slots where active and database = current_database()",
+        "0",
+    )
+    .await;
+    for _ in 0..2 {
+        source.batch_execute(&replication::drop_slot(MOVE)).await.unwrap();
+        source.batch_execute(&replication::drop_publication(MOVE)).await.unwrap();
+    }
+    drop((source, target));
+    pair.finish().await;
+}
