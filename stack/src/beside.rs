@@ -7,7 +7,6 @@
 //! * The second one is no part of the stack: it is gone afterwards, also when a step fails. Then the relay that was there streams, or
 //!   whichever of the two programs the supervisor runs under its name.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,19 +14,20 @@ use anyhow::{Context, Result, ensure};
 use crate::control::{Client, Request};
 use crate::layout::{Layout, Port};
 use crate::services::{Instance, Service};
+use crate::spec::Spec;
 use crate::up::wait_for_service;
-use crate::{probe, secrets};
+use crate::{probe, release};
 
 /// A start on a slow machine, and the check of everything that streaming needs.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
 /// A relay that waits looks every half second whether the slot is free.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Replaces a relay, by another program if one is named, and returns when the successor streams every source that it had.
+/// Replaces a relay by this specification, and returns when the successor streams every source that it has.
 ///
 /// # Errors
 /// When it is no relay or does not run, or a step takes too long.
-pub fn restart(layout: &Layout, instance: Instance, program: Option<&Path>) -> Result<()> {
+pub fn restart(layout: &Layout, instance: Instance, spec: Spec) -> Result<()> {
     ensure!(
         matches!(instance.service, Service::Relay | Service::FraudRelay),
         "{} is no relay: a second one beside it would not wait until it has ended",
@@ -41,7 +41,7 @@ pub fn restart(layout: &Layout, instance: Instance, program: Option<&Path>) -> R
         instance.name
     );
     let second = format!("{}-beside", instance.name);
-    let replaced = replace(layout, &mut client, instance, &second, program);
+    let replaced = replace(layout, &mut client, instance, &second, spec);
     // Also after a failure: nobody else knows of it.
     let removed = client.send(&Request::Remove { name: second });
     replaced.and(removed.map(drop))?;
@@ -52,28 +52,17 @@ pub fn restart(layout: &Layout, instance: Instance, program: Option<&Path>) -> R
 }
 
 /// Starts the second one, and replaces the first one while that waits.
-fn replace(
-    layout: &Layout,
-    client: &mut Client,
-    instance: Instance,
-    second: &str,
-    program: Option<&Path>,
-) -> Result<()> {
-    let mut spec = secrets::spec(layout, instance)?;
-    second.clone_into(&mut spec.name);
-    if let (Some(program), Some(first)) = (program, spec.argv.first_mut()) {
-        *first = program.display().to_string();
-    }
-    spec.env.insert("ADMIN_ADDR".to_owned(), format!("127.0.0.1:{}", layout.port(Port::RelayBeside)));
-    spec.log = layout.log(second);
-    spec.port = Some(layout.port(Port::RelayBeside));
-    client.send(&Request::Run { spec })?;
+fn replace(layout: &Layout, client: &mut Client, instance: Instance, second: &str, spec: Spec) -> Result<()> {
+    let port = layout.port(Port::RelayBeside);
+    let mut beside =
+        Spec { name: second.to_owned(), log: layout.log(second), port: Some(port), ..spec.clone() };
+    beside.env.insert("ADMIN_ADDR".to_owned(), format!("127.0.0.1:{port}"));
+    client.send(&Request::Run { spec: beside })?;
     // While the first one has the slots, it is ready when it waits for all of them.
     let waits = || probe::http(layout, Port::RelayBeside, "/ready");
     probe::until(READY_TIMEOUT, waits, || Ok(()))
         .with_context(|| format!("{second} does not stand by; see {}", layout.log(second).display()))?;
-    let (name, program) = (instance.name.to_owned(), program.map(Path::to_owned));
-    client.send(&Request::Restart { name, program })?;
+    release::replace(client, spec)?;
     wait_for_service(layout, instance)
 }
 
@@ -105,7 +94,11 @@ mod tests {
     fn only_a_relay_is_replaced_so() {
         let dir = std::env::temp_dir().join(format!("stack-beside-{}", std::process::id()));
         let layout = Layout::new(Some(dir), 22_000).unwrap();
-        let refused = |name| restart(&layout, Instance::named(name).unwrap(), None).unwrap_err().to_string();
+        let refused = |name| {
+            let instance = Instance::named(name).unwrap();
+            let spec = instance.spec(&layout).unwrap();
+            restart(&layout, instance, spec).unwrap_err().to_string()
+        };
         assert!(refused("balance-svc").contains("no relay"));
         assert!(refused("cdc-relay").contains("not up"));
         std::fs::remove_dir_all(&layout.dir).unwrap();

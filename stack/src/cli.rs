@@ -1,6 +1,6 @@
 //! The commands.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -15,8 +15,8 @@ use crate::servers::Server;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
 use crate::{
-    bench, beside, check, compose, down, exec, install, k6, kubernetes, launch, logs, rotate, status,
-    supervisor, workspace,
+    bench, beside, check, compose, down, exec, install, k6, kubernetes, launch, logs, release, rotate,
+    status, supervisor, workspace,
 };
 
 /// The servers and services of Coro on this machine, as supervised processes.
@@ -76,7 +76,7 @@ enum Action {
         /// that one until the next `up`.
         #[arg(long, value_name = "FOLDER")]
         to: Option<PathBuf>,
-        /// A relay: a second one stands by meanwhile, so that events wait for no start.
+        /// A relay: a second one stands by meanwhile, so that events wait for no start. Both are of --to, or else of this revision.
         #[arg(long)]
         beside: bool,
     },
@@ -235,12 +235,19 @@ fn run(action: Action) -> Result<()> {
         Action::Status => show_status(&layout),
         Action::Logs { name, follow, lines } => logs::show(&layout.log(&name), lines, follow),
         Action::Restart { name, to, beside } => {
-            let program = to.map(|folder| program_in(&folder, &name)).transpose()?;
-            if beside {
-                let instance = Instance::named(&name).with_context(|| format!("{name} is no relay"))?;
-                return beside::restart(&layout, instance, program.as_deref());
+            if to.is_none() && !beside {
+                return control(&layout, &name, |name| Request::Restart { name }, true);
             }
-            control(&layout, &name, |name| Request::Restart { name, program }, true)
+            let instance = Instance::named(&name).with_context(|| {
+                format!("{name} is no service of ours, so no release has another program of it")
+            })?;
+            let folder = to.unwrap_or_else(|| workspace::folder(&layout));
+            let spec = release::spec(&layout, instance, &folder)?;
+            if beside {
+                return beside::restart(&layout, instance, spec);
+            }
+            release::replace(&mut Client::of_running(&layout)?, spec)?;
+            wait_for_service(&layout, instance)
         }
         Action::Rotate { end: false } => rotate::begin(&layout),
         Action::Rotate { end: true } => rotate::end(&layout),
@@ -285,14 +292,6 @@ fn demo(layout: &Layout) -> Result<()> {
         up(layout, &Wish { extent, with: Vec::new(), yes, owner: None, tls: false, programs: None })?;
     }
     workspace::e2e(layout, &["demo"])
-}
-
-/// The program of a service in the folder of another release.
-fn program_in(folder: &Path, name: &str) -> Result<PathBuf> {
-    let instance = Instance::named(name)
-        .with_context(|| format!("{name} is no service of ours, so no release has another program of it"))?;
-    let program = folder.join(instance.service.program());
-    program.canonicalize().with_context(|| format!("there is no {}", program.display()))
 }
 
 fn show_status(layout: &Layout) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -26,10 +26,9 @@ pub enum Request {
     Stop {
         name: String,
     },
-    /// From another file, if one is named; it stays with that one.
+    /// Stop and start it, as it is specified.
     Restart {
         name: String,
-        program: Option<PathBuf>,
     },
     /// Stop it, and know nothing of it any more: it was there for a while only.
     Remove {

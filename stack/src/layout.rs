@@ -348,10 +348,13 @@ fn base_port(value: Option<&str>) -> Result<u16> {
     }
 }
 
+/// Whether a folder is the root of a workspace like this one.
+pub fn is_root(folder: &&Path) -> bool {
+    folder.join("stack/Cargo.toml").is_file() && folder.join("sql/Cargo.toml").is_file()
+}
+
 /// The folder of the workspace: above the current folder, else where this program was built.
 fn workspace_root() -> Result<PathBuf> {
-    let is_root =
-        |folder: &&Path| folder.join("stack/Cargo.toml").is_file() && folder.join("sql/Cargo.toml").is_file();
     let here = env::current_dir()?;
     if let Some(root) = here.ancestors().find(is_root) {
         return Ok(root.to_owned());

@@ -38,6 +38,7 @@ mod link;
 mod logs;
 mod maven;
 mod output;
+mod release;
 mod rotate;
 mod status;
 mod supervisor;

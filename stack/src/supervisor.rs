@@ -8,7 +8,7 @@ mod child;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -223,7 +223,7 @@ impl Supervisor {
             Request::Stop { name } => self.with(&name, reply, Child::stop),
             Request::Remove { name } => self.remove(&name, reply),
             Request::Kill { name } => self.kill(&name, reply),
-            Request::Restart { name, program } => self.restart(&name, program.as_deref(), reply),
+            Request::Restart { name } => self.restart(&name, reply),
         }
     }
 
@@ -254,11 +254,8 @@ impl Supervisor {
         respond(reply, outcome);
     }
 
-    fn restart(&mut self, name: &str, program: Option<&Path>, reply: Sender<Reply>) {
+    fn restart(&mut self, name: &str, reply: Sender<Reply>) {
         let Some(child) = self.children.get_mut(name) else { return self.start(name, &reply) };
-        if let (Some(program), Some(first)) = (program, child.spec.argv.first_mut()) {
-            *first = program.display().to_string();
-        }
         match child.running() {
             Some(_) => child.restart(reply),
             None => self.start(name, &reply),

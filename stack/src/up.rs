@@ -16,7 +16,7 @@ use crate::servers::{Server, collector, haproxy, kafka, opensearch, patroni, pro
 use crate::services::{self, Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{
-    certificates, down, environment, install, logs, probe, process, secrets, state, supervisor, workspace,
+    certificates, down, environment, install, logs, probe, process, release, state, supervisor, workspace,
 };
 
 /// A service that is not ready by then has failed to start. It waits for topics and for the others by itself.
@@ -283,19 +283,14 @@ fn migrate(layout: &Layout, programs: &Path) -> Result<String> {
 }
 
 fn start_services(layout: &Layout, programs: &Path, progress: &Progress) -> Result<()> {
-    let program = |instance: &Instance| programs.join(instance.service.program());
     let (built, absent): (Vec<Instance>, Vec<Instance>) =
-        Instance::of(layout).into_iter().partition(|instance| program(instance).is_file());
+        Instance::of(layout).into_iter().partition(|instance| release::program(programs, *instance).is_ok());
     for instance in absent {
         progress.line(&format!("  - {} has no binary and is left out", instance.name));
     }
     let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
     for instance in &built {
-        let mut spec = secrets::spec(layout, *instance)?;
-        if let Some(first) = spec.argv.first_mut() {
-            *first = program(instance).display().to_string();
-        }
-        run(&mut client, spec)?;
+        run(&mut client, release::spec(layout, *instance, programs)?)?;
     }
     let wait = |instance: Instance| {
         progress.step(instance.name, |step| {

@@ -194,7 +194,7 @@ fn what_is_removed_ends_and_is_forgotten_until_it_is_run_again() {
 fn a_restart_answers_when_the_new_one_runs() {
     let harness = Harness::start("again");
     let old = harness.run("service", SLEEP, Restart::Always);
-    harness.client().send(&Request::Restart { name: "service".into(), program: None }).unwrap();
+    harness.client().send(&Request::Restart { name: "service".into() }).unwrap();
     let new = harness.child("service").id.unwrap();
     assert!(new != old && new.alive() && !old.alive());
     // A service whose command has changed is replaced; the same command again is left alone.
@@ -210,11 +210,14 @@ fn a_restart_answers_when_the_new_one_runs() {
 #[test]
 fn a_service_is_replaced_by_the_program_of_another_release_and_stays_with_it() {
     let harness = Harness::start("release");
-    harness.run("service", "while :; do sleep 0.1; done", Restart::Always);
+    let script = "while :; do sleep 0.1; done";
+    harness.run("service", script, Restart::Always);
     let other = harness.dir.join("sh-of-another-release");
     std::os::unix::fs::symlink("/bin/sh", &other).unwrap();
-    for program in [Some(other.clone()), None] {
-        harness.client().send(&Request::Restart { name: "service".into(), program }).unwrap();
+    let mut spec = harness.spec("service", script, Restart::Always);
+    spec.argv[0] = other.display().to_string();
+    for request in [Request::Run { spec }, Request::Restart { name: "service".into() }] {
+        harness.client().send(&request).unwrap();
         let id = harness.child("service").id.unwrap();
         // With the arguments that it had.
         let expected = format!("{}\0-c\0while", other.display());

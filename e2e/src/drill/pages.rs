@@ -4,6 +4,7 @@
 //!   an alert that fires already could not fire because of the change.
 //! * It ends when nothing is about to page any more: whatever does by then is held against the change.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -39,11 +40,8 @@ impl Quiet {
     pub async fn begin(harness: &mut Harness) -> Result<Self> {
         let began = Instant::now();
         let is_quiet = async || {
-            let (now, just_now) = (harness.pages().await?, harness.paged(JUST_NOW).await?);
-            let mut names: Vec<String> = now.into_keys().chain(just_now).collect();
-            names.sort_unstable();
-            names.dedup();
-            ensure!(names.is_empty(), "there are pages: {}", names.join(", "));
+            let pages = earlier(harness.pages().await?, harness.paged(JUST_NOW).await?);
+            ensure!(pages.is_empty(), "there are pages: {}", pages.join(", "));
             Ok(true)
         };
         harness.until(EARLIER_TIMEOUT, "pages from before the change to end", is_quiet).await?;
@@ -62,10 +60,8 @@ impl Quiet {
         let gap = self.gap(harness).await?;
         harness.note(format!("The longest time without a settled payment was {:.1} s", gap.as_secs_f64()));
         let is_decided = async || {
-            let pages = harness.pages().await?.into_iter();
-            let mut pending = pages.filter(|(_, state)| *state == AlertState::Pending).map(|(name, _)| name);
-            let first = pending.next();
-            ensure!(first.is_none(), "pending: {}", first.unwrap_or_default());
+            let pages = undecided(harness.pages().await?);
+            ensure!(pages.is_empty(), "pending: {}", pages.join(", "));
             Ok(true)
         };
         harness.until(PENDING_TIMEOUT, "pending pages to fire or to end", is_decided).await?;
@@ -94,5 +90,33 @@ impl Quiet {
         let client = databases::reader("payments", &harness.stack.payments_database_url).await?;
         let row = client.query_one(GAP, &[&users, &self.since]).await.context("the times of payments")?;
         Ok(Duration::from_secs_f64(row.get(0)))
+    }
+}
+
+/// The pages for which a change has to wait: those of now, also if they are about to fire, and those that fired just now.
+fn earlier(now: BTreeMap<String, AlertState>, just_now: Vec<String>) -> Vec<String> {
+    now.into_keys().chain(just_now).collect::<BTreeSet<String>>().into_iter().collect()
+}
+
+/// The pages that are about to fire, if their conditions last.
+fn undecided(now: BTreeMap<String, AlertState>) -> Vec<String> {
+    now.into_iter().filter(|(_, state)| *state == AlertState::Pending).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_waits_for_every_page_and_at_its_end_for_those_that_are_about_to_fire() {
+        let pages = |all: &[(&str, AlertState)]| -> BTreeMap<String, AlertState> {
+            all.iter().map(|(name, state)| ((*name).to_owned(), *state)).collect()
+        };
+        let now = pages(&[("CoroAcceptBurn", AlertState::Firing), ("CoroSettleBurn", AlertState::Pending)]);
+        assert_eq!(earlier(now.clone(), Vec::new()), ["CoroAcceptBurn", "CoroSettleBurn"]);
+        let just_now = vec!["CdcRelayDown".to_owned(), "CoroAcceptBurn".to_owned()];
+        assert_eq!(earlier(now.clone(), just_now), ["CdcRelayDown", "CoroAcceptBurn", "CoroSettleBurn"]);
+        assert!(earlier(pages(&[]), Vec::new()).is_empty());
+        assert_eq!(undecided(now), ["CoroSettleBurn"]);
     }
 }

@@ -1,8 +1,8 @@
 //! The system gets another release under load: migrations, then each process, one after the other.
 //!
-//! * `--release` names the folder of the new programs; then every process has to run other programs afterwards than before, byte by
-//!   byte ([`revision`]). `cargo stack test --only upgrade` begins with the programs and schemas of the revision before this one.
-//!   Without the option the processes are replaced by the same programs.
+//! * `--release` names the folder of the new programs, which stay. Afterwards each process has to run the program of that folder, byte by
+//!   byte, and they may not all be those of before ([`revision`]). `cargo stack test --only upgrade` begins with the programs and
+//!   schemas of the revision before this one. Without the option the processes are replaced by the same programs.
 //! * Beside the release's own migrations, of which there may be none, the drill applies some of its own: on each busy table a column
 //!   with a default and an index, which its end removes again. Nothing is published by them, since nothing that is published can
 //!   be taken back in passing.
