@@ -21,6 +21,8 @@ pub(crate) mod stream;
 #[cfg(feature = "sinks")]
 pub(crate) mod stuck;
 #[cfg(feature = "sinks")]
+pub(crate) mod succession;
+#[cfg(feature = "sinks")]
 pub(crate) mod synchronous;
 #[cfg(feature = "sinks")]
 pub(crate) mod watch;

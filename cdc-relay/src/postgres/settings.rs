@@ -32,8 +32,9 @@ pub const AT_START: [(&str, &str); 16] = [
 const AFTERWARDS: [(&str, &str); 9] = [
     ("idle_session_timeout", "0"),
     ("transaction_timeout", "0"),
-    // The relay sends its position every second.
-    ("wal_sender_timeout", "60s"),
+    // The relay sends its position every second. The server ends the session of one that does not, because it is suspended or
+    // its machine is gone, and a standby takes over.
+    ("wal_sender_timeout", "6s"),
     // The relay reads nothing while Kafka accepts nothing.
     ("tcp_user_timeout", "0"),
     ("quote_all_identifiers", "off"),

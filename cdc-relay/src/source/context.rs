@@ -12,6 +12,7 @@ use crate::postgres::connection_url::Database;
 use crate::routes::{Routes, Source};
 use crate::sinks::acks::Acks;
 use crate::sinks::rabbit::Rabbit;
+use crate::source::succession::Membership;
 
 /// One source: its routes, its database, its sinks, and where it reports.
 #[derive(Clone)]
@@ -25,6 +26,8 @@ pub struct SourceContext {
     pub metrics: SourceMetrics,
     pub status: Status,
     pub runtime: Handle,
+    /// This process, towards other relays of the source.
+    pub membership: Membership,
 }
 
 impl SourceContext {

@@ -7,6 +7,8 @@ use crate::postgres::error::PostgresError;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::{Row, Session};
 use crate::postgres::sql::{self, literal};
+#[cfg(feature = "sinks")]
+use crate::source::succession::{Candidate, Instance};
 
 pub fn text(row: &Row, index: usize) -> &str {
     row.get(index).and_then(Option::as_deref).unwrap_or_default()
@@ -62,6 +64,17 @@ pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, PostgresE
         confirmed: text(row, 3).parse::<Lsn>().ok(),
         active_pid: text(row, 4).parse().ok(),
     }))
+}
+
+/// The other relays that wait for the candidate's slot.
+#[cfg(feature = "sinks")]
+pub fn standbys(session: &mut Session, candidate: &Candidate) -> Result<Vec<Instance>, PostgresError> {
+    let rows = session.query(&format!(
+        "select application_name from pg_catalog.pg_stat_activity \
+         where datname = current_database() and pid <> pg_catalog.pg_backend_pid() and starts_with(application_name, {})",
+        literal(&candidate.sessions())
+    ))?;
+    Ok(rows.iter().filter_map(|row| candidate.waiting(text(row, 0))).collect())
 }
 
 /// The command that makes the slot.

@@ -7,6 +7,7 @@
 
 mod ack_tracker;
 mod checkpoint_writer;
+mod handover;
 mod intake;
 mod publication;
 mod readiness;
@@ -17,10 +18,12 @@ mod transaction_state;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use self::ack_tracker::AckTracker;
 use self::checkpoint_writer::{CheckpointPositions, CheckpointWriter};
+pub use self::handover::HandedOver;
+use self::handover::Handover;
 use self::publication::PublicationNotices;
 use self::readiness::Readiness;
 use self::slot_confirmation::SlotConfirmation;
@@ -42,13 +45,14 @@ use crate::source::backfill::snapshot::{self, AckPositions, Snapshots};
 use crate::source::coverage::Coverage;
 use crate::source::coverage::record::Healed;
 use crate::source::read_scheduler::{Next, ReadScheduler};
+use crate::source::succession::Candidate;
 use crate::source::synchronous::Synchronous;
 use crate::source::watch::Watch;
 
 /// How often the timers are checked while something is in flight, and while nothing is.
 const TIMER_BUSY_INTERVAL: Duration = Duration::from_millis(50);
 const TIMER_IDLE_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a session waits for what is in flight: when the relay stops, and after a failure.
+/// How long a session waits for what is in flight: when the relay stops or hands the slot over, and after a failure.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_BROKEN_TIMEOUT: Duration = Duration::from_secs(2);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
@@ -64,6 +68,8 @@ pub struct SessionStart {
     pub watch: Watch,
     /// Holds transactions until synchronous standbys have flushed them, if the source requires that.
     pub standbys: Option<Synchronous>,
+    /// This relay in the order of those that may read the slot.
+    pub candidate: Candidate,
     /// Breaks of the publication after which the rows were read again.
     pub healed: Vec<Healed>,
     pub checkpoint_key: String,
@@ -115,6 +121,7 @@ pub struct Stream<'a> {
     readiness: Readiness,
     publication: PublicationNotices,
     standbys: Option<Synchronous>,
+    handover: Handover,
     /// The tables whose existing rows are not all emitted.
     snapshots: Option<Snapshots>,
     scheduler: ReadScheduler,
@@ -148,6 +155,7 @@ impl<'a> Stream<'a> {
             ),
             publication: PublicationNotices::new(start.watch, start.healed),
             standbys: start.standbys,
+            handover: Handover::new(start.candidate),
             checkpoint: CheckpointWriter::new(start.checkpoint_topic, start.checkpoint_key, checkpoint),
             slot: SlotConfirmation::new(now),
             snapshots,
@@ -181,6 +189,9 @@ impl<'a> Stream<'a> {
 
     fn stream(&mut self) -> Result<()> {
         while !self.acks.stopping() {
+            if self.handover.is_asked() && !self.current.is_open() {
+                bail!(HandedOver);
+            }
             self.acks.collect(&self.metrics)?;
             self.apply_notices()?;
             self.save_snapshot_progress()?;
@@ -201,7 +212,8 @@ impl<'a> Stream<'a> {
 
     /// Reads nothing more, and waits until everything emitted is acknowledged, saved and confirmed.
     fn drain(&mut self) -> Result<()> {
-        let timeout = if self.acks.stopping() { DRAIN_TIMEOUT } else { DRAIN_BROKEN_TIMEOUT };
+        let is_orderly = self.acks.stopping() || self.handover.is_asked();
+        let timeout = if is_orderly { DRAIN_TIMEOUT } else { DRAIN_BROKEN_TIMEOUT };
         let until = Instant::now() + timeout;
         let open = usize::from(self.current.is_emitted());
         let acks = self.acks.shared();

@@ -31,14 +31,17 @@ use crate::source::contract::{self, Checked, Contract, ContractError, Keys};
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
 use crate::source::server_identity::ServerIdentity;
-use crate::source::stream::{ReleaseInput, SessionClients, SessionStart, Stream};
+use crate::source::stream::{HandedOver, ReleaseInput, SessionClients, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
+use crate::source::succession::Patience;
 use crate::source::watch::Watch;
 
 /// How often a standby checks whether the slot is free.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a standby checks everything that a start needs.
 const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a relay that handed its slot over stands aside.
+const HANDED_OVER_PAUSE: Duration = Duration::from_secs(3);
 /// How often a refused source tries again.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts, which jitter at most doubles. A database that is up again must not wait for its
@@ -53,6 +56,8 @@ enum AttemptError {
     Refused(Refusal),
     /// Another relay has the slot.
     Standby,
+    /// Another relay asked for the slot, and shall have it.
+    HandedOver,
     /// The slot is free, or a standby has waited for a while. The next attempt begins at once.
     Turn,
     /// Try again later.
@@ -123,6 +128,8 @@ struct SourceWorker {
     keys: Keys,
     /// A change that the server cannot decode.
     stuck: Stuck,
+    /// How long this relay has waited for the slot.
+    patience: Patience,
 }
 
 /// Runs until `Acks::stop`.
@@ -139,6 +146,7 @@ pub fn run(context: SourceContext) {
         unwritten: None,
         keys: Keys::default(),
         stuck: Stuck::default(),
+        patience: Patience::default(),
         configured: Arc::clone(&context),
         new_tables: BTreeSet::new(),
         context,
@@ -157,6 +165,7 @@ pub fn run(context: SourceContext) {
         let (state, delay) = match worker.attempt() {
             Ok(()) => break,
             Err(AttemptError::Standby) => (State::Standby, STANDBY_INTERVAL),
+            Err(AttemptError::HandedOver) => (State::Standby, HANDED_OVER_PAUSE),
             Err(AttemptError::Turn) => (State::Standby, Duration::ZERO),
             Err(AttemptError::Refused(refusal)) => {
                 (State::Refused(worker.refused(refusal)), REFUSED_INTERVAL)
@@ -272,6 +281,7 @@ impl SourceWorker {
     ) -> Result<(), AttemptError> {
         let ReadySource { checkpoint, begin, record } = ready;
         self.context.metrics.stream.sessions.inc();
+        self.patience.ends();
         let relay = &self.context.routes.relay;
         let (acknowledged, doubt) = (checkpoint.acknowledged, self.stuck.doubt());
         let (coverage, keys) = (record.coverage.clone(), self.keys.clone());
@@ -285,6 +295,7 @@ impl SourceWorker {
             doubt,
             watch,
             standbys,
+            candidate: self.candidate(),
             healed: record.healed.clone(),
             checkpoint_key: self.clients.checkpoint_key(),
             checkpoint_topic: relay.state_topic.get_ref().clone(),
@@ -325,6 +336,9 @@ impl SourceWorker {
 
     /// Classifies the error that ended a session.
     fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> AttemptError {
+        if error.is::<HandedOver>() {
+            return AttemptError::HandedOver;
+        }
         let stuck = error
             .downcast_ref::<PostgresError>()
             .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));

@@ -53,6 +53,7 @@ mod shards;
 mod snapshot;
 mod standby;
 mod strict;
+mod succession;
 mod synchronous;
 mod tls;
 mod types;

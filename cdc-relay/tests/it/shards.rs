@@ -47,16 +47,10 @@ type = "item.{{kind}}.v1"
     text
 }
 
-/// What `/health` says.
-fn health(relay: &Relay) -> Value {
-    let answer = relay.get("/health").unwrap_or_default();
-    answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or_default()
-}
-
 /// Waits until this source streams.
 async fn streams(relay: &Relay, source: &str) {
     eventually(&format!("{source} to stream"), || async {
-        (health(relay)["sources"][source]["state"] == "streaming").then_some(())
+        (relay.health()["sources"][source]["state"] == "streaming").then_some(())
     })
     .await;
 }
@@ -64,7 +58,7 @@ async fn streams(relay: &Relay, source: &str) {
 /// Waits until the relay has no such source.
 async fn is_gone(relay: &Relay, source: &str) {
     eventually(&format!("{source} to end"), || async {
-        health(relay)["sources"]
+        relay.health()["sources"]
             .as_object()
             .is_some_and(|sources| !sources.contains_key(source))
             .then_some(())
@@ -198,7 +192,7 @@ async fn a_file_that_cannot_be_used_changes_nothing_and_is_shown() {
     for (id, (slip, problem)) in (0i64..).zip(&slips) {
         harness.routes(slip);
         eventually(problem, || async {
-            let file = health(&relay)["routes_file"].clone();
+            let file = relay.health()["routes_file"].clone();
             (file["current"] == false && file["problem"].as_str().is_some_and(|text| text.contains(problem)))
                 .then_some(())
         })
@@ -212,7 +206,7 @@ async fn a_file_that_cannot_be_used_changes_nothing_and_is_shown() {
     harness.routes(&good);
     relay.signal(Signal::HUP);
     eventually("the file to be in use", || async {
-        (health(&relay)["routes_file"]["current"] == true).then_some(())
+        (relay.health()["routes_file"]["current"] == true).then_some(())
     })
     .await;
     assert_eq!(relay.metric("cdc_relay_routes_file_refused"), 0.0);

@@ -47,7 +47,7 @@ async fn a_relay_that_waits_for_its_turn_asks_for_nothing_but_the_slot() {
     for _ in 0..16 {
         since = eventually("the next query for the slot", || async {
             let queries = "select query_start::text from pg_stat_activity
-                           where datname = current_database() and application_name = 'cdc-relay snapshot'
+                           where datname = current_database() and application_name like 'cdc-relay standby %'
                              and query like '%pg_replication_slots%' and query_start > $1::text::timestamptz
                            order by query_start limit 1";
             let query = harness.sql.query_opt(queries, &[&since]).await.expect("activity");

@@ -24,6 +24,7 @@ use crate::commands::outcome::{Ending, Failure, Outcome};
 use crate::observe::http;
 use crate::observe::metrics::Metrics;
 use crate::observe::overview::Overview;
+use crate::source::succession::{Instance, Membership};
 
 /// How long the sources have to flush before the process ends anyway.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
@@ -51,6 +52,10 @@ pub struct RunConfig {
     /// `10.0.0.7:9600` with that one.
     #[arg(long, env = "ADMIN_HOSTS", value_name = "HOST,…", value_delimiter = ',')]
     pub admin_hosts: Vec<Name>,
+    /// Shares the sources with other relays of the same routes file: each reads those for which it comes first, in an order that all
+    /// of them know. Without it, a relay keeps each slot that it reads until it ends.
+    #[arg(long, env = "RELAY_SHARE_SOURCES")]
+    pub share_sources: bool,
     #[command(flatten)]
     pub tls: Tls,
     #[command(flatten)]
@@ -81,7 +86,11 @@ async fn serve(config: &RunConfig, file: RoutesFile<'_>, read: ReadRoutes) -> Re
     let metrics = Metrics::new()?;
     let overview = Overview::new(metrics.routes_file.clone());
     let sinks = SinkClients { kafka: &config.kafka, amqp: &config.amqp };
-    let mut sources = RunningSources::new(sinks, metrics.clone(), overview.clone(), shutdown.clone());
+    let host = rustix::system::uname();
+    let instance = Instance::new(&host.nodename().to_string_lossy(), config.admin_addr);
+    let membership = Membership { instance, shares: config.share_sources };
+    let mut sources =
+        RunningSources::new(sinks, membership, metrics.clone(), overview.clone(), shutdown.clone());
     sources.start_all(&read.routes)?;
     overview.applied();
     let operators = Operators { admin_hosts: config.admin_hosts.clone(), ..Operators::default() };

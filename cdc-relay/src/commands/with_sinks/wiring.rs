@@ -19,6 +19,7 @@ use crate::sinks::acks::Acks;
 use crate::sinks::rabbit::Rabbit;
 use crate::source::context::SourceContext;
 use crate::source::published;
+use crate::source::succession::Membership;
 
 /// The addresses of the sinks.
 #[derive(Clone, Copy)]
@@ -89,6 +90,7 @@ pub fn context(
         status: Status::new(source.name.get_ref(), series.clone()),
         metrics: series,
         runtime: Handle::current(),
+        membership: Membership::default(),
     })
 }
 

@@ -2,7 +2,10 @@
 //!
 //! * One write is in flight at a time. A checkpoint counts as saved when Kafka has acknowledged it.
 //! * Writes are rare: at most one per interval, and fewer while the source is idle.
+//! * A checkpoint that stays is written again now and then. A relay that was suspended may write an older one once it wakes,
+//!   and compaction would keep that alone if it stayed the last.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -16,6 +19,8 @@ use crate::sinks::kafka::{Kafka, Sent, StateRecord};
 /// The shortest time between two writes: after transactions, and while only the WAL position moves.
 const WRITE_INTERVAL: Duration = Duration::from_millis(200);
 const WRITE_IDLE_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest time between two writes.
+const WRITE_AGAIN_INTERVAL: Duration = Duration::from_secs(60);
 
 pub struct CheckpointWriter {
     topic: String,
@@ -81,9 +86,15 @@ impl CheckpointWriter {
             hit(Failpoint::AfterCheckpoint);
         }
         let confirmed = positions.progress.confirmed();
-        let interval = if self.is_idle { WRITE_IDLE_INTERVAL } else { WRITE_INTERVAL };
-        let is_due = at_once || self.written_at.elapsed() >= interval;
-        if self.is_writing() || confirmed <= self.saved.acknowledged || !is_due {
+        let interval = match confirmed.cmp(&self.saved.acknowledged) {
+            // The stream has not come to the checkpoint yet.
+            Ordering::Less => return Ok(false),
+            Ordering::Equal => WRITE_AGAIN_INTERVAL,
+            Ordering::Greater if at_once => Duration::ZERO,
+            Ordering::Greater if self.is_idle => WRITE_IDLE_INTERVAL,
+            Ordering::Greater => WRITE_INTERVAL,
+        };
+        if self.is_writing() || self.written_at.elapsed() < interval {
             return Ok(false);
         }
         hit(Failpoint::BeforeCheckpoint);

@@ -14,12 +14,15 @@ use crate::routes::OriginRule;
 use crate::routes::row::{Op, Row};
 use crate::sinks::emit::Inexpressible;
 use crate::source::backfill::snapshot::{self, Watermark};
+use crate::source::succession::{self, Request};
 
 /// A logical message, by its prefix.
 enum Command {
     Release(ReleaseOrder),
     /// The stream has come to a chunk of existing rows.
     Watermark(Option<Watermark>),
+    /// Another relay asks for the slot. Anybody may write what is no request.
+    Handover(Option<Request>),
     /// The message is not for the relay, or not readable: anybody may write messages.
     Nothing,
 }
@@ -35,6 +38,7 @@ impl Command {
                 }
             },
             snapshot::PREFIX => Command::Watermark(Watermark::parse(content)),
+            succession::PREFIX => Command::Handover(serde_json::from_slice(content).ok()),
             _ => Command::Nothing,
         }
     }
@@ -140,6 +144,11 @@ impl Stream<'_> {
         match command {
             Command::Release(order) => self.release(&order),
             Command::Watermark(watermark) => self.meet_watermark(watermark),
+            Command::Handover(request) => {
+                let committed_at = self.current.committed_at();
+                self.handover.received(request.as_ref(), committed_at);
+                Ok(())
+            }
             Command::Nothing => Ok(()),
         }
     }

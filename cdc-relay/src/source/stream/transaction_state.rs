@@ -43,6 +43,11 @@ impl TransactionState {
         self.seq.is_some()
     }
 
+    /// When the open transaction was committed, if it is emitted.
+    pub fn committed_at(&self) -> PgTime {
+        self.transaction.committed_at
+    }
+
     /// A transaction begins. Until `begin` it is skipped.
     pub fn enter(&mut self) -> Result<()> {
         if self.is_open {

@@ -1,6 +1,8 @@
 //! Makes slot and checkpoint ready for a session, and waits for a slot that another relay reads.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
 
 use super::{AttemptError, STANDBY_CHECK_INTERVAL, STANDBY_INTERVAL, SavedState, SourceWorker};
 use crate::checkpoint::chain_name::ChainName;
@@ -8,11 +10,16 @@ use crate::checkpoint::state::{Checkpoint, Cluster, NewSlot, Phase, Start};
 use crate::observe::status::State;
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::session::Session;
+use crate::postgres::sql::literal;
 use crate::source::context::SourceContext;
 use crate::source::contract::Contract;
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
 use crate::source::slots;
+use crate::source::succession::{self, Candidate, Move, Request};
+
+/// How often a relay looks at a free slot that another one may take before it.
+const FREE_INTERVAL: Duration = Duration::from_millis(150);
 
 impl SourceWorker {
     /// Makes slot and checkpoint ready to stream. Returns the checkpoint, and the known record of the publication.
@@ -87,18 +94,42 @@ impl SourceWorker {
         Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
     }
 
-    /// Waits until the slot is free, or until everything must be checked again.
-    pub(super) fn stand_by(&self, slot_name: &str) -> Result<AttemptError, AttemptError> {
+    /// This relay in the order of those that may read the slot.
+    pub(super) fn candidate(&self) -> Candidate {
+        Candidate::new(self.context.membership.clone(), self.context.source.slot.get_ref())
+    }
+
+    /// Waits until the slot is free and this relay's turn has come, or until everything must be checked again. Asks for the
+    /// slot if this relay comes first.
+    pub(super) fn stand_by(&mut self, slot_name: &str) -> Result<AttemptError, AttemptError> {
         self.context.status.set(State::Standby);
+        let candidate = self.candidate();
         let mut session = Session::connect_to_read(&self.context.database)?;
+        session.query(&format!("set application_name = {}", literal(&candidate.session_name())))?;
         let until = Instant::now() + STANDBY_CHECK_INTERVAL;
+        let mut is_free = false;
         while !self.context.acks.stopping() && Instant::now() < until {
-            self.context.pause(STANDBY_INTERVAL);
+            self.context.pause(if is_free { FREE_INTERVAL } else { STANDBY_INTERVAL });
             let slot = inspect::slot(&mut session, slot_name)?;
-            if slot.is_none_or(|slot| slot.active_pid.is_none()) {
-                break;
+            is_free = slot.is_none_or(|slot| slot.active_pid.is_none());
+            if !self.patience.is_due(is_free, Instant::now()) || !(is_free || candidate.shares()) {
+                continue;
+            }
+            let place = candidate.place(&inspect::standbys(&mut session, &candidate)?);
+            match self.patience.next(is_free, place, Instant::now()) {
+                Move::Wait => {}
+                Move::Take => break,
+                Move::Ask => ask(&mut session, &candidate.request())?,
             }
         }
         Ok(AttemptError::Turn)
     }
+}
+
+/// Asks the relay that reads the slot to hand it over.
+fn ask(session: &mut Session, request: &Request) -> Result<(), AttemptError> {
+    let content = serde_json::to_string(request).context("a request for the slot")?;
+    let (prefix, content) = (literal(succession::PREFIX), literal(&content));
+    session.query(&format!("select pg_catalog.pg_logical_emit_message(true, {prefix}, {content})"))?;
+    Ok(())
 }

@@ -26,6 +26,13 @@ impl Relay {
         Some(answer)
     }
 
+    /// The body of `/health`; null while the relay does not answer.
+    pub fn health(&self) -> serde_json::Value {
+        let answer = self.get("/health").unwrap_or_default();
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).unwrap_or_default()
+    }
+
     /// Waits until the source is in this state; returns the report.
     pub async fn state(&self, state: &str) -> String {
         let wanted = format!("\"state\":\"{state}\"");

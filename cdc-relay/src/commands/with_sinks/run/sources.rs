@@ -19,10 +19,13 @@ use crate::observe::metrics::Metrics;
 use crate::observe::overview::Overview;
 use crate::routes::{Routes, Source};
 use crate::sinks::acks::Acks;
+use crate::source::context::SourceContext;
+use crate::source::succession::Membership;
 use crate::source::{guard, worker};
 
 pub struct RunningSources<'a> {
     sinks: SinkClients<'a>,
+    membership: Membership,
     metrics: Metrics,
     overview: Overview,
     shutdown: CancellationToken,
@@ -48,12 +51,13 @@ pub struct Ended {
 impl<'a> RunningSources<'a> {
     pub fn new(
         sinks: SinkClients<'a>,
+        membership: Membership,
         metrics: Metrics,
         overview: Overview,
         shutdown: CancellationToken,
     ) -> RunningSources<'a> {
         let (running, waiting, threads) = (BTreeMap::new(), BTreeMap::new(), JoinSet::new());
-        RunningSources { sinks, metrics, overview, shutdown, running, waiting, threads }
+        RunningSources { sinks, membership, metrics, overview, shutdown, running, waiting, threads }
     }
 
     /// Starts all sources of the routes. Call it within a runtime.
@@ -131,6 +135,7 @@ impl<'a> RunningSources<'a> {
     fn start(&mut self, routes: &Arc<Routes>, source: &Source) -> Result<()> {
         let name = source.name.get_ref().clone();
         let context = wiring::context(&self.sinks, &self.metrics, routes, source)?;
+        let context = SourceContext { membership: self.membership.clone(), ..context };
         let watched = self.shutdown.child_token();
         let (database, slot) = (context.database.clone(), source.slot.get_ref().clone());
         tokio::spawn(lag::watch(database, slot, context.metrics.clone(), watched.clone()));
