@@ -43,3 +43,23 @@ FROM coro-standin/servers:bookworm AS prometheus
 VOLUME /prometheus
 USER 65534
 ENTRYPOINT ["prometheus"]
+
+FROM coro-standin/servers:bookworm AS node-exporter
+USER 65534
+ENTRYPOINT ["prometheus-node-exporter"]
+
+FROM coro-standin/servers:bookworm AS postgres-exporter
+COPY postgres-exporter.sh /usr/local/bin/postgres-exporter.sh
+USER 65534
+ENTRYPOINT ["postgres-exporter.sh"]
+
+FROM coro-standin/servers:bookworm AS redis_exporter
+USER 59000
+ENTRYPOINT ["prometheus-redis-exporter"]
+
+# Ours, which takes its jar from Maven Central: here it is the jar of the stacks.
+FROM coro-standin/servers:bookworm AS kafka-agent
+COPY kafka-agent /usr/local/share/kafka-agent
+RUN install -d -o 65532 -g 65532 /var/lib/coro
+USER 65532
+CMD ["sh", "-c", "rm -f /var/lib/coro/*.jar && cp /usr/local/share/kafka-agent/*.jar /var/lib/coro/"]

@@ -345,11 +345,15 @@ fn containers(layout: &Layout) -> Result<()> {
         if !kafka::downloaded(layout) {
             kafka::download(layout, step)?;
         }
+        if !kafka::agent::downloaded(layout) {
+            kafka::agent::download(layout, step)?;
+        }
         Ok(String::new())
     })?;
     let script = layout.root.join("compose/verify/run");
     let mut command = workspace::command(layout, &script.display().to_string());
-    command.env("KAFKA_JARS", kafka::jars(layout)).stdin(Stdio::null());
+    command.env("KAFKA_JARS", kafka::jars(layout)).env("KAFKA_AGENT", kafka::agent::folder(layout));
+    command.stdin(Stdio::null());
     ensure!(command.status().context("cannot run it")?.success(), "compose/verify/run failed");
     Ok(())
 }
