@@ -7,6 +7,7 @@
 //! * Clients of Kafka read their file at the start, and so do exporters: they are restarted, exporters here, services by whoever
 //!   rotates, one after the other (docs/runbooks/rotation.md).
 //! * The broker of Kafka signs in to itself by a secret that it reads at its start. It stays as it is.
+//! * Nothing is replaced while the secrets of the last rotation still hold: three would, and those before would end early.
 
 use std::fs;
 use std::time::Duration;
@@ -31,7 +32,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub fn begin(layout: &Layout) -> Result<()> {
     let mut lock = fd_lock::RwLock::new(fs::File::create(layout.dir.join("command.lock"))?);
     let _alone = lock.try_write().context("another `up`, `down` or `rotate` of this stack is under way")?;
-    let mut client = Client::of_running(layout)?;
     ensure!(
         !layout.is_ha(),
         "Patroni keeps the superuser's password in its own configuration, which this command does not change yet"
@@ -40,6 +40,7 @@ pub fn begin(layout: &Layout) -> Result<()> {
         !layout.admin_token_before().is_file(),
         "the secrets of the last rotation still hold beside the new ones: cargo stack rotate --end"
     );
+    let mut client = Client::of_running(layout)?;
     ensure!(
         kafka::Users::of(layout) == kafka::Users::Kept,
         "Kafka runs with the settings of an earlier version, which list its users: cargo stack down, then up again"
@@ -213,6 +214,23 @@ mod tests {
         assert_eq!((refused.to_string(), now()), ("refused".to_owned(), first.clone()));
         renewed(&layout, &names, || Ok(())).unwrap();
         assert!(now().iter().zip(&first).all(|(new, old)| new != old && new.len() == old.len()));
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+
+    #[test]
+    fn no_rotation_begins_before_the_end_of_the_last_one() {
+        let layout = layout("twice");
+        let names = [Login::Relay.secret(), Login::CacheProcessor.secret(), ADMIN_TOKEN.to_owned()];
+        let now = || names.each_ref().map(|name| layout.secret(name).unwrap());
+        let first = now();
+        write_private(&layout.admin_token_before(), "before").unwrap();
+        let refused = begin(&layout).unwrap_err().to_string();
+        assert!(refused.contains("rotate --end"), "{refused}");
+        assert_eq!(now(), first);
+        fs::remove_file(layout.admin_token_before()).unwrap();
+        let refused = begin(&layout).unwrap_err().to_string();
+        assert!(refused.contains("not up"), "{refused}");
+        assert_eq!(now(), first, "nor does one of a stack that is not up");
         fs::remove_dir_all(&layout.dir).unwrap();
     }
 

@@ -60,6 +60,10 @@ pub async fn undo(stack: &Stack, layout: &Layout) -> Result<()> {
     if is_there(&aside) && !is_there(&cluster) {
         std::fs::rename(&aside, &cluster).context("cannot put the cluster back")?;
     }
+    if !is_there(&cluster) {
+        // A stack with several servers: there was none to lose.
+        return Ok(());
+    }
     script::cargo_stack(&["start", SERVER]).await?;
     reset(stack).await?;
     ensure!(!is_there(&aside), "another cluster is in its place; the lost one is in {}", aside.display());
