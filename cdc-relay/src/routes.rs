@@ -17,7 +17,6 @@ pub(crate) mod text_form;
 pub mod when;
 
 mod decode;
-#[cfg(feature = "sinks")]
 pub mod destinations;
 mod fields;
 mod findings;

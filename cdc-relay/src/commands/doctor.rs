@@ -6,6 +6,7 @@
 pub mod facts;
 mod finding;
 mod idle;
+mod kinds;
 mod limits;
 mod patterns;
 mod report;
@@ -227,6 +228,7 @@ fn check(
     let rule = contract.routed.map_or(SynchronousRule::Off, |routed| routed.source.synchronous);
     findings.extend(slot::failover(facts, slot, rule == SynchronousRule::Require));
     findings.extend(standbys::standbys(facts, rule));
+    findings.extend(contract.routed.into_iter().flat_map(|routed| kinds::kinds(facts, routed)));
     findings.extend(tables::publication(facts, contract, exists));
     // Where both know the same problem of the server, `server` knows the fix.
     let known: Vec<&str> =

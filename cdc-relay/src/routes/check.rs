@@ -87,7 +87,7 @@ impl Check<'_> {
         }
     }
 
-    /// Two sources must not take turns at one slot. Only the same `url` tells that the database is the same.
+    /// Two sources must not take turns at one slot. Only the same `url` shows that the database is the same.
     fn slots(&self, sources: &[Source]) {
         let mut seen = BTreeMap::new();
         for source in sources {

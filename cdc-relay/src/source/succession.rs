@@ -40,7 +40,7 @@ const REQUEST_AGE_MAX: Duration = Duration::from_secs(30);
 pub struct Instance(String);
 
 impl Instance {
-    /// `host` and `address` tell it from all others.
+    /// `host` and `address` distinguish it from all others.
     pub fn new(host: &str, address: impl fmt::Display) -> Instance {
         Instance(hash(&format!("{host}/{address}")))
     }
@@ -137,20 +137,20 @@ pub enum Move {
 
 /// How long a relay has waited, and when it asked.
 #[derive(Debug)]
-pub struct Patience {
+pub struct StandbyWait {
     since: Option<Instant>,
     free_since: Option<Instant>,
     asked_at: Option<Instant>,
     interval: Duration,
 }
 
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience { since: None, free_since: None, asked_at: None, interval: REQUEST_INTERVAL_MIN }
+impl Default for StandbyWait {
+    fn default() -> StandbyWait {
+        StandbyWait { since: None, free_since: None, asked_at: None, interval: REQUEST_INTERVAL_MIN }
     }
 }
 
-impl Patience {
+impl StandbyWait {
     /// The relay reads the slot itself, or cannot.
     pub fn ends(&mut self) {
         (self.since, self.free_since) = (None, None);

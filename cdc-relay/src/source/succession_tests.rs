@@ -93,18 +93,18 @@ fn a_reader_yields_to_a_fresh_request_for_its_slot_by_a_relay_before_it() {
 fn a_free_slot_is_taken_in_turn_and_by_somebody_in_any_case() {
     let start = Instant::now();
     let at = |millis| start + Duration::from_millis(millis);
-    let mut first = Patience::default();
+    let mut first = StandbyWait::default();
     assert!(first.is_due(true, at(0)));
     assert_eq!(first.next(true, 0, at(0)), Move::Take);
     // One before it seems to wait, and does not take it: perhaps it is suspended.
-    let mut second = Patience::default();
+    let mut second = StandbyWait::default();
     assert_eq!(second.next(true, 1, at(0)), Move::Wait);
     assert_eq!(second.next(true, 1, at(600)), Move::Wait);
     assert_eq!(second.next(true, 1, at(700)), Move::Take);
     // The one before it took it, and lost it again.
     assert_eq!(second.next(false, 1, at(800)), Move::Wait);
     assert_eq!(second.next(true, 1, at(900)), Move::Wait);
-    let mut last = Patience::default();
+    let mut last = StandbyWait::default();
     assert_eq!(last.next(true, 9, at(0)), Move::Wait);
     assert_eq!(last.next(true, 9, at(1_400)), Move::Take);
 }
@@ -113,19 +113,19 @@ fn a_free_slot_is_taken_in_turn_and_by_somebody_in_any_case() {
 fn a_relay_asks_after_a_while_if_it_comes_first_and_then_ever_more_rarely() {
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
-    let mut patience = Patience::default();
-    assert!(!patience.is_due(false, at(0)));
-    assert!(!patience.is_due(false, at(4)));
-    assert!(patience.is_due(false, at(5)));
-    assert_eq!(patience.next(false, 1, at(5)), Move::Wait, "another one comes before it");
-    assert_eq!(patience.next(false, 0, at(5)), Move::Ask);
+    let mut standby_wait = StandbyWait::default();
+    assert!(!standby_wait.is_due(false, at(0)));
+    assert!(!standby_wait.is_due(false, at(4)));
+    assert!(standby_wait.is_due(false, at(5)));
+    assert_eq!(standby_wait.next(false, 1, at(5)), Move::Wait, "another one comes before it");
+    assert_eq!(standby_wait.next(false, 0, at(5)), Move::Ask);
     for (not_yet, then) in [(64, 65), (184, 185), (424, 425)] {
-        assert!(!patience.is_due(false, at(not_yet)), "{not_yet}");
-        assert!(patience.is_due(false, at(then)), "{then}");
-        assert_eq!(patience.next(false, 0, at(then)), Move::Ask);
+        assert!(!standby_wait.is_due(false, at(not_yet)), "{not_yet}");
+        assert!(standby_wait.is_due(false, at(then)), "{then}");
+        assert_eq!(standby_wait.next(false, 0, at(then)), Move::Ask);
     }
     // It read the slot in between: it settles again, and is as reluctant as before.
-    patience.ends();
-    assert!(!patience.is_due(false, at(2_000)));
-    assert!(patience.is_due(false, at(2_005)));
+    standby_wait.ends();
+    assert!(!standby_wait.is_due(false, at(2_000)));
+    assert!(standby_wait.is_due(false, at(2_005)));
 }

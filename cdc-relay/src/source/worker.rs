@@ -33,7 +33,7 @@ use crate::source::inspect;
 use crate::source::server_identity::ServerIdentity;
 use crate::source::stream::{HandedOver, ReleaseInput, SessionClients, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
-use crate::source::succession::Patience;
+use crate::source::succession::StandbyWait;
 use crate::source::watch::Watch;
 
 /// How often a standby checks whether the slot is free.
@@ -129,7 +129,7 @@ struct SourceWorker {
     /// A change that the server cannot decode.
     stuck: Stuck,
     /// How long this relay has waited for the slot.
-    patience: Patience,
+    standby_wait: StandbyWait,
 }
 
 /// Runs until `Acks::stop`.
@@ -146,7 +146,7 @@ pub fn run(context: SourceContext) {
         unwritten: None,
         keys: Keys::default(),
         stuck: Stuck::default(),
-        patience: Patience::default(),
+        standby_wait: StandbyWait::default(),
         configured: Arc::clone(&context),
         new_tables: BTreeSet::new(),
         context,
@@ -234,7 +234,7 @@ impl SourceWorker {
             OriginRule::Any => Origins::Any,
             OriginRule::None => Origins::None,
         };
-        let replication = match Replication::start(session, &slot_name, &[publication], origins) {
+        let mut replication = match Replication::start(session, &slot_name, &[publication], origins) {
             Ok(replication) => replication,
             Err(error) if error.code() == Some(OBJECT_IN_USE) => return Err(AttemptError::Standby),
             Err(error) => return Err(self.attempt_error(error.into())),
@@ -254,7 +254,8 @@ impl SourceWorker {
         }
         positions.extend(later.positions);
         tables.extend(self.healing(&facts, &positions)?);
-        // This also connects the producer before the first row.
+        // The server ends a session that is silent for long. The save also connects the producer before the first row.
+        replication.confirm(Lsn::ZERO, false)?;
         self.clients.save(&checkpoint)?;
         let found = tables.into_iter().map(|table| {
             let position = positions.remove(&table.name());
@@ -281,7 +282,7 @@ impl SourceWorker {
     ) -> Result<(), AttemptError> {
         let ReadySource { checkpoint, begin, record } = ready;
         self.context.metrics.stream.sessions.inc();
-        self.patience.ends();
+        self.standby_wait.ends();
         let relay = &self.context.routes.relay;
         let (acknowledged, doubt) = (checkpoint.acknowledged, self.stuck.doubt());
         let (coverage, keys) = (record.coverage.clone(), self.keys.clone());

@@ -33,7 +33,7 @@ async fn a_relay_that_dies_is_succeeded_within_three_seconds() {
     assert_eq!(chain(&kafka::read(&harness.topic())), 3);
 }
 
-/// A suspended process still acknowledges what TCP brings, so only its silence tells.
+/// A suspended process still acknowledges what TCP brings, so only its silence shows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_suspended_is_succeeded_and_only_repeats_when_it_wakes() {
     let mut harness = Harness::new("suspended").await;

@@ -364,6 +364,30 @@ fn the_standbys_are_judged_by_what_the_routes_file_asks_for() {
 }
 
 #[test]
+fn databases_of_one_kind_need_ids_and_a_server_that_knows_origins() {
+    let found = |text: &str, version: u32| -> Vec<(Severity, &'static str)> {
+        let routes = Routes::parse(text, |_| None).expect("routes");
+        let facts = Facts { version, ..fine() };
+        let findings = kinds::kinds(&facts, Routed { routes: &routes, source: &routes.sources[0] });
+        findings.iter().map(|finding| (finding.severity, finding.check)).collect()
+    };
+    let without_id = ROUTES.replace("id = \"orders/{id}/{version}\"\n", "");
+    assert_eq!(found(&without_id, 150_000), [], "a source without others of its kind");
+    let (head, tables) = ROUTES.split_once("[[sources.tables]]").expect("tables");
+    let (head, _) = head.split_once("[[sources]]").expect("sources");
+    let tables = tables.replace("[[sources.", "[[kinds.");
+    let of_a_kind = format!(
+        "{head}[[kinds]]\nname = \"k\"\norigin = \"none\"\n[[kinds.tables]]{tables}\n\
+         [[sources]]\nname = \"a\"\nkind = \"k\"\nurl = \"a\"\n[[sources]]\nname = \"b\"\nkind = \"k\"\nurl = \"b\"\n"
+    );
+    let (origin, ids) = ("source.origin", (Warning, "source.kind"));
+    assert_eq!(found(&of_a_kind, 150_000), [(Warning, origin)]);
+    assert_eq!(found(&of_a_kind, 160_000), [(Severity::Ok, origin)]);
+    let without_id = of_a_kind.replace("id = \"orders/{id}/{version}\"\n", "");
+    assert_eq!(found(&without_id, 160_000), [ids, (Severity::Ok, origin)]);
+}
+
+#[test]
 fn without_routes_every_table_is_looked_at() {
     let mut facts = fine();
     facts.contract.publication = None;

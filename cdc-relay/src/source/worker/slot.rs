@@ -105,6 +105,8 @@ impl SourceWorker {
         self.context.status.set(State::Standby);
         let candidate = self.candidate();
         let mut session = Session::connect_to_read(&self.context.database)?;
+        // A frozen primary must not hold up the wait for another one.
+        session.set_silence_timeout(STANDBY_CHECK_INTERVAL)?;
         session.query(&format!("set application_name = {}", literal(&candidate.session_name())))?;
         let until = Instant::now() + STANDBY_CHECK_INTERVAL;
         let mut is_free = false;
@@ -112,11 +114,11 @@ impl SourceWorker {
             self.context.pause(if is_free { FREE_INTERVAL } else { STANDBY_INTERVAL });
             let slot = inspect::slot(&mut session, slot_name)?;
             is_free = slot.is_none_or(|slot| slot.active_pid.is_none());
-            if !self.patience.is_due(is_free, Instant::now()) || !(is_free || candidate.shares()) {
+            if !self.standby_wait.is_due(is_free, Instant::now()) || !(is_free || candidate.shares()) {
                 continue;
             }
             let place = candidate.place(&inspect::standbys(&mut session, &candidate)?);
-            match self.patience.next(is_free, place, Instant::now()) {
+            match self.standby_wait.next(is_free, place, Instant::now()) {
                 Move::Wait => {}
                 Move::Take => break,
                 Move::Ask => ask(&mut session, &candidate.request())?,
