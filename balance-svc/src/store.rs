@@ -19,7 +19,7 @@ use anyhow::Context;
 use saga::consumer::{ApplyError, BatchCounts, MissingRow};
 use saga::contract::{ReleaseReason, Terms};
 use saga::parked::{self, Parked};
-use saga::postgres::{Parameters, Transaction};
+use saga::postgres::{Parameters, Transaction, confirm_visible};
 use saga::shards::Ownership;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -64,6 +64,9 @@ pub async fn apply(
     let mut client = owned.client().await?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
     let outcome = apply_in(&transaction, owned, commands, unreadable, park).await?;
+    if outcome.applied.already > 0 {
+        confirm_visible(&transaction).await?;
+    }
     transaction.commit().await.context("cannot commit")?;
     Ok(outcome)
 }

@@ -27,6 +27,8 @@ use crate::chaos::{self, Run};
 /// Patroni's own time until a primary that is gone is replaced, and some for the promotion and for clients to find it.
 const ACCEPT_GAP_MAX: Duration = Duration::from_secs(25);
 const EVENT_GAP_MAX: Duration = Duration::from_secs(30);
+/// A commit on a primary that nobody follows any more is given up after this time; the next one goes to the new primary.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Where nothing is replaced, only Patroni's own hesitation counts.
 const UNDISTURBED_GAP_MAX: Duration = Duration::from_secs(5);
 /// How long a node stays lost: longer than its replacement takes.
@@ -43,10 +45,46 @@ pub enum Loss {
     Kill,
     /// SIGSTOP to both, and SIGCONT once another is the primary.
     Freeze,
+    /// SIGSTOP to the Patroni of the primary alone, and SIGCONT later: it loses its role and does not know it, while clients and relay
+    /// still reach it. Nothing fences it.
+    Patroni,
+    /// SIGSTOP to both standbys, and SIGCONT later: no commit is acknowledged meanwhile, and nothing is emitted.
+    Standbys,
     /// SIGKILL to one member of etcd.
     Etcd,
     /// SIGKILL to all members of etcd.
     AllEtcd,
+}
+
+impl Loss {
+    /// How long no payment may be accepted, and how long none held.
+    fn gaps_max(self) -> (Duration, Duration) {
+        match self {
+            Self::Kill | Self::Freeze => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
+            Self::Patroni => (ACCEPT_GAP_MAX + STATEMENT_TIMEOUT, EVENT_GAP_MAX + STATEMENT_TIMEOUT),
+            Self::Standbys => (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX),
+            Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
+        }
+    }
+
+    /// The servers that are lost.
+    fn servers(self, primary: Node) -> Vec<&'static str> {
+        match self {
+            Self::Kill | Self::Freeze | Self::Patroni => vec![patroni::name(primary)],
+            Self::Standbys => {
+                Node::ALL.into_iter().filter(|node| *node != primary).map(patroni::name).collect()
+            }
+            Self::Etcd => vec![etcd::name(Node::One)],
+            Self::AllEtcd => Node::ALL.map(etcd::name).to_vec(),
+        }
+    }
+
+    fn signal(self) -> Signal {
+        match self {
+            Self::Freeze | Self::Patroni | Self::Standbys => Signal::STOP,
+            Self::Kill | Self::Etcd | Self::AllEtcd => Signal::KILL,
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -78,12 +116,9 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     println!("\nThe primary was {}, and is {}.", patroni::name(before), patroni::name(after));
     println!("No payment was accepted for {:.1} s, and none was held for {:.1} s.", gaps.accepted, gaps.held);
     println!("\n{}", report.verdict()?);
-    let is_replaced = matches!(options.loss, Loss::Kill | Loss::Freeze);
+    let (accepted_max, held_max) = options.loss.gaps_max();
+    let is_replaced = matches!(options.loss, Loss::Kill | Loss::Freeze | Loss::Patroni);
     ensure!(is_replaced == (before != after), "whether another node is the primary is not as expected");
-    let (accepted_max, held_max) = match is_replaced {
-        true => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
-        false => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
-    };
     ensure!(gaps.accepted <= accepted_max.as_secs_f64(), "payments were accepted again too late");
     ensure!(gaps.held <= held_max.as_secs_f64(), "events came again too late");
     Ok(())
@@ -93,22 +128,23 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
 async fn lose(stack: &Stack, layout: &Layout, loss: Loss, since: Timestamp, view: &View) -> Result<()> {
     until("the load", || accepted(stack, since), |count| *count >= BEFORE).await?;
     let primary = primary(layout).await?;
-    let names = match loss {
-        Loss::Kill | Loss::Freeze => vec![patroni::name(primary)],
-        Loss::Etcd => vec![etcd::name(Node::One)],
-        Loss::AllEtcd => Node::ALL.map(etcd::name).to_vec(),
-    };
+    let (names, signal) = (loss.servers(primary), loss.signal());
     view.line(&format!("{loss:?}: {}", names.join(", ")));
-    let signal = if loss == Loss::Freeze { Signal::STOP } else { Signal::KILL };
-    let lost = names.iter().map(|name| processes(layout, name)).collect::<Result<Vec<_>>>()?;
-    let lost: Vec<ProcessId> = lost.into_iter().flatten().collect();
+    let mut lost = Vec::new();
+    for name in &names {
+        lost.extend(if loss == Loss::Patroni {
+            vec![process(layout, name)?]
+        } else {
+            processes(layout, name)?
+        });
+    }
     // Twice: one of them may have made another.
     for process in lost.iter().chain(&lost) {
         process.signal(signal);
     }
     sleep(LOST_TIME).await;
     view.line(&format!("{} come back", names.join(", ")));
-    if loss == Loss::Freeze {
+    if signal == Signal::STOP {
         for process in &lost {
             process.signal(Signal::CONT);
         }
@@ -133,11 +169,16 @@ async fn lose(stack: &Stack, layout: &Layout, loss: Loss, since: Timestamp, view
     until("all nodes to be there again", all_ready, |count| *count == Node::ALL.len()).await.map(drop)
 }
 
-/// All processes of a server: the one that the supervisor runs, and the PostgreSQL that Patroni runs.
-fn processes(layout: &Layout, name: &str) -> Result<Vec<ProcessId>> {
+/// The process of a server that the supervisor runs.
+fn process(layout: &Layout, name: &str) -> Result<ProcessId> {
     let mut client = Client::connect(&layout.socket()).context("the supervisor does not answer")?;
     let child = client.status()?.into_iter().find(|child| child.name == name);
-    let leader = child.and_then(|child| child.id).with_context(|| format!("{name} does not run"))?;
+    child.and_then(|child| child.id).with_context(|| format!("{name} does not run"))
+}
+
+/// All processes of a server: also the PostgreSQL that Patroni runs.
+fn processes(layout: &Layout, name: &str) -> Result<Vec<ProcessId>> {
+    let leader = process(layout, name)?;
     let all = process::all();
     let mut found = process::family(&all, &[leader]);
     found.push(leader);

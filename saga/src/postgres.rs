@@ -3,7 +3,8 @@
 //! * The pool connects lazily: a database may be down when its service starts.
 //! * The URL may name several hosts with `target_session_attrs=read-write`: the pool follows the one that takes writes, and
 //!   leaves one that is frozen (`leader`).
-//! * A commit that no synchronous standby has confirmed counts as one whose outcome is not known (`login`).
+//! * A commit that no synchronous standby has confirmed counts as one whose outcome is not known (`login`). The pool of a service of
+//!   the saga shows its rows only once a later commit is confirmed (`doubt`).
 //! * A connection is made with the URL that the file of DATABASE_URL_FILE has at that time (`login`).
 //! * TLS is that of libpq: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` in the URL.
 //! * The pool of a service of the saga hands out no connection to a closed database ([`incarnation`](crate::incarnation)).
@@ -12,6 +13,7 @@
 //! Plans are pinned: every statement of a service reaches its rows by key, and sessions force the one generic plan and forbid
 //! sequential scans, hash and merge joins. A fresh table without statistics must not tempt the planner into scanning it.
 
+mod doubt;
 mod leader;
 mod login;
 
@@ -29,6 +31,7 @@ use tokio_postgres::types::ToSql;
 use crate::incarnation;
 use login::Login;
 
+pub use self::doubt::confirm_visible;
 pub use deadpool_postgres::{Client, Pool, Transaction};
 
 /// For a whole connection to one host, signing in included.
@@ -50,29 +53,31 @@ const SESSION: &str = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_tr
 /// # Errors
 /// When the URL is malformed, or a certificate that it names cannot be read.
 pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Result<Pool> {
-    builder(url, size_max, application_name)?.build().context("cannot create the database pool")
+    builder(Login::new(url, application_name)?, size_max).build().context("cannot create the database pool")
 }
 
-/// As [`pool`], for `service`, whose database is one of the saga: while it is closed, it is as if it were away.
+/// As [`pool`], for `service`, whose database is one of the saga: while it is closed, or has standbys that do not confirm what it
+/// has committed, it is as if it were away.
 ///
 /// # Errors
 /// As [`pool`].
 pub fn guarded_pool(url: &str, size_max: usize, service: &str) -> anyhow::Result<Pool> {
-    let pool = incarnation::guard(builder(url, size_max, service)?, service);
+    let login = Login::new(url, service)?;
+    let doubt = login.doubt();
+    let pool = doubt::settle(incarnation::guard(builder(login, size_max), service), &doubt);
     pool.build().context("cannot create the database pool")
 }
 
-fn builder(url: &str, size_max: usize, application_name: &str) -> anyhow::Result<PoolBuilder> {
-    let login = Login::new(url, application_name)?;
+fn builder(login: Login, size_max: usize) -> PoolBuilder {
     // Fast: a query notices a broken connection, and every query is retried anyway.
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let connect_timeout = login.connect_timeout();
     let manager = Manager::from_connect(login.config(), login, recycling);
-    Ok(Pool::builder(manager)
+    Pool::builder(manager)
         .max_size(size_max)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(WAIT_TIMEOUT))
-        .create_timeout(Some(connect_timeout)))
+        .create_timeout(Some(connect_timeout))
 }
 
 /// The database of a URL, with the settings of a service's sessions.
@@ -94,7 +99,7 @@ fn settings(url: &str, application_name: &str) -> anyhow::Result<Connection> {
 /// When there is no connection or no answer; the text says which.
 pub async fn reachable(pool: &Pool) -> Result<(), String> {
     let client = pool.get().await.map_err(|error| match error {
-        // The database is there, and closed.
+        // The database is there, and not to be used.
         PoolError::PostCreateHook(HookError::Message(why)) => why.into_owned(),
         error => format!("no database connection: {error}"),
     })?;

@@ -1,4 +1,4 @@
-//! The pool of a service follows the Postgres that takes writes, and believes no commit that no standby has.
+//! The pool of a service follows the Postgres that takes writes, believes no commit that no standby has, and shows no row of one.
 //!
 //! * Each test has servers of its own, which it freezes.
 
@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use saga::postgres::{Client, pool};
+use saga::postgres::{Client, confirm_visible, guarded_pool, pool, reachable};
 use stack::layout::{Layout, PORTS};
 use stack::servers::Server;
 use stack::spec::Spec;
@@ -132,33 +132,57 @@ async fn a_frozen_host_is_left_once_another_takes_writes_and_its_statements_fail
     pool.close();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_whose_wait_for_a_standby_was_cancelled_is_not_believed() {
-    let postgres = Postgres::start().await;
-    let pool = pool(&postgres.url(), 2, "test").unwrap();
-    let client = pool.get().await.unwrap();
-    client.batch_execute("create table notes (id int primary key)").await.unwrap();
-    client.batch_execute("alter system set synchronous_standby_names = 'nobody'").await.unwrap();
-    client.batch_execute("select pg_reload_conf()").await.unwrap();
+/// Makes commits wait for a standby of this name, or for none.
+async fn wait_for_standby(admin: &Client, name: &str) {
+    admin.batch_execute("set synchronous_commit = local").await.unwrap();
+    admin.batch_execute(&format!("alter system set synchronous_standby_names = '{name}'")).await.unwrap();
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
     let until = Instant::now() + WAIT_TIMEOUT;
-    while client
-        .query_one("show synchronous_standby_names", &[])
-        .await
-        .unwrap()
-        .get::<_, String>(0)
-        .is_empty()
-    {
+    while admin.query_one("show synchronous_standby_names", &[]).await.unwrap().get::<_, String>(0) != name {
         assert!(Instant::now() < until, "the setting does not come");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_wait_for_a_standby_was_cancelled_is_not_believed_and_its_row_not_shown() {
+    let postgres = Postgres::start().await;
+    let admin_url = postgres.url();
+    sql::bootstrap(&admin_url, &sql::Passwords::from_fn(|role| format!("e2e-{role}"))).await.unwrap();
+    sql::create_database(&admin_url, sql::Database::Balance, "balance").await.unwrap();
+    let url = sql::database_url(&admin_url, "balance", "balance_svc", "e2e-balance_svc").unwrap();
+    let admin = pool(&admin_url, 1, "test").unwrap().get().await.unwrap();
+    let guarded = guarded_pool(&url, 2, "balance-svc").unwrap();
+    let client = guarded.get().await.expect("there are no standbys");
+    let other_instance = guarded_pool(&url, 1, "balance-svc").unwrap();
+    let other = other_instance.get().await.unwrap();
+    wait_for_standby(&admin, "nobody").await;
     client.batch_execute("set statement_timeout = '300ms'").await.unwrap();
-    let inserted = client.execute("insert into notes values (1)", &[]).await;
+    let insert = "insert into accounts (user_id, available, held) values (gen_random_uuid(), 0, 0)";
+    let until = Instant::now() + WAIT_TIMEOUT;
+    // The setting comes to each session at its next statement.
+    let inserted = loop {
+        let inserted = client.execute(insert, &[]).await;
+        if inserted.is_err() || Instant::now() > until {
+            break inserted;
+        }
+    };
     assert!(inserted.as_ref().is_err_and(tokio_postgres::Error::is_closed), "{inserted:?}");
-    assert!(client.is_closed());
-    // It was committed after all; whoever repeats it finds that out.
-    let another = pool.get().await.unwrap();
-    let rows: i64 = another.query_one("select count(*) from notes", &[]).await.unwrap().get(0);
-    assert_eq!(rows, 1);
-    drop((client, another));
-    pool.close();
+    drop(client);
+    let away = reachable(&guarded).await.unwrap_err();
+    assert!(away.contains("no synchronous standby confirms"), "{away}");
+    // The other instance lost no connection. It sees the row, and cannot acknowledge it.
+    let count = "select count(*) from accounts";
+    let rows: i64 = other.query_one(count, &[]).await.unwrap().get(0);
+    assert!(rows >= 1);
+    other.batch_execute("set statement_timeout = '300ms'").await.unwrap();
+    assert!(confirm_visible(&other).await.is_err());
+    // Once the standbys have all of it, and here nobody waits for any, the row is there.
+    wait_for_standby(&admin, "").await;
+    let client = guarded.get().await.expect("the doubt is settled");
+    confirm_visible(&client).await.unwrap();
+    assert_eq!(client.query_one(count, &[]).await.unwrap().get::<_, i64>(0), rows);
+    drop((client, other, admin));
+    guarded.close();
+    other_instance.close();
 }

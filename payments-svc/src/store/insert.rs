@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::postgres::Client;
+use saga::postgres::{Client, confirm_visible};
 use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -64,6 +64,9 @@ pub async fn insert_payments(
         created.iter().filter(|(_, times)| times.is_none()).map(|(payment, _)| *payment).collect();
     // The key counts before the service: its payment is replayed even when the service is disabled by now.
     let before = if left.is_empty() { HashMap::new() } else { by_key(&client, owned, &left).await? };
+    if !before.is_empty() {
+        confirm_visible(&client).await?;
+    }
     let outcome = |(payment, times): (&NewPayment, Option<CreationTimes>)| match times {
         Some(times) => Acceptance::Created(AcceptedPayment {
             user_id: payment.user_id,
@@ -83,6 +86,9 @@ pub async fn insert_payments(
 pub async fn earlier_payments(owned: &Ownership, payments: &[NewPayment]) -> anyhow::Result<Vec<Acceptance>> {
     let client = owned.client().await?;
     let before = by_key(&client, owned, &payments.iter().collect::<Vec<_>>()).await?;
+    if !before.is_empty() {
+        confirm_visible(&client).await?;
+    }
     Ok(payments.iter().map(|payment| earlier(&before, payment).unwrap_or(Acceptance::Shed)).collect())
 }
 

@@ -10,7 +10,7 @@ use anyhow::Context;
 use saga::consumer::{ApplyError, BatchCounts, MissingRow};
 use saga::contract::Terms;
 use saga::parked::{self, Parked};
-use saga::postgres::Transaction;
+use saga::postgres::{Transaction, confirm_visible};
 use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -52,6 +52,9 @@ pub async fn apply(
     let mut client = owned.client().await?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
     let outcome = apply_in(&transaction, owned, commands, unreadable, park).await?;
+    if outcome.applied.already > 0 {
+        confirm_visible(&transaction).await?;
+    }
     transaction.commit().await.context("cannot commit")?;
     Ok(outcome)
 }

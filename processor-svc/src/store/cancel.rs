@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use deadpool_postgres::GenericClient;
 use saga::parked::{self, Parked};
-use saga::postgres::Transaction;
+use saga::postgres::{Transaction, confirm_visible};
 use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -75,6 +75,9 @@ impl Store {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.context("cannot begin a transaction")?;
         let answers = self.cancel_in(&transaction, asked, unreadable, park).await?;
+        if answers.contains(&CancelOutcome::Already) {
+            confirm_visible(&transaction).await?;
+        }
         transaction.commit().await.context("cannot commit")?;
         Ok(answers)
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use saga::parked::{self, Parked};
-use saga::postgres::Transaction;
+use saga::postgres::{Transaction, confirm_visible};
 use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -120,7 +120,11 @@ async fn admit(
         transaction.commit().await.context("cannot commit")?;
         inserted
     };
-    answers(&client, owned, intents, &inserted).await
+    let answers = answers(&client, owned, intents, &inserted).await?;
+    if inserted.len() < intents.len() {
+        confirm_visible(&client).await?;
+    }
+    Ok(answers)
 }
 
 /// The outcome of each intent, in order. A later statement sees the rows that the insert conflicted with. Their immutable

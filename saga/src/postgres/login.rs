@@ -24,6 +24,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{AsyncMessage, Client, Config, Error};
 
+use super::doubt::Doubt;
 use super::leader::{self, Leader};
 use crate::telemetry::log_text;
 
@@ -46,6 +47,7 @@ pub(super) struct Inner {
     at_start: Connection,
     preferred: Preferred,
     pub leader: Leader,
+    doubt: Arc<Doubt>,
 }
 
 impl Login {
@@ -60,12 +62,18 @@ impl Login {
             at_start,
             preferred: Preferred::default(),
             leader: Leader::default(),
+            doubt: Arc::default(),
         })))
     }
 
     /// As it was at the start.
     pub fn config(&self) -> Config {
         self.0.at_start.config.clone()
+    }
+
+    /// Arises with each connection that is lost.
+    pub fn doubt(&self) -> Arc<Doubt> {
+        Arc::clone(&self.0.doubt)
     }
 
     /// The time for a connection: each host may need its own.
@@ -106,12 +114,14 @@ impl Inner {
         }
     }
 
-    /// Drives a connection to its end.
+    /// Drives a connection to its end. Whoever waits for an answer learns of the end when the connection is dropped.
     async fn drive<S, T>(self: Arc<Self>, mut connection: tokio_postgres::Connection<S, T>, host: usize)
     where
         S: AsyncRead + AsyncWrite + Unpin,
         T: AsyncRead + AsyncWrite + Unpin,
     {
+        // Also if this task is aborted. A local is dropped before the connection, which is a parameter.
+        let _doubt = self.doubt.at_end();
         loop {
             match poll_fn(|context| connection.poll_message(context)).await {
                 Some(Ok(AsyncMessage::Notice(notice))) if is_unreplicated(&notice) => {
