@@ -159,6 +159,9 @@ impl StandbyWait {
     /// Whether the others that wait matter now.
     pub fn is_due(&mut self, is_free: bool, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
+        if !is_free {
+            self.free_since = None;
+        }
         let asked = self.asked_at.is_none_or(|at| now.duration_since(at) >= self.interval);
         is_free || (asked && now.duration_since(since) >= SETTLE_INTERVAL)
     }
@@ -170,7 +173,6 @@ impl StandbyWait {
             let turn = TURN_INTERVAL * place.min(TURNS_MAX);
             return if now.duration_since(since) >= turn { Move::Take } else { Move::Wait };
         }
-        self.free_since = None;
         if place > 0 {
             return Move::Wait;
         }

@@ -102,7 +102,7 @@ fn a_free_slot_is_taken_in_turn_and_by_somebody_in_any_case() {
     assert_eq!(second.next(true, 1, at(600)), Move::Wait);
     assert_eq!(second.next(true, 1, at(700)), Move::Take);
     // The one before it took it, and lost it again.
-    assert_eq!(second.next(false, 1, at(800)), Move::Wait);
+    assert!(!second.is_due(false, at(800)));
     assert_eq!(second.next(true, 1, at(900)), Move::Wait);
     let mut last = StandbyWait::default();
     assert_eq!(last.next(true, 9, at(0)), Move::Wait);
