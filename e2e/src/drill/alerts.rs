@@ -155,7 +155,7 @@ mod tests {
             alert("A", "page", "pending"),
             alert("A", "page", "firing"),
             alert("B", "page", "pending"),
-            alert("C", "ticket", "firing"),
+            alert("C", "none", "firing"),
             r#"{"labels":{"alertname":"D"},"state":"firing"}"#.to_owned(),
         ];
         let answer = format!(r#"{{"status":"success","data":{{"alerts":[{}]}}}}"#, alerts.join(","));
