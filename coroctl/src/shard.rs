@@ -1,13 +1,16 @@
 //! `coroctl shard`: the shards of a service, and moves of buckets between them.
 //!
 //! * [`list`], [`plan`], [`verify`] read only. [`connections`]: the shards by their names, and the map that services make of them.
+//! * [`moving`]: `add`, `move`, `resume`, `abort`. [`mover`]: carries out a move.
 //! * [`moves`]: the next step of a move, from what its two shards recorded.
 //! * [`conditions`]: whether a move may begin. [`replication`]: the SQL by which its rows are copied.
 
 pub mod conditions;
 pub mod connections;
 pub mod list;
+pub mod mover;
 pub mod moves;
+pub mod moving;
 pub mod plan;
 pub mod replication;
 pub mod verify;
@@ -27,6 +30,19 @@ pub enum Shard {
     ///
     /// It reads every table that has a user_id, whole. Exit code 1 when a row is elsewhere, or a bucket has two owners.
     Verify(verify::Verify),
+    /// Have a new, empty database give up every bucket, before the services know it.
+    Add(moving::Add),
+    /// Move buckets from one shard to another, while services write to them.
+    ///
+    /// Rows are copied by logical replication. Then nobody owns the buckets for 300 ms at most; requests about them wait. It is
+    /// refused, with all reasons, before anything is changed.
+    Move(moving::Begin),
+    /// Print the moves that have not ended.
+    Moves(moving::Listing),
+    /// Go on with a move that was interrupted.
+    Resume(moving::Open),
+    /// Roll a move back. After the grant it goes forward all the same.
+    Abort(moving::Open),
 }
 
 /// Carries out one of the commands.
@@ -38,5 +54,10 @@ pub async fn run(command: &Shard) -> Result<()> {
         Shard::List(options) => list::run(options).await,
         Shard::Plan(options) => plan::run(options).await,
         Shard::Verify(options) => verify::run(options).await,
+        Shard::Add(options) => moving::add(options).await,
+        Shard::Move(options) => moving::begin(options).await,
+        Shard::Moves(options) => moving::list_moves(options).await,
+        Shard::Resume(options) => moving::resume(options).await,
+        Shard::Abort(options) => moving::abort(options).await,
     }
 }

@@ -5,12 +5,14 @@
 //!   which the others go on.
 //! * Autovacuum gives way to whoever waits for `deadlock_timeout`, so that is shorter. It also makes the migration, and nobody
 //!   else, the victim of a deadlock.
+//! * Nothing is applied while buckets are moved from or to the database (`sql/*/V*__moves.sql`): their rows are being copied into tables
+//!   that have to stay as they are.
 //! * Each attempt that was given up is said on stderr, with the transaction that is open longest.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use refinery_core::{Migration, Runner};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -50,6 +52,10 @@ pub async fn apply(
         .batch_execute(&session)
         .await
         .context("cannot act as coro_owner; create the roles first (`migrate`)")?;
+    ensure!(
+        !is_moving(&client, history, migrations.len()).await?,
+        "buckets are being moved from or to {database}, so nothing was applied. Wait until no move is open (`coroctl shard moves`)"
+    );
     let migrations = migrations.iter().map(|(name, text)| Migration::unapplied(name, text));
     let mut runner = Runner::new(&migrations.collect::<Result<Vec<_>, _>>()?);
     runner.set_migration_table_name(history);
@@ -72,6 +78,19 @@ pub async fn apply(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Whether a move is open, and something is to be applied.
+async fn is_moving(client: &Client, history: &str, migrations: usize) -> Result<bool> {
+    let there = "select to_regclass('moves') is not null and to_regclass($1) is not null";
+    if !client.query_one(there, &[&history]).await.context("cannot look for moves")?.try_get::<_, bool>(0)? {
+        return Ok(false);
+    }
+    let table = admin::quote_identifier(history)?;
+    let select = format!("select exists (select from moves where state = 'open'), count(*) from {table}");
+    let row = client.query_one(&select, &[]).await.context("cannot look for moves")?;
+    let applied = usize::try_from(row.try_get::<_, i64>(1)?).unwrap_or_default();
+    Ok(row.try_get(0)? && applied < migrations)
 }
 
 /// Drops the table `history` of what was applied, when nothing of it is left.

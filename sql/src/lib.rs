@@ -36,7 +36,8 @@ const PAYMENTS: &[(&str, &str)] = migrations!(
     "payments" / "V5__incarnations",
     "payments" / "V6__operators_published",
     "payments" / "V7__buckets",
-    "payments" / "V8__incarnation_acts"
+    "payments" / "V8__incarnation_acts",
+    "payments" / "V9__moves"
 );
 const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V1__balance",
@@ -48,7 +49,8 @@ const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V7__incarnations",
     "balance" / "V8__operators_published",
     "balance" / "V9__buckets",
-    "balance" / "V10__incarnation_acts"
+    "balance" / "V10__incarnation_acts",
+    "balance" / "V11__moves"
 );
 const PROCESSOR: &[(&str, &str)] = migrations!(
     "processor" / "V1__processor",
@@ -57,7 +59,8 @@ const PROCESSOR: &[(&str, &str)] = migrations!(
     "processor" / "V4__incarnations",
     "processor" / "V5__operators_published",
     "processor" / "V6__buckets",
-    "processor" / "V7__incarnation_acts"
+    "processor" / "V7__incarnation_acts",
+    "processor" / "V8__moves"
 );
 const NOTIFIER: &[(&str, &str)] = migrations!("notifier" / "V1__notifier");
 const FRAUD: &[(&str, &str)] = migrations!("fraud" / "V1__fraud", "fraud" / "V2__fraud_publication");

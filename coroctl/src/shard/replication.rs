@@ -54,13 +54,12 @@ pub const REFERRING: &str = "
      where k.contype = 'f' and n.nspname = 'public' and c.relname = any ($1::text[]) and r.relname <> all ($1::text[])
      order by 1";
 
-/// The service transactions that run now: virtual xid and process. Parameters: the service's role.
+/// The transactions of services that run now: virtual xid and process.
 pub const RUNNING: &str = "
     select l.virtualtransaction, l.pid
       from pg_locks l
       join pg_stat_activity a using (pid)
-     where l.locktype = 'virtualxid' and l.granted and a.datname = current_database() and a.usename = $1
-       and l.pid <> pg_backend_pid()";
+     where l.locktype = 'virtualxid' and l.granted and a.datname = current_database() and a.usename like '%\\_svc'";
 
 /// How many of these transactions still run. Parameters: their virtual xids.
 pub const STILL_RUNNING: &str = "

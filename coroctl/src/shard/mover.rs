@@ -1,0 +1,209 @@
+//! Carries out a move: observes both shards, takes the decision of [`moves`](super::moves), makes one step, and begins again.
+//!
+//! * It keeps nothing that a move needs: whoever is killed leaves two records, and another mover goes on from them.
+//! * A session lock on each shard keeps a second mover away until the first one's statements have ended.
+//! * Every step is one transaction on one shard, with the guards that [`Step`] names. Each commit waits for the synchronous standby,
+//!   and the first on each shard comes before anything that was read there counts.
+//! * Between fence and grant it asks every [`POLL_INTERVAL`]. A fence that was lifted is put up again after a pause that grows.
+
+mod compare;
+pub mod conditions_read;
+mod execute;
+mod observe;
+pub mod record;
+mod side;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use tokio::time::sleep;
+
+pub use self::side::{Shard, ShardUrl};
+use super::moves::{Drain, Outcome, Step, next};
+use record::Move;
+
+/// How often target, relay and transactions are asked for while the fence is up.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+const COPY_POLL_INTERVAL: Duration = Duration::from_millis(500);
+const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// After so many lifted fences a person decides: the copy goes on, and `resume` tries again.
+const LIFTS_MAX: u32 = 20;
+
+/// A move under way.
+pub struct Mover {
+    source: Shard,
+    target: Shard,
+    moved: Move,
+    memory: Memory,
+    last: Option<Step>,
+    /// What is printed, a line at a time.
+    report: fn(&str),
+}
+
+/// What a mover knows besides the records. All of it is found again after a kill.
+#[derive(Default)]
+struct Memory {
+    fenced_at: Option<Instant>,
+    /// Virtual xids and processes of the transactions that ran when the fence was up.
+    listed: Option<Vec<(String, i32)>>,
+    transactions_ended: bool,
+    lsn: Option<String>,
+    /// Counts and checksums agreed.
+    has_compared: bool,
+    /// The walks through the tables: the next block of each, or done.
+    source_walk: Walk,
+    target_walk: Walk,
+    lifts: u32,
+}
+
+/// A walk through the tables of a move, from block to block, that deletes rows of its buckets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Walk {
+    #[default]
+    Begins,
+    /// The table by its place in the list, and its next block.
+    At(usize, i64),
+    Done,
+}
+
+impl Mover {
+    /// Locks both shards for this mover, and makes a commit on each.
+    ///
+    /// # Errors
+    /// When another mover works on one of them, or a shard does not answer.
+    pub async fn new(source: Shard, target: Shard, moved: Move, report: fn(&str)) -> Result<Self> {
+        for shard in [&source, &target] {
+            shard.lock().await?;
+        }
+        Ok(Self { source, target, moved, memory: Memory::default(), last: None, report })
+    }
+
+    /// Goes on until the move has ended.
+    ///
+    /// # Errors
+    /// When a shard does not answer, a person must look, or the fence had to be lifted too often. The move can be resumed.
+    pub async fn run(&mut self) -> Result<Outcome> {
+        loop {
+            if let Some(outcome) = self.advance().await? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Makes the next step, or waits a while where the step is to wait. Returns the outcome once the move has ended.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn advance(&mut self) -> Result<Option<Outcome>> {
+        let observed = self.observe().await?;
+        let step = next(&observed);
+        if self.last != Some(step) {
+            (self.report)(describe(step));
+            self.last = Some(step);
+        }
+        match step {
+            Step::Done(outcome) => return Ok(Some(outcome)),
+            Step::Refuse(contradiction) => bail!(
+                "the rows of owned_buckets contradict the move ({contradiction:?}). Nothing was changed. See `coroctl shard list`, and find out which shard was restored or changed by hand"
+            ),
+            Step::AwaitCopy => {
+                self.compare().await?;
+                if !self.memory.has_compared {
+                    sleep(COPY_POLL_INTERVAL).await;
+                }
+            }
+            Step::AwaitTransactions | Step::AwaitTarget | Step::AwaitRelay => sleep(POLL_INTERVAL).await,
+            Step::TakeBack => {
+                self.carry_out(step).await?;
+                self.pause_after_lift(observed.abort_requested || !observed.same_incarnations).await?;
+            }
+            _ => self.carry_out(step).await?,
+        }
+        Ok(None)
+    }
+
+    /// The last step that was begun.
+    pub fn last(&self) -> Option<Step> {
+        self.last
+    }
+
+    /// The attempt is over; the next one comes later, unless the move goes back.
+    async fn pause_after_lift(&mut self, goes_back: bool) -> Result<()> {
+        self.memory.forget_attempt();
+        if goes_back {
+            return Ok(());
+        }
+        self.memory.lifts += 1;
+        if self.memory.lifts >= LIFTS_MAX {
+            bail!(
+                "the fence was lifted {LIFTS_MAX} times: target or relay did not keep up within its time. The rows are still followed; resume the move when there is less load, or abort it"
+            );
+        }
+        let pause = (RETRY_PAUSE_MIN * 2_u32.saturating_pow(self.memory.lifts - 1)).min(RETRY_PAUSE_MAX);
+        (self.report)(&format!("the fence was lifted; the next attempt comes in {} s", pause.as_secs()));
+        sleep(pause).await;
+        Ok(())
+    }
+}
+
+impl Memory {
+    fn forget_attempt(&mut self) {
+        (self.fenced_at, self.listed, self.transactions_ended, self.lsn) = (None, None, false, None);
+    }
+
+    fn drain(&self, target_has_flushed: bool, relay_has_acknowledged: bool) -> Drain {
+        match (&self.listed, self.transactions_ended, &self.lsn) {
+            (None, ..) => Drain::Unknown,
+            (Some(_), false, _) => Drain::Running,
+            (Some(_), true, None) => Drain::Ended,
+            (Some(_), true, Some(_)) => Drain::At { target_has_flushed, relay_has_acknowledged },
+        }
+    }
+}
+
+fn describe(step: Step) -> &'static str {
+    match step {
+        Step::Announce(_) => "the record is written",
+        Step::Empty => "rows of the buckets are removed from the target",
+        Step::MakeSlot => "publication and slot are made",
+        Step::Subscribe => "the target subscribes",
+        Step::AwaitCopy => "rows are copied",
+        Step::Fence => "fence: nobody owns the buckets",
+        Step::ListTransactions | Step::AwaitTransactions => "transactions at the source end",
+        Step::EndTransactions => "transactions that still run are ended",
+        Step::TakeLsn => "the position of the source is taken",
+        Step::AwaitTarget => "the target catches up",
+        Step::AwaitRelay => "the relay of the source catches up",
+        Step::Grant => "grant: the target owns the buckets",
+        Step::Bar => "the target is barred",
+        Step::TakeBack => "the source takes the buckets back",
+        Step::Unsubscribe => "the subscription is removed",
+        Step::DropSlot => "slot and publication are removed",
+        Step::Remove => "rows of the buckets are removed from the source",
+        Step::Close(..) => "the record is closed",
+        Step::Done(Outcome::Moved) => "moved",
+        Step::Done(Outcome::RolledBack) => "rolled back",
+        Step::Refuse(_) => "refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drain_follows_what_is_known() {
+        let mut memory = Memory::default();
+        assert_eq!(memory.drain(true, true), Drain::Unknown);
+        memory.listed = Some(Vec::new());
+        assert_eq!(memory.drain(true, true), Drain::Running);
+        memory.transactions_ended = true;
+        assert_eq!(memory.drain(true, true), Drain::Ended);
+        memory.lsn = Some("0/1".to_owned());
+        let at = Drain::At { target_has_flushed: false, relay_has_acknowledged: true };
+        assert_eq!(memory.drain(false, true), at);
+        memory.forget_attempt();
+        assert_eq!(memory.drain(true, true), Drain::Unknown);
+    }
+}

@@ -1,0 +1,298 @@
+//! `coroctl shard add`, `move`, `resume` and `abort`: the commands that change which shard owns a bucket.
+//!
+//! * They connect as a role that may change everything on both shards: subscriptions are made by superusers.
+//! * `move` is refused before it changes anything, with every reason at once.
+//! * Whoever is interrupted has changed nothing that `resume` does not finish or roll back.
+
+#![allow(clippy::print_stdout, reason = "its report is its output")]
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use saga::shards::bucket::Bucket;
+use saga::shards::list::{self, ListedShard};
+use uuid::Uuid;
+
+use super::conditions::refusals;
+use super::connections::ranges;
+use super::mover::conditions_read::{self, Given};
+use super::mover::record::{self, Move, Recorded};
+use super::mover::{Mover, Shard, ShardUrl};
+use super::moves::{Attempt, Outcome, Record, Side};
+use super::replication;
+
+/// The shards, with a role that may change them.
+#[derive(Args, Clone)]
+pub struct Owners {
+    /// The shards of the service, each as NAME=URL of a superuser, separated by spaces. The target's server connects to the source by
+    /// its URL.
+    #[arg(long, env = "SHARDS_ADMIN", value_name = "LIST", value_parser = Owned::parse, hide_env_values = true)]
+    shards_admin: Owned,
+}
+
+/// Its URLs may have passwords.
+#[derive(Clone)]
+pub struct Owned(Vec<ListedShard>);
+
+impl Owned {
+    fn parse(text: &str) -> Result<Self> {
+        list::parse(text).map(Self)
+    }
+}
+
+impl Owners {
+    async fn connect(&self, name: &str) -> Result<Shard> {
+        let listed = self.shards_admin.0.iter().find(|shard| shard.name == name);
+        let listed = listed.with_context(|| format!("no shard is called {name}"))?;
+        Shard::connect(&ShardUrl { name: listed.name.clone(), url: listed.url.clone() }).await
+    }
+}
+
+#[derive(Args)]
+pub struct Add {
+    /// The new shard. It is in the list, and no service knows it yet.
+    name: String,
+    #[command(flatten)]
+    owners: Owners,
+}
+
+#[derive(Args)]
+pub struct Begin {
+    /// The shard that owns the buckets.
+    #[arg(long, value_name = "NAME")]
+    from: String,
+    /// The shard that is to own them.
+    #[arg(long, value_name = "NAME")]
+    to: String,
+    /// The buckets, as `coroctl shard plan` prints them: `0-3, 7`.
+    #[arg(long, value_name = "BUCKETS", value_parser = buckets)]
+    buckets: Buckets,
+    /// Your name: lower-case letters, digits and `._@-`. It is kept with the move.
+    #[arg(long, env = "CORO_OPERATOR", value_name = "NAME")]
+    operator: String,
+    /// The admin listener of the relay that reads the source.
+    #[arg(long, env = "RELAY_ADMIN_URL", value_name = "URL")]
+    relay_admin_url: Option<String>,
+    /// Free bytes on the source's disk.
+    #[arg(long, value_name = "BYTES")]
+    source_bytes_free: Option<u64>,
+    /// Free bytes on the target's disk.
+    #[arg(long, value_name = "BYTES")]
+    target_bytes_free: Option<u64>,
+    #[command(flatten)]
+    owners: Owners,
+}
+
+#[derive(Args)]
+pub struct Open {
+    /// The id of the move; `coroctl shard moves` prints it.
+    move_id: Uuid,
+    #[command(flatten)]
+    owners: Owners,
+}
+
+#[derive(Args)]
+pub struct Listing {
+    #[command(flatten)]
+    owners: Owners,
+}
+
+const GIVE_UP: &str = "
+    select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, null)
+      from owned_buckets where owned";
+const OWNED: &str = "select count(*) from owned_buckets where owned";
+const INCARNATION: &str = "select incarnation()";
+
+/// A new database owns every bucket, as the one shard that it could be; it gives them up before anybody asks it.
+///
+/// # Errors
+/// When it has rows of users, or does not answer.
+pub async fn add(add: &Add) -> Result<()> {
+    let shard = add.owners.connect(&add.name).await?;
+    for table in conditions_read::tables(&shard.client).await? {
+        let select =
+            format!("select exists (select from {})", postgres_protocol::escape::escape_identifier(&table));
+        let has_rows: bool = shard.client.query_one(&select, &[]).await?.try_get(0)?;
+        ensure!(!has_rows, "{} of shard {} has rows. Only an empty database can be added", table, add.name);
+    }
+    let owned: i64 = shard.client.query_one(OWNED, &[]).await?.try_get(0)?;
+    if owned > 0 {
+        shard.client.query_one(GIVE_UP, &[]).await.context("cannot give the buckets up")?;
+    }
+    println!(
+        "Shard {} owns no bucket now. List it in the services' configuration, and move buckets to it.",
+        add.name
+    );
+    Ok(())
+}
+
+/// # Errors
+/// When the move is refused, a shard does not answer, or the move has to be resumed.
+pub async fn begin(begin: &Begin) -> Result<()> {
+    ensure!(begin.from != begin.to, "a move is from one shard to another");
+    let source = begin.owners.connect(&begin.from).await?;
+    let target = begin.owners.connect(&begin.to).await?;
+    let numbers: Vec<i16> = begin.buckets.0.iter().map(|bucket| bucket.number()).collect();
+    let given = Given {
+        relay_admin_url: begin.relay_admin_url.as_deref(),
+        source_bytes_free: begin.source_bytes_free,
+        target_bytes_free: begin.target_bytes_free,
+    };
+    let refusals = refusals(&conditions_read::read(&source, &target, &numbers, &given).await?);
+    if !refusals.is_empty() {
+        let reasons: Vec<String> = refusals.iter().map(ToString::to_string).collect();
+        bail!("the move is refused, and nothing was changed:\n{}", reasons.join("\n"));
+    }
+    let source_rows = record::ownership(&source.client, &numbers).await?;
+    let target_rows = record::ownership(&target.client, &numbers).await?;
+    let attempt = |(source, target): (&super::moves::Ownership, &super::moves::Ownership)| Attempt {
+        source_epoch: source.epoch,
+        target_epoch: target.epoch,
+    };
+    let moved = Move {
+        move_id: Uuid::now_v7(),
+        buckets: begin.buckets.0.clone(),
+        attempts: source_rows.iter().zip(&target_rows).map(attempt).collect(),
+        incarnations: [
+            source.client.query_one(INCARNATION, &[]).await?.try_get(0)?,
+            target.client.query_one(INCARNATION, &[]).await?.try_get(0)?,
+        ],
+        operator: begin.operator.clone(),
+        tables: conditions_read::tables(&source.client).await?,
+    };
+    println!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));
+    finish(source, target, moved).await
+}
+
+/// # Errors
+/// When no shard has an open record of the move, one does not answer, or the move has to be resumed again.
+pub async fn resume(open: &Open) -> Result<()> {
+    let (shard, recorded) = find(open).await?;
+    let peer = open.owners.connect(&recorded.peer).await?;
+    let (source, target) = match recorded.side {
+        Side::Source => (shard, peer),
+        Side::Target => (peer, shard),
+    };
+    let known = record::read(&source.client, open.move_id).await?.unwrap_or(recorded);
+    let buckets = known.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
+    let tables = conditions_read::tables(&source.client).await?;
+    let Recorded { move_id, attempts, incarnations, operator, .. } = known;
+    finish(source, target, Move { move_id, buckets, attempts, incarnations, operator, tables }).await
+}
+
+/// Asks for the rollback, and carries it out.
+///
+/// # Errors
+/// As [`resume`]; and when the source has no open record of the move.
+pub async fn abort(open: &Open) -> Result<()> {
+    let (shard, recorded) = find(open).await?;
+    let asked = match recorded.side {
+        Side::Source => record::request_abort(&shard.client, open.move_id).await?,
+        Side::Target => {
+            let source = open.owners.connect(&recorded.peer).await?;
+            record::request_abort(&source.client, open.move_id).await?
+        }
+    };
+    ensure!(asked, "the source has no open record of the move; `resume` ends it");
+    drop(shard);
+    resume(open).await
+}
+
+/// Prints the open moves of every shard.
+///
+/// # Errors
+/// When a shard does not answer.
+pub async fn list_moves(listing: &Listing) -> Result<()> {
+    let mut rows = Vec::new();
+    for listed in &listing.owners.shards_admin.0 {
+        let shard = listing.owners.connect(&listed.name).await?;
+        for recorded in record::open(&shard.client).await? {
+            let (from, to) = match recorded.side {
+                Side::Source => (&shard.name, &recorded.peer),
+                Side::Target => (&recorded.peer, &shard.name),
+            };
+            let asked = if recorded.abort_requested { "abort" } else { "" };
+            rows.push([
+                recorded.move_id.to_string(),
+                from.clone(),
+                to.clone(),
+                ranges(&recorded.buckets),
+                recorded.operator.clone(),
+                asked.to_owned(),
+            ]);
+        }
+    }
+    rows.sort();
+    rows.dedup_by(|a, b| a[0] == b[0]);
+    match rows.is_empty() {
+        true => println!("No move is open."),
+        false => {
+            println!("{}", crate::listing::table(["move", "from", "to", "buckets", "operator", ""], rows))
+        }
+    }
+    Ok(())
+}
+
+/// A shard with an open record of the move.
+async fn find(open: &Open) -> Result<(Shard, Recorded)> {
+    for listed in &open.owners.shards_admin.0 {
+        let shard = open.owners.connect(&listed.name).await?;
+        if let Some(recorded) = record::read(&shard.client, open.move_id).await?
+            && recorded.record == Record::Open
+        {
+            return Ok((shard, recorded));
+        }
+    }
+    bail!("no shard has an open record of move {}", open.move_id)
+}
+
+async fn finish(source: Shard, target: Shard, moved: Move) -> Result<()> {
+    let move_id = moved.move_id;
+    let mut mover = Mover::new(source, target, moved, |line| println!("{line}")).await?;
+    let outcome = mover.run().await.with_context(|| {
+        format!("the move has not ended. `coroctl shard resume {move_id}` goes on, `coroctl shard abort {move_id}` rolls it back; it keeps WAL in the slot {} until then", replication::name(move_id))
+    })?;
+    match outcome {
+        Outcome::Moved => println!("The target owns the buckets."),
+        Outcome::RolledBack => println!("The source owns the buckets, as before."),
+    }
+    Ok(())
+}
+
+/// Buckets of a command line, in order and once each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buckets(Vec<Bucket>);
+
+fn buckets(text: &str) -> Result<Buckets> {
+    let mut buckets = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let number = |text: &str| -> Result<i16> {
+            text.trim().parse().with_context(|| format!("{text:?} is no bucket: 0 to 1023, as in `0-3, 7`"))
+        };
+        let (first, last) = (number(first)?, number(last)?);
+        ensure!(first <= last, "{part} is no range: the lower bucket comes first");
+        for number in first..=last {
+            buckets.push(Bucket::new(number).with_context(|| format!("there is no bucket {number}"))?);
+        }
+    }
+    ensure!(!buckets.is_empty(), "a move without buckets");
+    buckets.sort_unstable();
+    buckets.dedup();
+    Ok(Buckets(buckets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_read_as_they_are_printed() {
+        let numbers =
+            |text: &str| buckets(text).map(|read| read.0.iter().map(|b| b.number()).collect::<Vec<_>>()).ok();
+        assert_eq!(numbers("0-3, 7"), Some(vec![0, 1, 2, 3, 7]));
+        assert_eq!(numbers("7,7, 5-6"), Some(vec![5, 6, 7]));
+        for wrong in ["", "x", "3-1", "1024", "-1"] {
+            assert_eq!(numbers(wrong), None, "{wrong}");
+        }
+    }
+}
