@@ -11,6 +11,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use saga::contract::{PAYMENT_QUEUE, Terms};
 use saga::parked::Parked;
+use saga::shards::Router;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -150,7 +151,8 @@ async fn hold_without_a_payment(harness: &Harness, user: Uuid) -> Uuid {
     let event = Event::Initiated { terms };
     let command = Command { user_id: user, payment_id, traceparent: None, detail: None, event };
     let park = |_: usize, reason: &str| -> Parked { panic!("{reason}") };
-    let outcome = balance_svc::store::apply(&pool, &[&command], &[], park).await.unwrap();
+    let owned = Router::one(pool).ownership(&[user]).await.unwrap();
+    let outcome = balance_svc::store::apply(&owned, &[&command], &[], park).await.unwrap();
     assert_eq!(outcome.applied.applied, 1);
     payment_id
 }
