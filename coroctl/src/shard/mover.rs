@@ -35,7 +35,7 @@ pub struct Mover {
     source: Shard,
     target: Shard,
     moved: Move,
-    memory: Memory,
+    progress: Progress,
     last: Option<Step>,
     /// What is printed, a line at a time.
     report: fn(&str),
@@ -43,7 +43,7 @@ pub struct Mover {
 
 /// What a mover knows besides the records. All of it is found again after a kill.
 #[derive(Default)]
-struct Memory {
+struct Progress {
     fenced_at: Option<Instant>,
     /// Virtual xids and processes of the transactions that ran when the fence was up.
     listed: Option<Vec<(String, i32)>>,
@@ -76,7 +76,7 @@ impl Mover {
         for shard in [&source, &target] {
             shard.lock().await?;
         }
-        Ok(Self { source, target, moved, memory: Memory::default(), last: None, report })
+        Ok(Self { source, target, moved, progress: Progress::default(), last: None, report })
     }
 
     /// Goes on until the move has ended.
@@ -109,7 +109,7 @@ impl Mover {
             ),
             Step::AwaitCopy => {
                 self.compare().await?;
-                if !self.memory.has_compared {
+                if !self.progress.has_compared {
                     sleep(COPY_POLL_INTERVAL).await;
                 }
             }
@@ -130,24 +130,24 @@ impl Mover {
 
     /// The attempt is over; the next one comes later, unless the move goes back.
     async fn pause_after_lift(&mut self, goes_back: bool) -> Result<()> {
-        self.memory.forget_attempt();
+        self.progress.forget_attempt();
         if goes_back {
             return Ok(());
         }
-        self.memory.lifts += 1;
-        if self.memory.lifts >= LIFTS_MAX {
+        self.progress.lifts += 1;
+        if self.progress.lifts >= LIFTS_MAX {
             bail!(
                 "the fence was lifted {LIFTS_MAX} times: target or relay did not keep up within its time. The rows are still followed; resume the move when there is less load, or abort it"
             );
         }
-        let pause = (RETRY_PAUSE_MIN * 2_u32.saturating_pow(self.memory.lifts - 1)).min(RETRY_PAUSE_MAX);
+        let pause = (RETRY_PAUSE_MIN * 2_u32.saturating_pow(self.progress.lifts - 1)).min(RETRY_PAUSE_MAX);
         (self.report)(&format!("the fence was lifted; the next attempt comes in {} s", pause.as_secs()));
         sleep(pause).await;
         Ok(())
     }
 }
 
-impl Memory {
+impl Progress {
     fn forget_attempt(&mut self) {
         (self.fenced_at, self.listed, self.transactions_ended, self.lsn) = (None, None, false, None);
     }
@@ -194,16 +194,16 @@ mod tests {
 
     #[test]
     fn the_drain_follows_what_is_known() {
-        let mut memory = Memory::default();
-        assert_eq!(memory.drain(true, true), Drain::Unknown);
-        memory.listed = Some(Vec::new());
-        assert_eq!(memory.drain(true, true), Drain::Running);
-        memory.transactions_ended = true;
-        assert_eq!(memory.drain(true, true), Drain::Ended);
-        memory.lsn = Some("0/1".to_owned());
+        let mut progress = Progress::default();
+        assert_eq!(progress.drain(true, true), Drain::Unknown);
+        progress.listed = Some(Vec::new());
+        assert_eq!(progress.drain(true, true), Drain::Running);
+        progress.transactions_ended = true;
+        assert_eq!(progress.drain(true, true), Drain::Ended);
+        progress.lsn = Some("0/1".to_owned());
         let at = Drain::At { target_has_flushed: false, relay_has_acknowledged: true };
-        assert_eq!(memory.drain(false, true), at);
-        memory.forget_attempt();
-        assert_eq!(memory.drain(true, true), Drain::Unknown);
+        assert_eq!(progress.drain(false, true), at);
+        progress.forget_attempt();
+        assert_eq!(progress.drain(true, true), Drain::Unknown);
     }
 }

@@ -223,11 +223,10 @@ pub async fn list_moves(listing: &Listing) -> Result<()> {
     }
     rows.sort();
     rows.dedup_by(|a, b| a[0] == b[0]);
-    match rows.is_empty() {
-        true => println!("No move is open."),
-        false => {
-            println!("{}", crate::listing::table(["move", "from", "to", "buckets", "operator", ""], rows))
-        }
+    if rows.is_empty() {
+        println!("No move is open.");
+    } else {
+        println!("{}", crate::listing::table(["move", "from", "to", "buckets", "operator", ""], rows));
     }
     Ok(())
 }

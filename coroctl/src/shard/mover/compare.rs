@@ -17,7 +17,7 @@ type Sums = BTreeMap<(String, i16), (i64, String)>;
 impl Mover {
     /// Compares once, if the target has caught up; the buckets that have agreed before are not compared again.
     pub(super) async fn compare(&mut self) -> Result<()> {
-        if self.memory.has_compared || !self.may_compare().await? {
+        if self.progress.has_compared || !self.may_compare().await? {
             return Ok(());
         }
         let mut left: BTreeSet<i16> = self.moved.numbers().into_iter().collect();
@@ -29,7 +29,7 @@ impl Mover {
             )?;
             left = differing(&source, &target);
             if left.is_empty() {
-                self.memory.has_compared = true;
+                self.progress.has_compared = true;
                 return Ok(());
             }
         }

@@ -89,8 +89,8 @@ impl Mover {
         let owned = changes.first().is_some_and(|change| change.next.owned);
         if step == Step::Fence {
             // Before the commit, so that the time is never taken for shorter than it is.
-            self.memory.forget_attempt();
-            self.memory.fenced_at = Some(Instant::now());
+            self.progress.forget_attempt();
+            self.progress.fenced_at = Some(Instant::now());
         }
         let transaction = shard.client.transaction().await?;
         ensure!(guard(&transaction, moved, step).await?, "the record was closed meanwhile; run this again");
@@ -131,7 +131,7 @@ impl Mover {
             // The text holds a password, so it stays out of the error.
             transaction.batch_execute(&create).await.context("cannot make the subscription")?;
         }
-        self.memory.has_compared = false;
+        self.progress.has_compared = false;
         transaction.commit().await.context("cannot make the subscription")
     }
 
@@ -144,7 +144,7 @@ impl Mover {
             }
         }
         // Rows may have come.
-        self.memory.target_walk = Walk::Begins;
+        self.progress.target_walk = Walk::Begins;
         transaction.commit().await.context("cannot drop the subscription")
     }
 
@@ -169,12 +169,12 @@ impl Mover {
         let rows = self.source.client.query(replication::RUNNING, &[]).await.context("pg_locks")?;
         let listed =
             rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<Vec<_>>>()?;
-        self.memory.listed = Some(listed);
+        self.progress.listed = Some(listed);
         Ok(())
     }
 
     async fn end_transactions(&mut self) -> Result<()> {
-        let Some(listed) = &self.memory.listed else { return Ok(()) };
+        let Some(listed) = &self.progress.listed else { return Ok(()) };
         let transactions: Vec<&str> = listed.iter().map(|(transaction, _)| &**transaction).collect();
         let processes: Vec<i32> = listed.iter().map(|(_, process)| *process).collect();
         self.source
@@ -188,15 +188,15 @@ impl Mover {
     async fn take_lsn(&mut self) -> Result<()> {
         let client = &self.source.client;
         client.query_one(replication::MARK, &[&replication::name(self.moved.move_id)]).await?;
-        self.memory.lsn = Some(client.query_one(replication::LSN, &[]).await?.try_get(0)?);
+        self.progress.lsn = Some(client.query_one(replication::LSN, &[]).await?.try_get(0)?);
         Ok(())
     }
 
     /// Deletes the buckets' rows in the next blocks of a table.
     async fn delete_chunk(&mut self, step: Step, side: Side) -> Result<()> {
         let walk = match side {
-            Side::Source => self.memory.source_walk,
-            Side::Target => self.memory.target_walk,
+            Side::Source => self.progress.source_walk,
+            Side::Target => self.progress.target_walk,
         };
         let (table, block) = match walk {
             Walk::Begins => (0, 0),
@@ -228,8 +228,8 @@ impl Mover {
             }
         };
         match side {
-            Side::Source => self.memory.source_walk = next,
-            Side::Target => self.memory.target_walk = next,
+            Side::Source => self.progress.source_walk = next,
+            Side::Target => self.progress.target_walk = next,
         }
         Ok(())
     }

@@ -50,10 +50,10 @@ impl Mover {
             target_record: state(target_record.as_ref()),
             has_slot: self.has_slot().await?,
             subscription: self.subscription().await?,
-            source_has_rows: self.memory.source_walk != Walk::Done,
-            target_has_rows: self.memory.target_walk != Walk::Done,
-            drain: self.memory.drain(target_has_flushed, relay_has_acknowledged),
-            fenced_for: self.memory.fenced_at.map(|at| at.elapsed()).unwrap_or_default(),
+            source_has_rows: self.progress.source_walk != Walk::Done,
+            target_has_rows: self.progress.target_walk != Walk::Done,
+            drain: self.progress.drain(target_has_flushed, relay_has_acknowledged),
+            fenced_for: self.progress.fenced_at.map(|at| at.elapsed()).unwrap_or_default(),
             abort_requested,
             same_incarnations: self.incarnation(Side::Source).await? == self.moved.incarnations[0]
                 && self.incarnation(Side::Target).await? == self.moved.incarnations[1],
@@ -84,11 +84,11 @@ impl Mover {
         let row = self.target.client.query_opt(SUBSCRIPTION, &[&name]).await.context("pg_subscription")?;
         let Some(row) = row else { return Ok(Subscription::Absent) };
         let follows = row.try_get::<_, Option<bool>>(0)? == Some(true);
-        if !follows || !self.memory.has_compared {
+        if !follows || !self.progress.has_compared {
             return Ok(Subscription::Copying);
         }
         // Behind the fence there is no way back to copying.
-        if self.memory.fenced_at.is_some() || self.lag().await? <= LAG_BYTES_MAX {
+        if self.progress.fenced_at.is_some() || self.lag().await? <= LAG_BYTES_MAX {
             return Ok(Subscription::Follows);
         }
         Ok(Subscription::Copying)
@@ -110,18 +110,18 @@ impl Mover {
 
     /// Whether the listed transactions have ended.
     async fn drained(&mut self) -> Result<()> {
-        let Some(listed) = self.memory.listed.as_ref().filter(|_| !self.memory.transactions_ended) else {
+        let Some(listed) = self.progress.listed.as_ref().filter(|_| !self.progress.transactions_ended) else {
             return Ok(());
         };
         let running: Vec<&str> = listed.iter().map(|(transaction, _)| &**transaction).collect();
         let row = self.source.client.query_one(replication::STILL_RUNNING, &[&running]).await;
-        self.memory.transactions_ended = row.context("pg_locks")?.try_get::<_, i64>(0)? == 0;
+        self.progress.transactions_ended = row.context("pg_locks")?.try_get::<_, i64>(0)? == 0;
         Ok(())
     }
 
     /// Whether the target and the relay have come to the LSN.
     async fn positions(&self) -> Result<(bool, bool)> {
-        let Some(lsn) = &self.memory.lsn else { return Ok((false, false)) };
+        let Some(lsn) = &self.progress.lsn else { return Ok((false, false)) };
         let client = &self.source.client;
         let others = client.query_one(OTHER_SLOTS, &[&format!("{PREFIX}%")]).await.context("slots")?;
         let others: Vec<String> = others.try_get(0)?;
