@@ -7,6 +7,7 @@ use saga::consumer;
 use saga::http::{Operators, Origins, Tls};
 use saga::identity;
 use saga::rate_limit;
+use saga::shards;
 use saga::telemetry::LogFormat;
 
 // No Debug: it would print passwords.
@@ -29,12 +30,8 @@ pub struct Config {
     pub rate_limit: rate_limit::Settings,
     #[command(flatten)]
     pub origins: Origins,
-    /// The balance database, as the role balance_svc.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: String,
-    /// Maximum number of database connections.
-    #[arg(long, env = "POOL_SIZE", default_value_t = 8)]
-    pub pool_size: usize,
+    #[command(flatten)]
+    pub database: shards::Settings,
     /// Milliseconds from the stop signal until the service stops: the edge needs them to see that /ready fails.
     #[arg(long, env = "DRAIN_MS", default_value_t = 1500)]
     pub drain_ms: u64,

@@ -13,7 +13,6 @@ use saga::fields::Fields;
 use saga::http::{self, answer, unavailable};
 use saga::identity::{Caller, Identity, Scope};
 use saga::parked;
-use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use saga::query::Query;
 use saga::rate_limit::RateLimit;
@@ -54,14 +53,13 @@ pub fn public(router: Router, identity: &Identity, rate: &RateLimit) -> BoxedFil
 
 /// The admin listener: `POST /deposits`, `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.
 pub fn admin(
-    pool: Pool,
     router: Router,
     ledger: &Ledger,
     metrics: &Metrics,
     leaving: CancellationToken,
 ) -> BoxedFilter<(Response,)> {
-    let ready = http::ready_with(pool.clone());
-    let parked = parked::routes::routes(&pool, ledger);
+    let ready = http::ready_with(&router);
+    let parked = parked::routes::routes(&router, ledger);
     let deposits = warp::path!("deposits").and(http::post()).and(http::json_body()).then(move |body| {
         let router = router.clone();
         async move { answer(deposit(&router, body).await) }

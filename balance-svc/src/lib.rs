@@ -24,7 +24,7 @@ use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
 use ::saga::shards::Router;
-use ::saga::{CancellationToken, consumer, contract, http as edge, postgres};
+use ::saga::{CancellationToken, consumer, contract, http as edge};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -47,17 +47,16 @@ pub async fn run(
     let metrics = Metrics::register()?;
     let identity = Identity::start(config.identity, &metrics.registry)?;
     let rate = RateLimit::start(config.rate_limit, &metrics.registry)?;
-    let pool = postgres::guarded_pool(&config.database_url, config.pool_size, SERVICE)?;
+    let router = Router::of_service(&config.database, SERVICE)?;
+    router.register(&metrics.registry)?;
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
 
     let topics = [contract::PAYMENT_TOPIC, contract::PAYMENT_RESULT_TOPIC];
     let subscription = config.consumer.subscription(SERVICE, &topics);
-    let router = Router::one(pool.clone());
-    router.register(&metrics.registry)?;
     let ledger = Ledger::new(router.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger.clone(), metrics.consumer.clone(), shutdown.clone());
 
-    let parked = OpenMessages::register(pool.clone(), &metrics.registry)?.watch(shutdown.clone());
+    let parked = OpenMessages::register(&router, &metrics.registry)?.watch(shutdown.clone());
     let watch = async {
         parked.await;
         Ok(())
@@ -66,8 +65,7 @@ pub async fn run(
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
     let public = edge::serve(public, http::public(router.clone(), &identity, &rate), pages, shutdown.clone());
-    let admin =
-        edge::serve(admin, http::admin(pool, router, &ledger, &metrics, stop), operators, shutdown.clone());
+    let admin = edge::serve(admin, http::admin(router, &ledger, &metrics, stop), operators, shutdown.clone());
 
     tracing::info!("ready to serve");
     process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin), Box::pin(watch)]).await

@@ -16,7 +16,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use saga::shards::Router;
+use saga::shards::{Lanes, Router};
 use saga::telemetry::log_text;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -45,18 +45,18 @@ struct QueuedRequest {
 /// Hands a payment to the flusher and waits for its commit.
 #[derive(Clone)]
 pub struct Acceptor {
-    queue: mpsc::Sender<QueuedRequest>,
+    lanes: Lanes<QueuedRequest>,
     shedding: Shedding,
     metrics: Metrics,
 }
 
 impl Acceptor {
-    /// Starts the flusher; it ends with the last clone of the acceptor.
+    /// Each shard has a flusher. They end with the last clone of the acceptor.
     pub fn start(router: Router, ttl: Duration, shedding: Shedding, metrics: Metrics) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        let flusher = Flusher { router, ttl, shedding: shedding.clone(), metrics: metrics.clone() };
-        tokio::spawn(flusher.flush_all(waiting));
-        Self { queue, shedding, metrics }
+        let flusher =
+            Flusher { router: router.clone(), ttl, shedding: shedding.clone(), metrics: metrics.clone() };
+        let start = move |waiting| drop(tokio::spawn(flusher.clone().flush_all(waiting)));
+        Self { lanes: Lanes::new(router, QUEUE_MAX, start), shedding, metrics }
     }
 
     /// Accepts one payment. `None` means that the outcome is not known: overload, no database, or an interrupted commit.
@@ -64,7 +64,7 @@ impl Acceptor {
         let (answer, answered) = oneshot::channel();
         let admission = self.shedding.admission();
         let waiting = QueuedRequest { payment, admission, since: Instant::now(), answer };
-        let accepted = match self.queue.try_send(waiting) {
+        let accepted = match self.lanes.of(waiting.payment.user_id).try_send(waiting) {
             Ok(()) => {
                 tokio::time::timeout(ANSWER_TIMEOUT, answered).await.ok().and_then(Result::ok).flatten()
             }
@@ -84,6 +84,7 @@ impl Acceptor {
 }
 
 /// Commits the requests that wait.
+#[derive(Clone)]
 struct Flusher {
     router: Router,
     ttl: Duration,

@@ -8,6 +8,7 @@ use saga::http::{Operators, Origins, Tls};
 use saga::identity;
 use saga::rate_limit;
 use saga::search_index;
+use saga::shards;
 use saga::telemetry::LogFormat;
 
 // No Debug: it would print passwords.
@@ -30,12 +31,8 @@ pub struct Config {
     pub rate_limit: rate_limit::Settings,
     #[command(flatten)]
     pub origins: Origins,
-    /// The payments database, as the role payments_svc.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: String,
-    /// Maximum number of database connections.
-    #[arg(long, env = "POOL_SIZE", default_value_t = 8)]
-    pub pool_size: usize,
+    #[command(flatten)]
+    pub database: shards::Settings,
     /// Seconds after which a payment that was never charged expires.
     #[arg(long, env = "PAYMENT_TTL_SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub payment_ttl_seconds: u32,

@@ -14,10 +14,9 @@ use saga::fields::parse_uuid;
 use saga::http::{self, answer, unavailable};
 use saga::identity::{Caller, Identity, Scope};
 use saga::parked;
-use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use saga::rate_limit::RateLimit;
-use saga::shards::Router;
+use saga::shards::{Router, Unowned};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -44,8 +43,6 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// The parts of the service that requests of clients use.
 #[derive(Clone)]
 pub struct PublicContext {
-    /// Of what belongs to no user.
-    pub pool: Pool,
     pub router: Router,
     pub acceptor: Acceptor,
     pub reader: Reader,
@@ -113,7 +110,7 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
     let services = warp::path!("services")
         .and(http::get())
         .and(with)
-        .then(|public: PublicContext| async move { answer(services(&public.pool).await) });
+        .then(|public: PublicContext| async move { answer(services(&public.router).await) });
     let openapi = warp::path!("openapi.yaml").and(http::get()).map(openapi);
     // No id is called `search`: that route comes first.
     let payments =
@@ -123,14 +120,14 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
 
 /// The admin listener: `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.
 pub fn admin(
-    pool: &Pool,
+    router: &Router,
     payments: &Payments,
     metrics: &Metrics,
     leaving: CancellationToken,
 ) -> BoxedFilter<(Response,)> {
-    // Its own database only: accepting a payment needs nothing else.
-    let ready = http::ready_with(pool.clone());
-    let parked = parked::routes::routes(pool, payments);
+    // Its own databases only: accepting a payment needs nothing else.
+    let ready = http::ready_with(router);
+    let parked = parked::routes::routes(router, payments);
     parked.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
@@ -171,8 +168,16 @@ async fn cancel(public: &PublicContext, user_id: Uuid, id: &str) -> Result<Respo
     Ok(json_response(StatusCode::ACCEPTED, render::payment(&found)))
 }
 
-async fn services(pool: &Pool) -> Result<Response, Problem> {
-    let services = store::services(pool).await.map_err(|error| unavailable(&error))?;
+/// Every shard has all of them, so any may answer.
+async fn services(router: &Router) -> Result<Response, Problem> {
+    let mut found = Err(Unowned::Away.into());
+    for (_, pool) in router.shards() {
+        found = store::services(&pool).await;
+        if found.is_ok() {
+            break;
+        }
+    }
+    let services = found.map_err(|error| unavailable(&error))?;
     let services: Vec<Value> = services
         .into_iter()
         .map(|(service_id, name)| json!({"service_id": service_id, "name": name}))

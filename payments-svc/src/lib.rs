@@ -32,7 +32,7 @@ use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
 use ::saga::shards::Router;
-use ::saga::{CancellationToken, consumer, contract, http as edge, postgres};
+use ::saga::{CancellationToken, consumer, contract, http as edge};
 use tokio::net::TcpListener;
 
 use crate::accept::Acceptor;
@@ -62,13 +62,12 @@ pub async fn run(
     let metrics = Metrics::register()?;
     let identity = Identity::start(config.identity, &metrics.registry)?;
     let rate = RateLimit::start(config.rate_limit, &metrics.registry)?;
-    let pool = postgres::guarded_pool(&config.database_url, config.pool_size, SERVICE)?;
+    let router = Router::of_service(&config.database, SERVICE)?;
+    router.register(&metrics.registry)?;
 
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
     let hold_delay_max = Duration::from_secs(u64::from(config.hold_delay_max_seconds));
-    let router = Router::one(pool.clone());
-    router.register(&metrics.registry)?;
     let shedding = Shedding::start(hold_delay_max, router.clone(), metrics.clone());
     let acceptor = Acceptor::start(router.clone(), ttl, shedding, metrics.clone());
     let topics = [contract::BALANCE_TOPIC, contract::PAYMENT_RESULT_TOPIC];
@@ -81,7 +80,6 @@ pub async fn run(
         shutdown.clone(),
     )?;
     let clients = PublicContext {
-        pool: pool.clone(),
         router: router.clone(),
         acceptor,
         reader: Reader::start(router.clone()),
@@ -93,13 +91,13 @@ pub async fn run(
     let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
     let public = edge::serve(public, http::public(clients, &identity, &rate), pages, shutdown.clone());
-    let payments = Payments::new(router, &metrics);
+    let payments = Payments::new(router.clone(), &metrics);
     let admin =
-        edge::serve(admin, http::admin(&pool, &payments, &metrics, stop), operators, shutdown.clone());
+        edge::serve(admin, http::admin(&router, &payments, &metrics, stop), operators, shutdown.clone());
 
     let consumer = consumer::run(subscription, payments, metrics.consumer.clone(), shutdown.clone());
-    let parked = OpenMessages::register(pool.clone(), &metrics.registry)?.watch(shutdown.clone());
-    let unsettled = Unsettled::new(pool, metrics.settling).watch(shutdown.clone());
+    let parked = OpenMessages::register(&router, &metrics.registry)?.watch(shutdown.clone());
+    let unsettled = Unsettled::new(router, metrics.settling).watch(shutdown.clone());
     let watch = async {
         tokio::join!(parked, unsettled);
         Ok(())

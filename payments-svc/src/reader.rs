@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use saga::shards::Router;
+use saga::shards::{Lanes, Router};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -33,15 +33,15 @@ struct QueuedRead {
 /// Hands a read to the task that reads for all.
 #[derive(Clone)]
 pub struct Reader {
-    queue: mpsc::Sender<QueuedRead>,
+    lanes: Lanes<QueuedRead>,
 }
 
 impl Reader {
     /// Starts the task; it ends with the last clone of the reader.
     pub fn start(router: Router) -> Self {
-        let (queue, waiting) = mpsc::channel(READ_MAX);
-        tokio::spawn(read_all(router, waiting));
-        Self { queue }
+        let of_tasks = router.clone();
+        let start = move |waiting| drop(tokio::spawn(read_all(of_tasks.clone(), waiting)));
+        Self { lanes: Lanes::new(router, READ_MAX, start) }
     }
 
     /// One payment of a user; `None` when the user has no such payment.
@@ -51,7 +51,7 @@ impl Reader {
     pub async fn payment(&self, user_id: Uuid, payment_id: Uuid) -> anyhow::Result<Option<Payment>> {
         let (answer, answered) = oneshot::channel();
         let read = async {
-            let queued = self.queue.send(QueuedRead { user_id, payment_id, answer }).await;
+            let queued = self.lanes.of(user_id).send(QueuedRead { user_id, payment_id, answer }).await;
             queued.map_err(|_| anyhow!("the task that reads payments has ended"))?;
             answered.await.context("the task that reads payments has ended")?
         };

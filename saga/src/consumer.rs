@@ -9,10 +9,13 @@
 //! * An event whose row is missing is never a duplicate. It waits, and the records behind it in its partition wait too.
 //!   Other partitions are read on, since one of them may bring the row. After [`Limits::missing`] the event is parked.
 //! * An event of a user who is being moved to another shard waits in the same way, and is never parked for it.
+//! * An event of a user whose database is away, while others are not, is passed over: the partition is read on, and nothing from that
+//!   event on is committed. Once the database answers, the partition is read again from there. No memory grows meanwhile.
 //! * The lag of the group is measured beside the loop, so that a loop that stands still is seen.
 //! * A rebalance during a batch is harmless: the client refuses to store offsets of a lost partition, and the new owner
 //!   repeats its records.
 
+mod absent;
 mod batches;
 mod client;
 mod follower;
@@ -209,6 +212,9 @@ pub enum ApplyError {
     /// The buckets of the users of these events, by their indices in the batch, are being moved to another shard. They wait
     /// without a limit, and the loop applies the other events by another call.
     Moving(Vec<usize>),
+    /// The databases of the users of these events, by their indices in the batch, are away, and others are not. The loop applies
+    /// the other events by another call, goes on, and reads these again once their database answers.
+    Absent(Vec<usize>),
     Other(anyhow::Error),
 }
 

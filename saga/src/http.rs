@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, Stream, StreamExt};
 use listener::Refusal;
 pub use listener::json::read as read_json;
@@ -22,9 +22,10 @@ use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
-use crate::postgres::{self, Pool};
+use crate::postgres;
 use crate::problem::{Kind, Problem, recover};
 use crate::query::Query;
+use crate::shards::Databases;
 use crate::telemetry::log_text;
 use crate::trace::traceparent_or_new;
 
@@ -153,11 +154,17 @@ pub fn log_unavailable(failed: &str, error: &anyhow::Error) {
 /// Whether this process can work now; the error says why not.
 pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// A process that can work if its database answers.
-pub fn ready_with(pool: Pool) -> Ready {
+/// A process that can work if its database answers; with several, if one of them does.
+pub fn ready_with(databases: impl Into<Databases>) -> Ready {
+    let databases = databases.into();
     Arc::new(move || {
-        let pool = pool.clone();
-        async move { postgres::reachable(&pool).await }.boxed()
+        let pools = databases.pools();
+        async move {
+            let answers = join_all(pools.iter().map(postgres::reachable)).await;
+            let away: Vec<String> = answers.iter().filter_map(|answer| answer.clone().err()).collect();
+            if away.len() < answers.len() { Ok(()) } else { Err(away.join("; ")) }
+        }
+        .boxed()
     })
 }
 

@@ -10,6 +10,8 @@
 //!   raises SQLSTATE `SB001` unless each of them is owned there at that epoch; a statement never finds fewer rows instead.
 //! * A process that is refused reads the map again and repeats the work of those buckets ([`router`]). While nobody owns a
 //!   bucket, its requests wait; they are not answered 503.
+//! * What waits for a shard waits in a queue of that shard ([`lanes`]), and an event whose shard is away is passed over
+//!   ([`consumer`](crate::consumer)).
 //! * The configuration lists the shards, with a name for each ([`list`]).
 //! * A move of a bucket is proposed by rendezvous hashing ([`placement`]), so a new shard takes its part from all others, and
 //!   nothing moves between these.
@@ -31,11 +33,17 @@
 //! fails; then on S (n, not owned) → (n + 2, owned).
 
 pub mod bucket;
+pub mod databases;
+pub mod lanes;
 pub mod list;
 pub mod map;
 pub mod ownership;
 pub mod placement;
 pub mod router;
+pub mod settings;
 
+pub use databases::Databases;
+pub use lanes::Lanes;
 pub use ownership::{Ownership, Unowned, is_refused};
 pub use router::{Part, Parts, Router};
+pub use settings::Settings;

@@ -39,7 +39,7 @@ async fn every_call_of_a_user_needs_a_token() {
     let pool = postgres::pool("postgres://nobody@127.0.0.1:1/none", 1, "test").unwrap();
     let metrics = Metrics::register().unwrap();
     let identity = Identity::start(Settings::Jwt(settings), &metrics.registry).unwrap();
-    let router = Router::one(pool.clone());
+    let router = Router::one(pool);
     let acceptor = Acceptor::start(router.clone(), TTL, Shedding::none(), metrics.clone());
     let leaving = CancellationToken::new();
     let kafka = Brokers::at("127.0.0.1:1".to_owned());
@@ -48,7 +48,7 @@ async fn every_call_of_a_user_needs_a_token() {
         Waiters::start(kafka, "test".to_owned(), "test".to_owned(), waiting, leaving.clone()).unwrap();
     let reader = Reader::start(router.clone());
     let search = Search::new(&search_index::Settings::default()).unwrap();
-    let public = PublicContext { pool, router, acceptor, reader, waiters, search, metrics, leaving };
+    let public = PublicContext { router, acceptor, reader, waiters, search, metrics, leaving };
     let routes = http::public(public, &identity, &RateLimit::none()).recover(recover);
     let payment = format!("/payments/{}", Uuid::now_v7());
     for (method, path, scope) in [

@@ -63,7 +63,7 @@ async fn refusals(owned: &Ownership, user_id: Uuid, payment_id: Uuid) -> Vec<(&'
     let held = command((user_id, payment_id), Event::Held);
     let applied = match store::apply(owned, &[&held], &[], parked).await {
         Err(ApplyError::Other(error)) => Err(error),
-        Err(ApplyError::Missing(_) | ApplyError::Moving(_)) | Ok(_) => Ok(()),
+        Err(ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_)) | Ok(_) => Ok(()),
     };
     let results = [
         ("insert_payments", store::insert_payments(owned, &new, TTL).await.map(drop)),
@@ -204,6 +204,53 @@ async fn a_user_who_was_moved_is_served_by_the_other_database() {
     // Both at once, from one queue.
     tokio::join!(accepts(moved, "at once"), accepts(other, "at once"));
     assert_eq!((rows(&shards.one, other).await, rows(&shards.two, moved).await), (3, 2));
+    shards.finish().await;
+}
+
+/// The list is a file, which names a server that is not there, and then the right one.
+#[tokio::test]
+async fn a_shard_that_is_away_hides_its_own_users_only_and_comes_back() {
+    let shards = Two::new().await;
+    let moved = Uuid::now_v7();
+    let other = elsewhere(moved);
+    shards.change(&shards.one, moved, 1, 3, false).await;
+    shards.change(&shards.two, moved, 2, 4, true).await;
+    let file = std::env::temp_dir().join(format!("{}.shards", shards.two.name()));
+    let list = |two: &str| format!("one={} two={two}", shards.one.service_url().unwrap());
+    std::fs::write(&file, list("postgres://nobody@127.0.0.1:9/none")).unwrap();
+    let text = secret_files::take("SHARDS_FILE", &file).unwrap();
+    let router = Router::listed(&text, |url| postgres::pool(url, 4, "test")).unwrap();
+
+    let metrics = Metrics::register().unwrap();
+    let acceptor = Acceptor::start(router.clone(), TTL, Shedding::none(), metrics.clone());
+    let reader = Reader::start(router.clone());
+    let accepted = acceptor.accept(new_payment(other, "key")).await;
+    let Some(Acceptance::Created(accepted)) = accepted else { panic!("{accepted:?}") };
+    assert_eq!(acceptor.accept(new_payment(moved, "key")).await, None, "503");
+    assert!(reader.payment(moved, accepted.payment_id).await.is_err());
+    assert!(reader.payment(other, accepted.payment_id).await.unwrap().is_some());
+    let handler = Handler::new(router.clone(), &Metrics::register().unwrap());
+    let held = [
+        command((other, accepted.payment_id), Event::Held),
+        command((moved, accepted.payment_id), Event::Held),
+    ];
+    let both: Vec<_> = held.iter().collect();
+    let passed_over = handler.apply(&both, &[], parked).await;
+    assert!(matches!(&passed_over, Err(ApplyError::Absent(items)) if items[..] == [1]), "{passed_over:?}");
+    assert_eq!(handler.apply(&both[..1], &[], parked).await.unwrap().applied, 1);
+
+    std::fs::write(&file, list(&shards.two.service_url().unwrap())).unwrap();
+    let comes_back = async {
+        while acceptor.accept(new_payment(moved, "key")).await.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), comes_back).await.unwrap();
+    assert_eq!((rows(&shards.one, moved).await, rows(&shards.two, moved).await), (0, 1));
+    std::fs::remove_file(&file).unwrap();
+    for (_, pool) in router.shards() {
+        pool.close();
+    }
     shards.finish().await;
 }
 

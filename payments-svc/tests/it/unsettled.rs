@@ -61,7 +61,7 @@ async fn a_payment_without_an_end_is_found_after_a_restart_and_forgotten_at_its_
     payments.apply(&[command(ended, Event::HoldRejected)]).await.unwrap();
 
     let metrics = Metrics::register().unwrap();
-    let mut unsettled = Unsettled::new(payments.pool.clone(), metrics.settling.clone());
+    let mut unsettled = Unsettled::new(payments.router.clone(), metrics.settling.clone());
     unsettled.look().await.unwrap();
     let counts = gauge(&metrics.registry, "payments_unsettled");
     let expected = [("10m", 1.0), ("1d", 0.0), ("1h", 1.0), ("1m", 1.0)];

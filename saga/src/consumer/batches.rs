@@ -14,6 +14,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use super::absent::Absent;
 use super::client::{ClientErrors, Health};
 use super::metrics::ConsumerMetrics;
 use super::waiting::{PendingRecord, Waiting, pauses};
@@ -49,7 +50,7 @@ pub(super) struct Loop<'c, S> {
 }
 
 /// Records that were polled while the partitions were paused. They are applied next.
-type Carried<'c> = VecDeque<PendingRecord<'c>>;
+pub(super) type Carried<'c> = VecDeque<PendingRecord<'c>>;
 
 impl<'c, S: Subscriber> Loop<'c, S> {
     pub(super) fn run(self) -> anyhow::Result<LoopEnd> {
@@ -57,13 +58,14 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         let mut health = Health::new(Instant::now());
         let mut carried = Carried::new();
         let mut waiting = Waiting::new(Instant::now());
+        let mut absent = Absent::new(Instant::now());
         while !self.shutdown.is_cancelled() {
             self.pause_waiting_partitions(&mut waiting)?;
             let batch = self.next_batch(&mut carried, &waiting, &mut client_errors)?;
             if !batch.is_empty() {
                 self.metrics.batch_records.observe(batch.len() as f64);
                 let timer = self.metrics.batch_seconds.start_timer();
-                self.apply(batch, &mut carried, &mut waiting)?;
+                self.apply(batch, &mut carried, &mut waiting, &mut absent)?;
                 timer.observe_duration();
                 health.received(Instant::now());
             } else if health.is_client_lost(self.consumer, self.topic) {
@@ -71,9 +73,10 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             }
             if let Some(due) = waiting.take_due(Instant::now()) {
                 self.metrics.retries.with_label_values(&["missing"]).inc();
-                self.apply(due, &mut carried, &mut waiting)?;
+                self.apply(due, &mut carried, &mut waiting, &mut absent)?;
                 self.consumer.resume(&self.consumer.assignment()?).context("cannot resume partitions")?;
             }
+            self.read_absent_again(&mut carried, &mut waiting, &mut absent)?;
             self.metrics.waiting.set(waiting.len() as i64);
         }
         if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync) {
@@ -122,11 +125,12 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         batch: Vec<PendingRecord<'c>>,
         carried: &mut Carried<'c>,
         waiting: &mut Waiting<'c>,
+        absent: &mut Absent<'c>,
     ) -> anyhow::Result<()> {
         let mut parts = VecDeque::from([waiting.hold_back(batch)]);
         while let Some(mut part) = parts.pop_front() {
             match self.apply_part(&part, carried)? {
-                Verdict::Done => self.store_offsets(&part)?,
+                Verdict::Done => self.store_offsets(&part, absent)?,
                 Verdict::Poison(reason) if part.len() == 1 => {
                     part[0].park_reason = Some(reason);
                     parts.push_front(part);
@@ -142,6 +146,13 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                         *later = waiting.hold_back(std::mem::take(later));
                     }
                     parts.push_front(rest);
+                }
+                Verdict::Absent(positions) => {
+                    tracing::warn!(
+                        events = positions.len(),
+                        "events are passed over, since the database of their users is away; they are read again once it answers"
+                    );
+                    parts.push_front(absent.pass_over(part, &positions));
                 }
                 Verdict::Moving(moving) => {
                     tracing::debug!(events = moving.len(), "events wait for users that are being moved");
@@ -178,7 +189,11 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         })
     }
 
-    fn apply_part(&self, part: &[PendingRecord<'c>], carried: &mut Carried<'c>) -> anyhow::Result<Verdict> {
+    pub(super) fn apply_part(
+        &self,
+        part: &[PendingRecord<'c>],
+        carried: &mut Carried<'c>,
+    ) -> anyhow::Result<Verdict> {
         let Records { events, unreadable, contradictions } = self.decode(part);
         let ignored = part.len() - events.len() - unreadable.len();
         if events.is_empty() && unreadable.is_empty() {
@@ -193,6 +208,10 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             }
             Err(ApplyError::Missing(missing)) => {
                 Attempt::End(Verdict::Missing(missing_rows(&events, missing)))
+            }
+            Err(ApplyError::Absent(absent)) => {
+                let positions = absent.into_iter().map(|index| record_position(events[index].record.0));
+                Attempt::End(Verdict::Absent(positions.collect()))
             }
             Err(ApplyError::Moving(moving)) => {
                 let positions = moving.into_iter().map(|index| record_position(events[index].record.0));
@@ -284,12 +303,13 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         }
     }
 
-    fn store_offsets(&self, part: &[PendingRecord<'c>]) -> anyhow::Result<()> {
+    fn store_offsets(&self, part: &[PendingRecord<'c>], absent: &Absent<'c>) -> anyhow::Result<()> {
         let mut last: HashMap<(&str, i32), i64> = HashMap::new();
         for read in part {
             last.insert(read.topic_partition(), read.message.offset());
         }
-        for ((topic, partition), offset) in last {
+        for ((topic, partition), last) in last {
+            let Some(offset) = absent.storable(topic, partition, last) else { continue };
             match self.consumer.store_offset(topic, partition, offset) {
                 Ok(()) => {}
                 // The partition was revoked meanwhile. Its new owner repeats the records.
@@ -310,14 +330,14 @@ struct Records<'m, E> {
 }
 
 /// Topic, partition and offset.
-type RecordPosition = (String, i32, i64);
+pub(super) type RecordPosition = (String, i32, i64);
 
-fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
+pub(super) fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
     (message.topic().to_owned(), message.partition(), message.offset())
 }
 
 /// The missing rows by the position of their event.
-type MissingRows = HashMap<RecordPosition, String>;
+pub(super) type MissingRows = HashMap<RecordPosition, String>;
 
 fn missing_rows<E>(events: &[Delivery<'_, E>], missing: Vec<MissingRow>) -> MissingRows {
     missing
@@ -326,13 +346,15 @@ fn missing_rows<E>(events: &[Delivery<'_, E>], missing: Vec<MissingRow>) -> Miss
         .collect()
 }
 
-enum Verdict {
+pub(super) enum Verdict {
     Done,
     Poison(String),
     /// Nothing was applied, since these rows are missing.
     Missing(MissingRows),
     /// Nothing was applied, since the users of these events are being moved.
     Moving(HashSet<RecordPosition>),
+    /// These events are passed over, since the database of their users is away. Others may be applied.
+    Absent(HashSet<RecordPosition>),
     /// Shutdown began while waiting. Nothing was applied, so no offset may be stored.
     Stopped,
 }

@@ -110,6 +110,11 @@ impl<'c> Waiting<'c> {
         });
     }
 
+    /// Drops these records, which are read again.
+    pub(super) fn drop_those(&mut self, are_dropped: impl Fn(&PendingRecord<'c>) -> bool) {
+        self.records.retain(|read| !are_dropped(read));
+    }
+
     /// The partitions that must stay paused.
     pub(super) fn partitions(&self) -> TopicPartitionList {
         let mut partitions = TopicPartitionList::new();

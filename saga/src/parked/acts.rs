@@ -18,7 +18,7 @@ use crate::backoff;
 use crate::consumer::{ApplyError, BatchCounts, Decoding};
 use crate::contract::{Envelope, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE};
 use crate::postgres::{Failure, Pool, Transaction, classify};
-use crate::shards::{Unowned, is_refused};
+use crate::shards::{Databases, Unowned, is_refused};
 use crate::telemetry::log_text;
 
 /// A move lets go of a user after 300 milliseconds.
@@ -151,6 +151,7 @@ impl<'a> Reapplication<'a> {
                 Ok(Reapplied::Impossible(format!("missing: {}", rows.join(", "))))
             }
             Err(ApplyError::Moving(_)) => Err(Unowned::Moving.into()),
+            Err(ApplyError::Absent(_)) => Err(Unowned::Away.into()),
             Err(ApplyError::Other(error)) => Err(error),
         }
     }
@@ -195,6 +196,26 @@ const INSERT_ACT: &str = "
     insert into parked_acts (parked_id, act, operator, reason, outcome) values ($1, $2, $3, $4, $5)
     on conflict do nothing
     returning operator, reason, outcome, acted_at";
+
+/// Carries out a request in the database that has the message.
+///
+/// # Errors
+/// As [`act`]; and when no database has the message, and one of them is away.
+pub async fn act_on<R: Reapply>(
+    databases: &Databases,
+    service: &R,
+    request: &ActRequest,
+) -> anyhow::Result<ActAnswer> {
+    let mut failed = None;
+    for pool in databases.pools() {
+        match act(&pool, service, request).await {
+            Ok(ActAnswer::Unknown) => {}
+            Ok(answer) => return Ok(answer),
+            Err(error) => failed = Some(error),
+        }
+    }
+    failed.map_or(Ok(ActAnswer::Unknown), Err)
+}
 
 /// Carries out a request in one transaction, which is repeated while the user of the message is being moved to another shard.
 ///

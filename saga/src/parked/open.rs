@@ -9,7 +9,8 @@ use anyhow::Context;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use tokio_util::sync::CancellationToken;
 
-use crate::postgres::{self, Pool};
+use crate::postgres;
+use crate::shards::Databases;
 use crate::telemetry::log_text;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,9 +23,9 @@ const OPEN: &str = "
         select from parked p where not exists (select from parked_acts a where a.parked_id = p.parked_id) limit 1000
     ) as open";
 
-/// The count of a service's own database.
+/// The count of a service's own databases. While one of them is away, there is none.
 pub struct OpenMessages {
-    pool: Pool,
+    databases: Databases,
     /// Without labels. It has no value before the first count, since 0 would say that nobody has to look.
     count: IntGaugeVec,
 }
@@ -32,10 +33,10 @@ pub struct OpenMessages {
 impl OpenMessages {
     /// # Errors
     /// When the registry has the gauge already.
-    pub fn register(pool: Pool, registry: &Registry) -> anyhow::Result<Self> {
+    pub fn register(databases: impl Into<Databases>, registry: &Registry) -> anyhow::Result<Self> {
         let count = IntGaugeVec::new(Opts::new("parked_messages_open", HELP), &[])?;
         registry.register(Box::new(count.clone()))?;
-        Ok(Self { pool, count })
+        Ok(Self { databases: databases.into(), count })
     }
 
     /// Counts once per interval, until `shutdown`.
@@ -59,9 +60,12 @@ impl OpenMessages {
     /// # Errors
     /// When the database does not answer.
     pub async fn look(&self) -> anyhow::Result<()> {
-        let rows = postgres::query(&self.pool, OPEN, &[], "cannot count parked messages").await?;
-        let row = rows.first().context("a count is one row")?;
-        self.count.with_label_values::<&str>(&[]).set(row.get(0));
+        let mut open: i64 = 0;
+        for pool in self.databases.pools() {
+            let rows = postgres::query(&pool, OPEN, &[], "cannot count parked messages").await?;
+            open += rows.first().context("a count is one row")?.get::<_, i64>(0);
+        }
+        self.count.with_label_values::<&str>(&[]).set(open);
         Ok(())
     }
 }

@@ -14,11 +14,11 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::{Reply, Response};
 
-use super::acts::{Act, ActAnswer, ActRecord, ActRequest, Reapply, act};
+use super::acts::{Act, ActAnswer, ActRecord, ActRequest, Reapply, act_on};
 use crate::fields::Fields;
 use crate::http;
-use crate::postgres::Pool;
 use crate::problem::{Kind, Problem};
+use crate::shards::Databases;
 
 /// Length limit of an id: queue and message id of at most 255 bytes each, and a hash.
 const PARKED_ID_CHARS_MAX: usize = 1_000;
@@ -26,21 +26,25 @@ const PARKED_ID_CHARS_MAX: usize = 1_000;
 pub const REASON_CHARS_MAX: usize = 500;
 
 /// `POST /parked/retry`, `POST /parked/dismiss`.
-pub fn routes<R: Reapply>(pool: &Pool, service: &R) -> BoxedFilter<(Response,)> {
-    let (pool, service) = (pool.clone(), service.clone());
-    let with = warp::any().map(move || (pool.clone(), service.clone()));
+pub fn routes<R: Reapply>(databases: impl Into<Databases>, service: &R) -> BoxedFilter<(Response,)> {
+    let (databases, service) = (databases.into(), service.clone());
+    let with = warp::any().map(move || (databases.clone(), service.clone()));
     let retry = warp::path!("parked" / "retry")
         .and(http::post())
         .and(with.clone())
         .and(holder())
         .and(http::json_body())
-        .then(|(pool, service): (Pool, R), holder, body| answer(pool, service, Act::Retried, holder, body));
+        .then(|(databases, service): (Databases, R), holder, body| {
+            answer(databases, service, Act::Retried, holder, body)
+        });
     let dismiss = warp::path!("parked" / "dismiss")
         .and(http::post())
         .and(with)
         .and(holder())
         .and(http::json_body())
-        .then(|(pool, service): (Pool, R), holder, body| answer(pool, service, Act::Dismissed, holder, body));
+        .then(|(databases, service): (Databases, R), holder, body| {
+            answer(databases, service, Act::Dismissed, holder, body)
+        });
     retry.or(dismiss).unify().boxed()
 }
 
@@ -50,17 +54,17 @@ pub fn holder() -> impl Filter<Extract = (Option<Operator>,), Error = Infallible
 }
 
 async fn answer<R: Reapply>(
-    pool: Pool,
+    databases: Databases,
     service: R,
     act: Act,
     holder: Option<Operator>,
     body: Value,
 ) -> Response {
-    http::answer(done(&pool, &service, act, holder.as_ref(), body).await)
+    http::answer(done(&databases, &service, act, holder.as_ref(), body).await)
 }
 
 async fn done<R: Reapply>(
-    pool: &Pool,
+    databases: &Databases,
     service: &R,
     what: Act,
     holder: Option<&Operator>,
@@ -72,7 +76,7 @@ async fn done<R: Reapply>(
     let reason = fields.text("reason", REASON_CHARS_MAX);
     fields.finish()?;
     let request = ActRequest { act: what, parked_id, operator, reason };
-    match act(pool, service, &request).await.map_err(|error| http::unavailable(&error))? {
+    match act_on(databases, service, &request).await.map_err(|error| http::unavailable(&error))? {
         ActAnswer::Done(record) => Ok(warp::reply::json(&rendered(&request, &record)).into_response()),
         ActAnswer::Repeated(record) => {
             let reply = warp::reply::json(&rendered(&request, &record));

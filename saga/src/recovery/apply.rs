@@ -157,7 +157,7 @@ async fn apply_part<H: EventHandler>(handler: &H, part: &[Item<H::Event>]) -> an
         match handler.apply(&events, &unreadable, park).await {
             Ok(done) => return Ok(Verdict::Done(done)),
             Err(ApplyError::Missing(rows)) => return Ok(Verdict::Missing(rows)),
-            Err(ApplyError::Moving(_)) => match pauses.next() {
+            Err(ApplyError::Moving(_) | ApplyError::Absent(_)) => match pauses.next() {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => {
                     return Err(Unowned::Moving).context("the database does not own every user of the topic");

@@ -63,6 +63,11 @@ impl Map {
         self.owners[bucket.index()]
     }
 
+    /// The shard that owned the bucket last, as far as this process knows.
+    pub fn last_shard(&self, bucket: Bucket) -> Option<usize> {
+        self.known[bucket.index()].map(|holder| holder.shard)
+    }
+
     /// The buckets that two shards own at one epoch.
     pub fn contested(&self) -> impl Iterator<Item = Bucket> {
         Bucket::all().filter(|bucket| self.owner(*bucket) == Owner::Contested)

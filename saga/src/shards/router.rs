@@ -4,8 +4,10 @@
 //!   all that wait. So a service starts while its database is away.
 //! * The list of shards is read again with the map.
 //! * Work that is refused has written nothing. It is repeated once the map was read again.
+//! * Where there are several shards, one that is away is not asked until it answers again (`away`). Its users are answered so at once.
 //! * Work about a bucket that nobody owns waits: a request for [`WAIT_TIMEOUT`] at most, an event without end.
 
+mod away;
 mod batch;
 mod metrics;
 mod shard;
@@ -20,13 +22,14 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use self::metrics::RouterMetrics;
-use self::shard::{List, Shard, answer};
+use self::shard::{List, Shard, answer_unless_away};
 use super::bucket::{BUCKETS, Bucket};
 use super::list::ListedShard;
 use super::map::{Answer, Map, Owner};
 use super::ownership::{Ownership, Unowned, is_refused};
+use super::settings::Settings;
 use crate::backoff;
-use crate::postgres::Pool;
+use crate::postgres::{self, Pool};
 use crate::telemetry::log_text;
 
 /// How long a request waits for a bucket that is being moved. A move lets go after 300 milliseconds.
@@ -70,6 +73,8 @@ pub struct Parts {
     pub owned: Vec<Part>,
     /// The items whose bucket is being moved.
     pub moving: Vec<usize>,
+    /// The items whose shard is away, while there are others.
+    pub away: Vec<usize>,
     /// The items that no shard can be asked about, and why.
     pub unavailable: Vec<(usize, Unowned)>,
 }
@@ -78,7 +83,20 @@ impl Router {
     /// A service with one shard.
     pub fn one(pool: Pool) -> Self {
         let listed = ListedShard { name: "one".to_owned(), url: String::new() };
-        Self::new(vec![Shard { listed, pool, is_listed: true }], None)
+        Self::new(vec![Shard { listed, pool, is_listed: true, is_away: false }], None)
+    }
+
+    /// The router of a service of the saga, which gets no connection to a closed database.
+    ///
+    /// # Errors
+    /// When the list or a URL is malformed.
+    pub fn of_service(settings: &Settings, service: &'static str) -> anyhow::Result<Self> {
+        let size_max = settings.pool_size;
+        let open = move |url: &str| postgres::guarded_pool(url, size_max, service);
+        match &settings.shards {
+            Some(list) => Self::listed(list, open),
+            None => open(&settings.database_url).map(Self::one),
+        }
     }
 
     /// A service with the shards of a list. `open` makes the pool of a shard of its URL.
@@ -118,12 +136,20 @@ impl Router {
         listed.map(|shard| (shard.listed.name.clone(), shard.pool.clone())).collect()
     }
 
+    /// The index of the shard that owned the user last, as far as this process knows; of the first one if it knows nothing.
+    pub fn last_shard(&self, user_id: Uuid) -> usize {
+        self.current().0.last_shard(Bucket::of(user_id)).unwrap_or_default()
+    }
+
     /// The shard of these users, who are on one.
     ///
     /// # Errors
     /// When no shard owns them, or several do.
     pub async fn ownership(&self, users: &[Uuid]) -> Result<Ownership, Unowned> {
         let mut parts = self.split(users).await;
+        if !parts.away.is_empty() {
+            return Err(Unowned::Away);
+        }
         match (parts.owned.pop(), parts.moving.is_empty(), parts.unavailable.pop()) {
             (_, _, Some((_, why))) => Err(why),
             (_, false, None) => Err(Unowned::Moving),
@@ -152,10 +178,20 @@ impl Router {
     fn split_by(&self, map: &Map, reading: u64, users: &[Uuid]) -> Parts {
         let mut parts = Parts::default();
         let mut named = [false; BUCKETS];
+        let away = self.away();
         for (item, user_id) in users.iter().enumerate() {
             let bucket = Bucket::of(*user_id);
             let holder = match map.owner(bucket) {
+                Owner::Shard(holder) if away.contains(&holder.shard) => {
+                    parts.away.push(item);
+                    continue;
+                }
                 Owner::Shard(holder) => holder,
+                // It is read who owns the bucket once every shard answers.
+                Owner::Away if !away.is_empty() => {
+                    parts.away.push(item);
+                    continue;
+                }
                 Owner::Nobody => {
                     parts.moving.push(item);
                     continue;
@@ -238,9 +274,10 @@ impl Router {
     }
 
     /// Whether a shard has refused the work that failed with `error`. Then the shards are read again, unless that was done
-    /// meanwhile.
+    /// meanwhile. Where the shard is away instead, it is not asked again before it answers.
     pub async fn was_refused(&self, known: &Ownership, error: &anyhow::Error) -> bool {
         let is_refused = is_refused(error);
+        self.may_be_away(known.shard, error);
         if is_refused {
             tracing::info!(
                 "a shard refused work about {} buckets; who owns them is read again",
@@ -275,7 +312,8 @@ impl Router {
             return;
         }
         let shards = self.update_list();
-        let answers = join_all(shards.iter().map(answer)).await;
+        let answers = join_all(shards.iter().map(answer_unless_away)).await;
+        self.answered(&answers);
         let away = answers.iter().filter(|answer| **answer == Answer::Away).count();
         let mut state = self.state();
         let next = state.map.next(&answers);

@@ -43,6 +43,8 @@ pub struct SubscriberState {
     pub needs_rows: bool,
     /// The users of these events are being moved to another shard.
     pub moving: BTreeSet<&'static str>,
+    /// The databases of the users of these events are away.
+    pub absent: BTreeSet<&'static str>,
 }
 
 /// The service's side of a test. `poison` is refused by a constraint, `ignore` is ignored.
@@ -105,8 +107,13 @@ impl Subscriber for Reader {
             state.outages = state.outages.saturating_sub(1);
             return Err(anyhow::anyhow!("the database is away").into());
         }
-        let moving = |event: &String| state.moving.contains(event.as_str());
-        let moving: Vec<usize> = (0..events.len()).filter(|&index| moving(&events[index].event)).collect();
+        let among = |set: &BTreeSet<&str>| -> Vec<usize> {
+            (0..events.len()).filter(|&index| set.contains(events[index].event.as_str())).collect()
+        };
+        let (absent, moving) = (among(&state.absent), among(&state.moving));
+        if !absent.is_empty() {
+            return Err(ApplyError::Absent(absent));
+        }
         if !moving.is_empty() {
             return Err(ApplyError::Moving(moving));
         }

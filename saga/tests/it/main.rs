@@ -6,6 +6,7 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod absent;
 mod closed;
 mod group;
 mod harness;

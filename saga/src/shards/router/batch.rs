@@ -9,7 +9,7 @@ use crate::consumer::{ApplyError, BatchCounts, MissingRow};
 use crate::parked::Parked;
 use crate::shards::bucket::Bucket;
 use crate::shards::map::Owner;
-use crate::shards::ownership::Ownership;
+use crate::shards::ownership::{Ownership, Unowned};
 use crate::telemetry::log_text;
 
 /// Rounds in which a batch is done before the rest of it comes again with others.
@@ -31,6 +31,9 @@ impl Router {
         for _ in 0..ROUNDS_MAX {
             let of_left: Vec<Uuid> = left.iter().map(|&item| users[item]).collect();
             let parts = self.split(&of_left).await;
+            for item in parts.away {
+                results[left[item]] = Some(Err(Unowned::Away.into()));
+            }
             for (item, why) in parts.unavailable {
                 results[left[item]] = Some(Err(why.into()));
             }
@@ -64,7 +67,7 @@ impl Router {
     /// own. `users` are those of the events. `work` gets the indices of its events, and its messages to park.
     ///
     /// # Errors
-    /// When buckets are being moved: nothing was applied then. When rows are missing or a shard failed: the other parts may be
+    /// When buckets are being moved, or shards are away: nothing of those was applied then. When rows are missing or a shard failed: the other parts may be
     /// applied, and applying them again changes nothing.
     pub async fn apply<F>(
         &self,
@@ -76,8 +79,14 @@ impl Router {
         F: Future<Output = Result<BatchCounts, ApplyError>>,
     {
         let mut parts = self.split(users).await;
+        let is_contested = |(_, why): &mut (usize, Unowned)| *why == Unowned::Contested;
+        // Nobody else waits until an operator has found out whose they are.
+        parts.away.extend(parts.unavailable.extract_if(.., is_contested).map(|(item, _)| item));
         if let Some((_, why)) = parts.unavailable.pop() {
             return Err(why.into());
+        }
+        if !parts.away.is_empty() {
+            return Err(ApplyError::Absent(parts.away));
         }
         if !parts.moving.is_empty() {
             return Err(ApplyError::Moving(parts.moving));
@@ -92,9 +101,12 @@ impl Router {
                 ),
                 Err(ApplyError::Other(error)) => {
                     self.was_refused(&known, &error).await;
-                    return Err(ApplyError::Other(error));
+                    return Err(match self.away().contains(&known.shard) {
+                        true => ApplyError::Absent(items),
+                        false => ApplyError::Other(error),
+                    });
                 }
-                Err(moving @ ApplyError::Moving(_)) => return Err(moving),
+                Err(other @ (ApplyError::Moving(_) | ApplyError::Absent(_))) => return Err(other),
             }
         }
         if missing.is_empty() { Ok(counts) } else { Err(ApplyError::Missing(missing)) }
@@ -125,7 +137,7 @@ impl Router {
     pub async fn was_refused_in(&self, known: &Ownership, error: &ApplyError) -> bool {
         match error {
             ApplyError::Other(error) => self.was_refused(known, error).await,
-            ApplyError::Missing(_) | ApplyError::Moving(_) => false,
+            ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_) => false,
         }
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Shard {
     pub(super) listed: ListedShard,
     pub(super) pool: Pool,
     pub(super) is_listed: bool,
+    /// It did not answer last, and there are others.
+    pub(super) is_away: bool,
 }
 
 impl List {
@@ -49,7 +51,7 @@ impl List {
                 continue;
             }
             let pool = (self.open)(&listed.url).with_context(|| format!("shard {}", listed.name))?;
-            let opened = Shard { listed, pool, is_listed: true };
+            let opened = Shard { listed, pool, is_listed: true, is_away: false };
             match at {
                 Some(at) => next[at] = opened,
                 None => next.push(opened),
@@ -58,6 +60,11 @@ impl List {
         *shards = next;
         Ok(())
     }
+}
+
+/// One that is away is not asked.
+pub(super) async fn answer_unless_away(shard: &Shard) -> Answer {
+    if shard.is_away { Answer::Away } else { answer(shard).await }
 }
 
 pub(super) async fn answer(shard: &Shard) -> Answer {
