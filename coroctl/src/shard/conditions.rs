@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// Deadlines and leases are compared with the database's clock, so a row must not meet a clock that is far behind the last.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_millis(50);
+/// The first release whose publications have row filters (`server_version_num`).
+pub const SERVER_MIN: i32 = 150_000;
 /// One slot for the subscription, and one for each of the two workers that copy tables at a time.
 pub const SLOTS_MIN: i64 = 3;
 /// One worker that applies, and two that copy.
@@ -46,6 +48,8 @@ pub struct Databases {
     pub target_version: i32,
     /// The databases whose incarnation is not open.
     pub closed: Vec<String>,
+    /// `server_version_num` of the source.
+    pub source_server: i32,
     /// `wal_level` of the source is `logical`.
     pub is_logical: bool,
 }
@@ -70,6 +74,7 @@ pub enum Refusal {
     Migrating,
     VersionsDiffer { source: i32, target: i32 },
     Closed(String),
+    TooOld(i32),
     NotLogical,
     NoIdentity(String),
     Referring(String),
@@ -99,6 +104,8 @@ pub fn refusals(conditions: &Conditions) -> Vec<Refusal> {
     for name in &databases.closed {
         refuse(true, Refusal::Closed(name.clone()));
     }
+    let server = databases.source_server;
+    refuse(server < SERVER_MIN, Refusal::TooOld(server));
     refuse(!databases.is_logical, Refusal::NotLogical);
     for table in &conditions.without_identity {
         refuse(true, Refusal::NoIdentity(table.clone()));
@@ -138,6 +145,12 @@ impl fmt::Display for Refusal {
                 f,
                 "The database {name} is closed, since its history is not known to be whole. Run `recover` first (docs/runbooks/restore.md)."
             ),
+            Self::TooOld(server) => write!(
+                f,
+                "The source is PostgreSQL {}, whose publications have no row filters. Upgrade it to {} first.",
+                server / 10_000,
+                SERVER_MIN / 10_000
+            ),
             Self::NotLogical => f.write_str(
                 "The source has not wal_level = logical, so nothing can be copied from it. Set it, and restart the server.",
             ),
@@ -173,29 +186,43 @@ impl fmt::Display for Refusal {
             Self::NotOwned(count) => {
                 write!(f, "The source does not own {count} of the buckets. `coroctl shard list` shows who does.")
             }
-            Self::Slots(free) => short(f, "source", "max_replication_slots", *free, SLOTS_MIN),
-            Self::Walsenders(free) => short(f, "source", "max_wal_senders", *free, SLOTS_MIN),
-            Self::Workers(free) => {
-                short(f, "target", "max_logical_replication_workers, or max_worker_processes,", *free, WORKERS_MIN)
+            Self::Slots(_) | Self::Walsenders(_) | Self::Workers(_) | Self::Origins(_) | Self::Space { .. } => {
+                supply(self, f)
             }
-            Self::Origins(free) => short(
-                f,
-                "target",
-                "max_active_replication_origins (max_replication_slots before PostgreSQL 18)",
-                *free,
-                WORKERS_MIN,
-            ),
-            Self::Space { shard, needed, free: Some(free) } => write!(
-                f,
-                "The {shard} has {free} bytes of disk free, and a move of this size may take {needed}. Add space, or move fewer \
-                 buckets at a time."
-            ),
-            Self::Space { shard, needed, free: None } => write!(
-                f,
-                "It is not known how much disk the {shard} has free; a move of this size may take {needed} bytes. Give \
-                 --{shard}-bytes-free."
-            ),
         }
+    }
+}
+
+/// What a refusal for want of something says.
+fn supply(refusal: &Refusal, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match refusal {
+        Refusal::Slots(free) => short(f, "source", "max_replication_slots", *free, SLOTS_MIN),
+        Refusal::Walsenders(free) => short(f, "source", "max_wal_senders", *free, SLOTS_MIN),
+        Refusal::Workers(free) => short(
+            f,
+            "target",
+            "max_logical_replication_workers, or max_worker_processes,",
+            *free,
+            WORKERS_MIN,
+        ),
+        Refusal::Origins(free) => short(
+            f,
+            "target",
+            "max_active_replication_origins (max_replication_slots before PostgreSQL 18)",
+            *free,
+            WORKERS_MIN,
+        ),
+        Refusal::Space { shard, needed, free: Some(free) } => write!(
+            f,
+            "The {shard} has {free} bytes of disk free, and a move of this size may take {needed}. Add space, or move fewer \
+             buckets at a time."
+        ),
+        Refusal::Space { shard, needed, free: None } => write!(
+            f,
+            "It is not known how much disk the {shard} has free; a move of this size may take {needed} bytes. Give \
+             --{shard}-bytes-free."
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -217,6 +244,7 @@ mod tests {
                 source_version: 7,
                 target_version: 7,
                 closed: Vec::new(),
+                source_server: SERVER_MIN,
                 is_logical: true,
             },
             resources: Resources {
@@ -248,6 +276,7 @@ mod tests {
             (|c| c.databases.is_migrating = true, Refusal::Migrating),
             (|c| c.databases.target_version = 6, Refusal::VersionsDiffer { source: 7, target: 6 }),
             (|c| c.databases.closed.push("two".to_owned()), Refusal::Closed("two".to_owned())),
+            (|c| c.databases.source_server = 140_012, Refusal::TooOld(140_012)),
             (|c| c.databases.is_logical = false, Refusal::NotLogical),
             (|c| c.without_identity.push("charges".to_owned()), Refusal::NoIdentity(table())),
             (|c| c.referring.push("charges".to_owned()), Refusal::Referring(table())),
@@ -276,7 +305,7 @@ mod tests {
         for (spoil, expected) in rows {
             let mut conditions = good();
             spoil(&mut conditions);
-            assert_eq!(refusals(&conditions), [expected.clone()], "{expected}");
+            assert_eq!(refusals(&conditions), std::slice::from_ref(&expected), "{expected}");
         }
     }
 

@@ -87,6 +87,7 @@ async fn databases(source: &Shard, target: &Shard) -> Result<Databases> {
         source_version: 0,
         target_version: 0,
         closed: Vec::new(),
+        source_server: 0,
         is_logical: true,
     };
     for (shard, is_source) in [(source, true), (target, false)] {
@@ -99,6 +100,7 @@ async fn databases(source: &Shard, target: &Shard) -> Result<Databases> {
         if is_source {
             databases.source_version = version;
             databases.is_logical = state.try_get(1)?;
+            databases.source_server = state.try_get(2)?;
         } else {
             databases.target_version = version;
         }
