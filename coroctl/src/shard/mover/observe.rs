@@ -1,8 +1,9 @@
 //! Reads the facts of a move from both shards.
 
 use anyhow::{Context, Result};
+use tokio_postgres::Client;
 
-use super::super::moves::{Observed, Record, Side, Subscription};
+use super::super::moves::{Observed, Record, Subscription};
 use super::super::replication::{self, PREFIX};
 use super::record::{self, Recorded};
 use super::{Mover, Walk};
@@ -26,46 +27,43 @@ const OTHER_SLOTS: &str = "
      where database = current_database() and slot_type = 'logical' and not temporary and slot_name not like $1";
 
 impl Mover {
+    /// All questions are asked at once, so that a fence is not up for longer than their answers take.
     pub(super) async fn observe(&mut self) -> Result<Observed> {
         let (source, target) = (&self.source.client, &self.target.client);
-        let numbers = self.moved.numbers();
-        let (source_record, target_record) = tokio::try_join!(
-            record::read(source, self.moved.move_id),
-            record::read(target, self.moved.move_id)
+        let (move_id, numbers) = (self.moved.move_id, self.moved.numbers());
+        let (records, rows, has_slot, subscription, incarnations, has_drained, positions) = tokio::try_join!(
+            async { tokio::try_join!(record::read(source, move_id), record::read(target, move_id)) },
+            async {
+                tokio::try_join!(record::ownership(source, &numbers), record::ownership(target, &numbers))
+            },
+            self.has_slot(),
+            self.subscription(),
+            async { tokio::try_join!(incarnation(source), incarnation(target)) },
+            self.has_drained(),
+            self.positions(),
         )?;
+        let (source_record, target_record) = records;
         if let Some(recorded) = &source_record {
             self.moved.attempts.clone_from(&recorded.attempts);
             self.moved.incarnations.clone_from(&recorded.incarnations);
         }
-        let (source_rows, target_rows) =
-            tokio::try_join!(record::ownership(source, &numbers), record::ownership(target, &numbers))?;
-        self.drained().await?;
-        let (target_has_flushed, relay_has_acknowledged) = self.positions().await?;
-        let abort_requested = source_record.as_ref().is_some_and(|recorded| recorded.abort_requested);
+        self.progress.transactions_ended = has_drained;
+        let (target_has_flushed, relay_has_acknowledged) = positions;
         let state = |recorded: Option<&Recorded>| recorded.map_or(Record::Absent, |recorded| recorded.record);
         Ok(Observed {
-            source: self.moved.at_source(&source_rows),
-            target: self.moved.at_target(&target_rows),
+            source: self.moved.at_source(&rows.0),
+            target: self.moved.at_target(&rows.1),
             source_record: state(source_record.as_ref()),
             target_record: state(target_record.as_ref()),
-            has_slot: self.has_slot().await?,
-            subscription: self.subscription().await?,
+            has_slot,
+            subscription,
             source_has_rows: self.progress.source_walk != Walk::Done,
             target_has_rows: self.progress.target_walk != Walk::Done,
             drain: self.progress.drain(target_has_flushed, relay_has_acknowledged),
             fenced_for: self.progress.fenced_at.map(|at| at.elapsed()).unwrap_or_default(),
-            abort_requested,
-            same_incarnations: self.incarnation(Side::Source).await? == self.moved.incarnations[0]
-                && self.incarnation(Side::Target).await? == self.moved.incarnations[1],
+            abort_requested: source_record.is_some_and(|recorded| recorded.abort_requested),
+            same_incarnations: [incarnations.0, incarnations.1] == self.moved.incarnations,
         })
-    }
-
-    async fn incarnation(&self, side: Side) -> Result<String> {
-        let client = match side {
-            Side::Source => &self.source.client,
-            Side::Target => &self.target.client,
-        };
-        Ok(client.query_one(INCARNATION, &[]).await.context("incarnation()")?.try_get(0)?)
     }
 
     async fn has_slot(&self) -> Result<bool> {
@@ -109,14 +107,13 @@ impl Mover {
     }
 
     /// Whether the listed transactions have ended.
-    async fn drained(&mut self) -> Result<()> {
+    async fn has_drained(&self) -> Result<bool> {
         let Some(listed) = self.progress.listed.as_ref().filter(|_| !self.progress.transactions_ended) else {
-            return Ok(());
+            return Ok(self.progress.transactions_ended);
         };
         let running: Vec<&str> = listed.iter().map(|(transaction, _)| &**transaction).collect();
         let row = self.source.client.query_one(replication::STILL_RUNNING, &[&running]).await;
-        self.progress.transactions_ended = row.context("pg_locks")?.try_get::<_, i64>(0)? == 0;
-        Ok(())
+        Ok(row.context("pg_locks")?.try_get::<_, i64>(0)? == 0)
     }
 
     /// Whether the target and the relay have come to the LSN.
@@ -132,4 +129,8 @@ impl Mover {
         let own = [replication::name(self.moved.move_id)];
         Ok((confirmed(&own).await?, confirmed(&others).await?))
     }
+}
+
+async fn incarnation(client: &Client) -> Result<String> {
+    Ok(client.query_one(INCARNATION, &[]).await.context("incarnation()")?.try_get(0)?)
 }
