@@ -76,3 +76,30 @@ async fn what_fails_for_another_reason_is_not_tried_again() {
     drop(owner);
     harness.finish().await.unwrap();
 }
+
+/// Rows are being copied into tables that have to stay as they are.
+#[tokio::test]
+async fn while_buckets_are_moved_nothing_is_applied() {
+    let harness = Harness::new(Database::Balance).await.unwrap();
+    let owner = harness.owner().await.unwrap();
+    let one: [(&str, &str); 1] = [("V1__note", "create table notes (id bigint)")];
+    let two = [one[0], ("V2__note", "alter table notes add column note text")];
+    let apply = async |migrations: &[(&str, &str)]| {
+        sql::apply(harness.admin_url(), harness.name(), HISTORY, migrations).await
+    };
+    apply(&one).await.unwrap();
+    let begin =
+        "insert into moves (move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation,
+                                    target_incarnation, operator)
+                 values (gen_random_uuid(), 'source', 'two', '{7}', '{1}', '{2}', 'a', 'b', 'ada')";
+    owner.batch_execute(begin).await.unwrap();
+    let refused = apply(&two).await.unwrap_err().to_string();
+    assert!(refused.contains("buckets are being moved"), "{refused}");
+    // Nothing is to be applied, so nothing is in the way.
+    apply(&one).await.unwrap();
+    owner.batch_execute("update moves set state = 'moved', ended_at = now()").await.unwrap();
+    apply(&two).await.unwrap();
+    owner.batch_execute("select note from notes").await.unwrap();
+    drop(owner);
+    harness.finish().await.unwrap();
+}
