@@ -1,10 +1,11 @@
 //! `coroctl shard`: the shards of a service, and moves of buckets between them.
 //!
 //! * [`list`], [`plan`], [`verify`] read only. [`connections`]: the shards by their names, and the map that services make of them.
-//! * [`moving`]: `add`, `move`, `resume`, `abort`. [`mover`]: carries out a move.
+//! * [`adopt`]: what a restored shard gives up. [`moving`]: `add`, `move`, `drain`, `resume`, `abort`. [`mover`]: carries out a move.
 //! * [`moves`]: the next step of a move, from what its two shards recorded.
 //! * [`conditions`]: whether a move may begin. [`replication`]: the SQL by which its rows are copied.
 
+pub mod adopt;
 pub mod conditions;
 pub mod connections;
 pub mod list;
@@ -37,6 +38,10 @@ pub enum Shard {
     /// Rows are copied by logical replication. Then nobody owns the buckets for 300 ms at most; requests about them wait. It is
     /// refused, with all reasons, before anything is changed.
     Move(moving::Begin),
+    /// Move all buckets of a shard to where they belong without it.
+    Drain(moving::Drain),
+    /// Have a restored shard give up the buckets that were moved after its backup, before it is opened.
+    Adopt(adopt::Adopt),
     /// Print the moves that have not ended.
     Moves(moving::Listing),
     /// Go on with a move that was interrupted.
@@ -56,6 +61,8 @@ pub async fn run(command: &Shard) -> Result<()> {
         Shard::Verify(options) => verify::run(options).await,
         Shard::Add(options) => moving::add(options).await,
         Shard::Move(options) => moving::begin(options).await,
+        Shard::Drain(options) => moving::drain(options).await,
+        Shard::Adopt(options) => adopt::run(options).await,
         Shard::Moves(options) => moving::list_moves(options).await,
         Shard::Resume(options) => moving::resume(options).await,
         Shard::Abort(options) => moving::abort(options).await,

@@ -1,4 +1,4 @@
-//! `coroctl shard add`, `move`, `resume` and `abort`: the commands that change which shard owns a bucket.
+//! `coroctl shard add`, `move`, `drain`, `resume` and `abort`: the commands that change which shard owns a bucket.
 //!
 //! * They connect as a role that may change everything on both shards: subscriptions are made by superusers.
 //! * `move` is refused before it changes anything, with every reason at once.
@@ -10,15 +10,16 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use saga::shards::bucket::Bucket;
 use saga::shards::list::{self, ListedShard};
+use saga::shards::placement;
 use uuid::Uuid;
 
 use super::conditions::refusals;
-use super::connections::ranges;
+use super::connections::{self, Connected, ranges};
 use super::mover::conditions_read::{self, Given};
 use super::mover::record::{self, Move, Recorded};
 use super::mover::{Mover, Shard, ShardUrl};
 use super::moves::{Attempt, Outcome, Record, Side};
-use super::replication;
+use super::{plan, replication};
 
 /// The shards, with a role that may change them.
 #[derive(Args, Clone)]
@@ -40,7 +41,11 @@ impl Owned {
 }
 
 impl Owners {
-    async fn connect(&self, name: &str) -> Result<Shard> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.shards_admin.0.iter().map(|shard| &*shard.name)
+    }
+
+    pub(super) async fn connect(&self, name: &str) -> Result<Shard> {
         let listed = self.shards_admin.0.iter().find(|shard| shard.name == name);
         let listed = listed.with_context(|| format!("no shard is called {name}"))?;
         Shard::connect(&ShardUrl { name: listed.name.clone(), url: listed.url.clone() }).await
@@ -55,17 +60,9 @@ pub struct Add {
     owners: Owners,
 }
 
-#[derive(Args)]
-pub struct Begin {
-    /// The shard that owns the buckets.
-    #[arg(long, value_name = "NAME")]
-    from: String,
-    /// The shard that is to own them.
-    #[arg(long, value_name = "NAME")]
-    to: String,
-    /// The buckets, as `coroctl shard plan` prints them: `0-3, 7`.
-    #[arg(long, value_name = "BUCKETS", value_parser = buckets)]
-    buckets: Buckets,
+/// What a move needs besides its buckets.
+#[derive(Args, Clone)]
+pub struct Options {
     /// Your name: lower-case letters, digits and `._@-`. It is kept with the move.
     #[arg(long, env = "CORO_OPERATOR", value_name = "NAME")]
     operator: String,
@@ -78,6 +75,31 @@ pub struct Begin {
     /// Free bytes on the target's disk.
     #[arg(long, value_name = "BYTES")]
     target_bytes_free: Option<u64>,
+}
+
+#[derive(Args)]
+pub struct Begin {
+    /// The shard that owns the buckets.
+    #[arg(long, value_name = "NAME")]
+    from: String,
+    /// The shard that is to own them.
+    #[arg(long, value_name = "NAME")]
+    to: String,
+    /// The buckets, as `coroctl shard plan` prints them: `0-3, 7`.
+    #[arg(long, value_name = "BUCKETS", value_parser = buckets)]
+    buckets: Buckets,
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    owners: Owners,
+}
+
+#[derive(Args)]
+pub struct Drain {
+    /// The shard that is to give up all of its buckets.
+    name: String,
+    #[command(flatten)]
+    options: Options,
     #[command(flatten)]
     owners: Owners,
 }
@@ -128,14 +150,44 @@ pub async fn add(add: &Add) -> Result<()> {
 /// # Errors
 /// When the move is refused, a shard does not answer, or the move has to be resumed.
 pub async fn begin(begin: &Begin) -> Result<()> {
-    ensure!(begin.from != begin.to, "a move is from one shard to another");
-    let source = begin.owners.connect(&begin.from).await?;
-    let target = begin.owners.connect(&begin.to).await?;
-    let numbers: Vec<i16> = begin.buckets.0.iter().map(|bucket| bucket.number()).collect();
+    start(&begin.owners, &begin.options, [&begin.from, &begin.to], &begin.buckets.0).await
+}
+
+/// Moves every bucket of a shard to where it belongs without it, one move after the other.
+///
+/// # Errors
+/// As [`begin`]; what was moved before stays moved.
+pub async fn drain(drain: &Drain) -> Result<()> {
+    let mut connected = Vec::new();
+    for name in drain.owners.names() {
+        let client = drain.owners.connect(name).await?.client;
+        connected.push(Connected { name: name.to_owned(), client: Ok(client) });
+    }
+    let (_, map) = connections::read(&connected).await;
+    let names: Vec<&str> = connected.iter().map(|shard| &*shard.name).collect();
+    let candidates = plan::candidates(&names, std::slice::from_ref(&drain.name))?;
+    let moves = plan::grouped(&placement::plan(&map, &candidates), &names);
+    for planned in moves.iter().filter(|planned| planned.from == drain.name) {
+        let buckets: Vec<Bucket> = planned.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
+        start(&drain.owners, &drain.options, [&planned.from, &planned.to], &buckets).await?;
+    }
+    println!(
+        "Shard {} has given up what had an owner. `coroctl shard list` shows what it still has.",
+        drain.name
+    );
+    Ok(())
+}
+
+async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[Bucket]) -> Result<()> {
+    let [from, to] = names;
+    ensure!(from != to, "a move is from one shard to another");
+    let source = owners.connect(from).await?;
+    let target = owners.connect(to).await?;
+    let numbers: Vec<i16> = buckets.iter().map(|bucket| bucket.number()).collect();
     let given = Given {
-        relay_admin_url: begin.relay_admin_url.as_deref(),
-        source_bytes_free: begin.source_bytes_free,
-        target_bytes_free: begin.target_bytes_free,
+        relay_admin_url: options.relay_admin_url.as_deref(),
+        source_bytes_free: options.source_bytes_free,
+        target_bytes_free: options.target_bytes_free,
     };
     let refusals = refusals(&conditions_read::read(&source, &target, &numbers, &given).await?);
     if !refusals.is_empty() {
@@ -150,13 +202,13 @@ pub async fn begin(begin: &Begin) -> Result<()> {
     };
     let moved = Move {
         move_id: Uuid::now_v7(),
-        buckets: begin.buckets.0.clone(),
+        buckets: buckets.to_vec(),
         attempts: source_rows.iter().zip(&target_rows).map(attempt).collect(),
         incarnations: [
             source.client.query_one(INCARNATION, &[]).await?.try_get(0)?,
             target.client.query_one(INCARNATION, &[]).await?.try_get(0)?,
         ],
-        operator: begin.operator.clone(),
+        operator: options.operator.clone(),
         tables: conditions_read::tables(&source.client).await?,
     };
     println!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));

@@ -62,7 +62,7 @@ pub async fn run(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-fn candidates<'a>(names: &[&'a str], drained: &[String]) -> Result<Vec<Candidate<'a>>> {
+pub(super) fn candidates<'a>(names: &[&'a str], drained: &[String]) -> Result<Vec<Candidate<'a>>> {
     for name in drained {
         ensure!(names.contains(&&**name), "no shard is called {name}");
     }
@@ -74,7 +74,7 @@ fn candidates<'a>(names: &[&'a str], drained: &[String]) -> Result<Vec<Candidate
     Ok(names.iter().map(|name| Candidate { name, is_drained: is_drained(name) }).collect())
 }
 
-fn grouped(moves: &[Move], names: &[&str]) -> Vec<Planned> {
+pub(super) fn grouped(moves: &[Move], names: &[&str]) -> Vec<Planned> {
     let mut groups: BTreeMap<(usize, usize), Vec<i16>> = BTreeMap::new();
     for step in moves {
         groups.entry((step.from, step.to)).or_default().push(step.bucket.number());
