@@ -30,7 +30,8 @@ pub use self::list::{Filter, Page, SCANNED_MAX, page, payment_by_key};
 pub use self::recovery::{published_services, recover};
 pub use self::transitions::{Outcome, apply, apply_in};
 pub use self::unsettled::{
-    UnsettledPayment, WalkStep, clock, still_unsettled, unsettled_by_age, unsettled_by_block,
+    UnsettledPayment, WalkStep, clock, ownership_changes, still_unsettled, unsettled_by_age,
+    unsettled_by_block,
 };
 use crate::saga::{Cancel, State, Status, cancel};
 

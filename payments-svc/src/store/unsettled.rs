@@ -47,10 +47,20 @@ const BY_KEY: &str = "
      where p.status in ('initiated', 'authorized')
        and exists (select from owned_buckets o where o.bucket = bucket(p.user_id) and o.owned)";
 
+// An epoch only rises.
+const OWNERSHIP_CHANGES: &str = "select sum(epoch)::int8 from owned_buckets";
+
 /// The database's clock.
 pub async fn clock(pool: &Pool) -> anyhow::Result<Timestamp> {
     let rows = postgres::query(pool, "select now()", &[], "cannot read the database's clock").await?;
     Ok(rows.first().context("the time is one row")?.get(0))
+}
+
+/// A number that changes when the database gets a user from another one, or gives one up.
+pub async fn ownership_changes(pool: &Pool) -> anyhow::Result<i64> {
+    let rows =
+        postgres::query(pool, OWNERSHIP_CHANGES, &[], "cannot read which users the database owns").await?;
+    Ok(rows.first().context("a sum is one row")?.get(0))
 }
 
 /// The payments accepted from `from` until before `until` that are not terminal, oldest first, at most `rows_max`.
