@@ -110,7 +110,8 @@ impl Mover {
                 moved.attempts.iter().map(|attempt| attempt.after_rollback()).collect();
             record::next_attempt(&transaction, moved, &attempts).await?;
         }
-        transaction.commit().await.with_context(|| format!("{step:?} at shard {}", shard.name))
+        transaction.commit().await.with_context(|| format!("{step:?} at shard {}", shard.name))?;
+        shard.await_standby().await
     }
 
     async fn make_slot(&mut self) -> Result<()> {

@@ -1,6 +1,9 @@
 //! A connection of the mover to one shard.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail};
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use crate::databases;
@@ -29,6 +32,16 @@ const SESSION: &str = "
     set idle_in_transaction_session_timeout = '30s'";
 
 const LOCK: &str = "select pg_try_advisory_lock(hashtextextended('coro move', 0))";
+const STANDBY_TIMEOUT: Duration = Duration::from_secs(10);
+const STANDBY_INTERVAL: Duration = Duration::from_millis(2);
+// Where there are synchronous standbys, one of them has flushed everything up to now. A commit whose wait was cancelled is reported
+// as a success, with a warning that nobody reads here.
+const IS_ON_STANDBY: &str = "
+    select current_setting('synchronous_standby_names') = ''
+           or exists (select from pg_stat_replication
+                       where sync_state in ('sync', 'quorum') and flush_lsn >= $1::text::pg_lsn)";
+const LSN: &str = "select pg_current_wal_flush_lsn()::text";
+
 /// A commit that writes, after which what was read before is on the standby too.
 const BARRIER: &str = "select pg_logical_emit_message(true, 'coro-move', 'begins')";
 
@@ -50,6 +63,32 @@ impl Shard {
             bail!("another mover works on shard {}; wait until it has ended", self.name);
         }
         self.client.query_one(BARRIER, &[]).await.with_context(|| format!("shard {}", self.name))?;
+        self.await_standby().await
+    }
+
+    /// Waits until everything that was committed is on a synchronous standby, where there are any.
+    ///
+    /// # Errors
+    /// When none has it in time: what was committed may be undone by a promotion, and nothing may follow from it.
+    pub(super) async fn await_standby(&self) -> Result<()> {
+        let on_shard = || format!("shard {}", self.name);
+        let lsn: String = self.client.query_one(LSN, &[]).await.with_context(on_shard)?.try_get(0)?;
+        let began = Instant::now();
+        while !self
+            .client
+            .query_one(IS_ON_STANDBY, &[&lsn])
+            .await
+            .with_context(on_shard)?
+            .try_get::<_, bool>(0)?
+        {
+            if began.elapsed() > STANDBY_TIMEOUT {
+                bail!(
+                    "no synchronous standby of shard {} has the last commit; resume the move once one follows",
+                    self.name
+                );
+            }
+            sleep(STANDBY_INTERVAL).await;
+        }
         Ok(())
     }
 }
