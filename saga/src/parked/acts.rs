@@ -24,6 +24,8 @@ use crate::telemetry::log_text;
 /// A move lets go of a user after 300 milliseconds.
 const MOVING_TRIES_MAX: usize = 10;
 const MOVING_PAUSE_MAX: Duration = Duration::from_millis(100);
+const ELSEWHERE: &str =
+    "the user of the message is on another shard than the message by now: emit its event again";
 
 /// What an operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
@@ -231,6 +233,7 @@ pub async fn act<R: Reapply>(pool: &Pool, service: &R, request: &ActRequest) -> 
         let is_moving = is_refused(&error) || error.downcast_ref() == Some(&Unowned::Moving);
         match pauses.next().filter(|_| is_moving) {
             Some(pause) => tokio::time::sleep(pause).await,
+            None if is_moving => return Err(error.context(ELSEWHERE)),
             None => return Err(error),
         }
     }
