@@ -342,3 +342,50 @@ impl Router {
         state.shards.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shards::map::BucketRow;
+
+    fn nowhere() -> Pool {
+        crate::http::install_provider();
+        postgres::pool("postgres://nobody@127.0.0.1:9/none", 1, "test").unwrap()
+    }
+
+    #[tokio::test]
+    async fn while_the_one_database_is_away_nobody_waits_for_a_move_of_it() {
+        let router = Router::one(nowhere());
+        let users = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        assert_eq!(router.ownership(&users).await.unwrap_err(), Unowned::Away);
+        let parts = router.split(&users).await;
+        assert!(parts.away.is_empty(), "there is no other one, so it is asked each time");
+        assert_eq!(parts.unavailable, [(0, Unowned::Away), (1, Unowned::Away)]);
+        let began = Instant::now();
+        let failed = router.repeat(users[0], |_| async { anyhow::Ok(()) }).await.unwrap_err();
+        assert_eq!(failed.downcast_ref(), Some(&Unowned::Away));
+        assert!(began.elapsed() < WAIT_TIMEOUT);
+    }
+
+    /// What is about no user needs to know of no bucket.
+    #[tokio::test]
+    async fn work_about_nobody_names_nothing() {
+        let owned = Router::one(nowhere()).ownership(&[]).await.unwrap();
+        assert_eq!((owned.buckets, owned.epochs), (vec![], vec![]));
+    }
+
+    #[tokio::test]
+    async fn a_statement_names_each_bucket_once_with_its_epoch() {
+        let router = Router::one(nowhere());
+        let rows = Bucket::all().map(|bucket| BucketRow { bucket, epoch: 5, owned: bucket.index() != 573 });
+        let map = Map::unread().next(&[Answer::Rows(rows.collect())]);
+        let [moving, one]: [Uuid; 2] =
+            ["0198c0de-0000-7000-8000-000000000001", "0198c0de-0000-7000-8000-00000000000a"]
+                .map(|id| id.parse().unwrap());
+        let parts = router.split_by(&map, 1, &[one, moving, one]);
+        assert_eq!(parts.moving, [1]);
+        let [part] = &parts.owned[..] else { panic!("{parts:?}") };
+        assert_eq!(part.items, [0, 2]);
+        assert_eq!((&part.ownership.buckets[..], &part.ownership.epochs[..]), (&[634][..], &[5][..]));
+    }
+}

@@ -96,3 +96,58 @@ async fn rows(shard: &Pool) -> anyhow::Result<Vec<BucketRow>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A list, and how many pools it has opened.
+    fn list() -> (List, Arc<AtomicUsize>) {
+        crate::http::install_provider();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = opened.clone();
+        let open = move |url: &str| {
+            count.fetch_add(1, Ordering::Relaxed);
+            crate::postgres::pool(url, 1, "test")
+        };
+        (List { text: String::new(), open: Box::new(open) }, opened)
+    }
+
+    /// Name and whether it is listed, by index.
+    fn names(shards: &[Shard]) -> Vec<(&str, bool)> {
+        shards.iter().map(|shard| (shard.listed.name.as_str(), shard.is_listed)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_shard_keeps_its_index_and_is_opened_anew_with_another_url_only() {
+        let ((list, opened), mut shards) = (list(), Vec::new());
+        let opened = || opened.load(Ordering::Relaxed);
+        for (text, expected, pools) in [
+            ("a=postgres://h/1 b=postgres://h/2", vec![("a", true), ("b", true)], 2),
+            ("b=postgres://h/2 a=postgres://h/1", vec![("a", true), ("b", true)], 2),
+            ("c=postgres://h/3 b=postgres://h/4", vec![("a", false), ("b", true), ("c", true)], 4),
+            ("a=postgres://h/1", vec![("a", true), ("b", false), ("c", false)], 4),
+        ] {
+            list.update(text, &mut shards).unwrap();
+            assert_eq!((names(&shards), opened()), (expected, pools), "{text}");
+        }
+        for wrong in ["", "a=nowhere", "a=postgres://h/1 d=postgres://h:port/1"] {
+            assert!(list.update(wrong, &mut shards).is_err(), "{wrong}");
+            assert_eq!(names(&shards), [("a", true), ("b", false), ("c", false)], "nothing changes: {wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_left_the_list_owns_nothing_and_one_that_is_away_is_not_asked() {
+        let ((list, _), mut shards) = (list(), Vec::new());
+        list.update("a=postgres://nobody@127.0.0.1:9/none", &mut shards).unwrap();
+        assert_eq!(answer(&shards[0]).await, Answer::Away, "nobody is there");
+        shards[0].is_listed = false;
+        assert_eq!(answer(&shards[0]).await, Answer::Rows(Vec::new()));
+        shards[0].is_away = true;
+        assert_eq!(answer_unless_away(&shards[0]).await, Answer::Away);
+    }
+}
