@@ -1,9 +1,12 @@
 //! Keeps what was passed over, since the database of its user is away: per partition the first of such records.
 //!
 //! * Nothing from that record on is committed. What is behind it was applied or passed over too, and is read again with it.
-//! * It is tried again with back-off. When its database answers, its partition is read again from it.
+//! * Once a record was passed over, those behind it with the same key are too, whether or not the database answers by then. So the
+//!   order of a user's events is kept. Of a key one of 1024 slots is kept, so that no memory grows.
+//! * The first record is tried again with back-off. When its database answers, its partition is read again from it.
 //! * Those of a revoked partition are dropped: its new owner reads from there.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -18,25 +21,41 @@ use super::Subscriber;
 use super::batches::{Carried, Loop, RecordPosition, Verdict, record_position};
 use super::waiting::{PendingRecord, Waiting};
 use crate::backoff;
+use crate::shards::bucket::Bucket;
 
 /// Maximum pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The first record of each partition that was passed over, by topic and partition.
+/// What was passed over, by topic and partition.
 pub(super) struct Absent<'c> {
-    first: BTreeMap<(String, i32), PendingRecord<'c>>,
+    partitions: BTreeMap<(String, i32), PassedOver<'c>>,
     pauses: ExponentialBackoff,
     next_try: Instant,
 }
 
+/// What was passed over of a partition.
+struct PassedOver<'c> {
+    first: PendingRecord<'c>,
+    /// The slots of the keys.
+    keys: HashSet<Bucket>,
+}
+
 impl<'c> Absent<'c> {
     pub(super) fn new(now: Instant) -> Self {
-        Self { first: BTreeMap::new(), pauses: backoff::unlimited(PAUSE_MAX), next_try: now }
+        Self { partitions: BTreeMap::new(), pauses: backoff::unlimited(PAUSE_MAX), next_try: now }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.first.is_empty()
+    /// Passes over the records behind one of their key; returns the others.
+    pub(super) fn hold_over(&self, part: Vec<PendingRecord<'c>>) -> Vec<PendingRecord<'c>> {
+        if self.partitions.is_empty() {
+            return part;
+        }
+        let is_behind = |read: &PendingRecord<'c>| {
+            let passed_over = self.partitions.get(&owned_partition(read));
+            passed_over.is_some_and(|passed_over| passed_over.keys.contains(&slot(read)))
+        };
+        part.into_iter().filter(|read| !is_behind(read)).collect()
     }
 
     /// Takes the records at these positions out of `part`; returns the others.
@@ -47,38 +66,40 @@ impl<'c> Absent<'c> {
     ) -> Vec<PendingRecord<'c>> {
         let mut rest = Vec::with_capacity(part.len());
         for read in part {
-            if absent.contains(&record_position(&read.message)) {
-                self.keep(read);
-            } else {
+            if !absent.contains(&record_position(&read.message)) {
                 rest.push(read);
+                continue;
+            }
+            let slot = slot(&read);
+            match self.partitions.entry(owned_partition(&read)) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(PassedOver { first: read, keys: HashSet::from([slot]) });
+                }
+                Entry::Occupied(mut occupied) => {
+                    let passed_over = occupied.get_mut();
+                    passed_over.keys.insert(slot);
+                    if read.message.offset() < passed_over.first.message.offset() {
+                        passed_over.first = read;
+                    }
+                }
             }
         }
         rest
     }
 
-    /// Keeps the record, if it is the first of its partition.
-    pub(super) fn keep(&mut self, read: PendingRecord<'c>) {
-        let (topic, partition) = read.topic_partition();
-        let key = (topic.to_owned(), partition);
-        let is_first = |known: &PendingRecord<'_>| read.message.offset() < known.message.offset();
-        if self.first.get(&key).is_none_or(is_first) {
-            self.first.insert(key, read);
-        }
-    }
-
     /// The last offset that may be stored for a partition whose record `last` is applied; `None`: none.
     pub(super) fn storable(&self, topic: &str, partition: i32, last: i64) -> Option<i64> {
-        match self.first.get(&(topic.to_owned(), partition)) {
-            Some(first) if first.message.offset() <= last => {
-                first.message.offset().checked_sub(1).filter(|offset| *offset >= 0)
+        match self.partitions.get(&(topic.to_owned(), partition)) {
+            Some(passed_over) if passed_over.first.message.offset() <= last => {
+                passed_over.first.message.offset().checked_sub(1).filter(|offset| *offset >= 0)
             }
             Some(_) | None => Some(last),
         }
     }
 
-    /// The records, when it is time to try again. Those whose database is still away are kept again.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<PendingRecord<'c>> {
-        if self.is_empty() {
+    /// The partitions to try again, when it is time.
+    fn due(&mut self, now: Instant) -> Vec<(String, i32)> {
+        if self.partitions.is_empty() {
             self.pauses = backoff::unlimited(PAUSE_MAX);
             self.next_try = now;
             return Vec::new();
@@ -87,13 +108,23 @@ impl<'c> Absent<'c> {
             return Vec::new();
         }
         self.next_try = now + self.pauses.next().unwrap_or(PAUSE_MAX);
-        std::mem::take(&mut self.first).into_values().collect()
+        self.partitions.keys().cloned().collect()
     }
 
     /// Drops the records of partitions that are no longer assigned.
-    pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
-        self.first.retain(|(topic, partition), _| assigned.find_partition(topic, *partition).is_some());
+    fn keep_only(&mut self, assigned: &TopicPartitionList) {
+        self.partitions.retain(|(topic, partition), _| assigned.find_partition(topic, *partition).is_some());
     }
+}
+
+fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
+    let (topic, partition) = read.topic_partition();
+    (topic.to_owned(), partition)
+}
+
+/// The key of an event is its user.
+fn slot(read: &PendingRecord<'_>) -> Bucket {
+    Bucket::of_bytes(read.message.key().unwrap_or_default())
 }
 
 impl<'c, S: Subscriber> Loop<'c, S> {
@@ -105,23 +136,21 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         waiting: &mut Waiting<'c>,
         absent: &mut Absent<'c>,
     ) -> anyhow::Result<()> {
-        if absent.is_empty() {
+        if absent.partitions.is_empty() {
             return Ok(());
         }
         absent.keep_only(&self.consumer.assignment()?);
         let mut are_read_again = false;
-        for first in absent.take_due(Instant::now()) {
+        for key in absent.due(Instant::now()) {
+            let Some(PassedOver { first, .. }) = absent.partitions.get(&key) else { continue };
             self.metrics.retries.with_label_values(&["absent"]).inc();
-            let part = [first];
-            let verdict = self.apply_part(&part, carried)?;
-            let [first] = part;
-            if matches!(verdict, Verdict::Absent(_) | Verdict::Stopped) || !self.seek(&first) {
-                absent.keep(first);
+            let verdict = self.apply_part(std::slice::from_ref(first), carried)?;
+            if matches!(verdict, Verdict::Absent(_) | Verdict::Stopped) || !self.seek(first) {
                 continue;
             }
+            absent.partitions.remove(&key);
             // What was read behind it comes again.
-            let (topic, partition) = first.topic_partition();
-            let is_behind = |read: &PendingRecord<'c>| read.topic_partition() == (topic, partition);
+            let is_behind = |read: &PendingRecord<'c>| owned_partition(read) == key;
             carried.retain(|read| !is_behind(read));
             waiting.drop_those(is_behind);
             are_read_again = true;

@@ -128,7 +128,8 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         absent: &mut Absent<'c>,
     ) -> anyhow::Result<()> {
         let mut parts = VecDeque::from([waiting.hold_back(batch)]);
-        while let Some(mut part) = parts.pop_front() {
+        while let Some(part) = parts.pop_front() {
+            let mut part = absent.hold_over(part);
             match self.apply_part(&part, carried)? {
                 Verdict::Done => self.store_offsets(&part, absent)?,
                 Verdict::Poison(reason) if part.len() == 1 => {

@@ -26,7 +26,7 @@ impl Bucket {
         Self::of_bytes(text.as_bytes())
     }
 
-    fn of_bytes(bytes: &[u8]) -> Self {
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         let hash = digest(&SHA256, bytes);
         let first = hash.as_ref();
         Self(u16::from_be_bytes([first[0], first[1]]) >> (u16::BITS - BITS))

@@ -170,9 +170,15 @@ impl Topics {
     }
 
     pub fn produce<B: AsRef<[u8]>>(&self, topic: &str, partition: i32, bodies: &[B]) {
+        let records: Vec<(&str, &[u8])> = bodies.iter().map(|body| ("key", body.as_ref())).collect();
+        self.produce_keyed(topic, partition, &records);
+    }
+
+    /// Records by key and body.
+    pub fn produce_keyed<B: AsRef<[u8]>>(&self, topic: &str, partition: i32, records: &[(&str, B)]) {
         let topic = self.full_name(topic);
-        for body in bodies {
-            let record = BaseRecord::to(&topic).partition(partition).key("key").payload(body.as_ref());
+        for (key, body) in records {
+            let record = BaseRecord::to(&topic).partition(partition).key(*key).payload(body.as_ref());
             self.producer.send(record).map_err(|(error, _)| error).unwrap();
         }
         tokio::task::block_in_place(|| self.producer.flush(WAIT_TIMEOUT)).unwrap();
