@@ -18,7 +18,6 @@ use anyhow::Context;
 use saga::contract::{BALANCE_TOPIC, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use saga::recovery::{Emitted, Overlap, Progress, Recovery, Settings};
 use saga::shards::Router;
-use uuid::Uuid;
 
 use crate::events::Ledger;
 use crate::metrics::Metrics;
@@ -70,8 +69,7 @@ async fn entries(recovery: &mut Recovery, router: &Router) -> anyhow::Result<()>
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     while let Some(batch) = batches.next().await? {
         let batch: Vec<Emitted<LedgerEntry>> = recovery.readable(batch);
-        let users: Vec<Uuid> = batch.iter().map(|emitted| emitted.body.user_id).collect();
-        let owned = router.ownership(&users).await?;
+        let (owned, batch) = recovery.own(router, batch, |emitted| emitted.body.user_id).await?;
         let plan = store::recover(&transaction, &owned, &batch, &mut stopped).await?;
         for (emitted, is_present) in batch.iter().zip(&plan.is_present) {
             recovery.check_overlap(&mut overlap, emitted, !is_present)?;

@@ -19,7 +19,6 @@ use anyhow::Context;
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment};
 use saga::recovery::{Emitted, Overlap, Progress, Recovery, Settings};
 use saga::shards::Router;
-use uuid::Uuid;
 
 use self::plan::{Outdated, Plan, Refused};
 use crate::events::Payments;
@@ -79,8 +78,7 @@ async fn rows(recovery: &mut Recovery, router: &Router) -> anyhow::Result<()> {
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     while let Some(batch) = batches.next().await? {
         let batch: Vec<Emitted<Payment>> = recovery.readable(batch);
-        let users: Vec<Uuid> = batch.iter().map(|emitted| emitted.body.user_id).collect();
-        let owned = router.ownership(&users).await?;
+        let (owned, batch) = recovery.own(router, batch, |emitted| emitted.body.user_id).await?;
         let plan = store::recover(&transaction, &owned, &batch).await?;
         for (emitted, is_lacking) in batch.iter().zip(&plan.is_lacking) {
             recovery.check_overlap(&mut overlap, emitted, *is_lacking)?;

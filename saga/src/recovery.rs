@@ -8,6 +8,7 @@
 //!   offsets of the service's group stay as they are. Only one runs on a database at a time.
 //! * An event that contradicts a row, or whose row is missing, is a finding: it is printed, and it changes nothing. A database
 //!   with findings is not opened, unless the operator says so.
+//! * Where a service has several databases, one is recovered at a time. Events of users whom it does not own are passed over.
 //! * A dry run prints what is lacking, and changes nothing.
 
 #![allow(clippy::print_stdout, reason = "what it finds is its output")]
@@ -18,6 +19,7 @@ mod overlap;
 mod parked;
 mod program;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ use brokers::Brokers;
 use clap::Args;
 use jiff::Timestamp;
 use listener::operators::is_operator_name;
+use uuid::Uuid;
 
 pub use self::emitted::Emitted;
 pub use self::overlap::Overlap;
@@ -35,6 +38,7 @@ use crate::fields::text_error;
 use crate::incarnation;
 use crate::parked::routes::REASON_CHARS_MAX;
 use crate::postgres::{self, Client, Pool};
+use crate::shards::{Ownership, Router};
 use crate::telemetry::LogFormat;
 
 const CONNECTIONS_MAX: usize = 4;
@@ -97,6 +101,8 @@ pub struct Recovery {
     /// Holds the lock.
     session: Client,
     findings: u64,
+    /// Events of users whom other databases own.
+    of_others: u64,
 }
 
 impl Recovery {
@@ -112,11 +118,30 @@ impl Recovery {
         ensure!(is_first, "another recovery of this database is under way; wait for its end");
         let state = if incarnation.is_open { "open already" } else { "closed" };
         println!("incarnation {} is {state}", incarnation.name);
-        Ok(Self { settings, service, pool, session, findings: 0 })
+        Ok(Self { settings, service, pool, session, findings: 0, of_others: 0 })
     }
 
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// The records of a batch whose users the database owns, with their buckets. `user`: of a record.
+    ///
+    /// # Errors
+    /// When the database does not say whom it owns.
+    pub async fn own<T>(
+        &mut self,
+        router: &Router,
+        batch: Vec<T>,
+        user: impl Fn(&T) -> Uuid,
+    ) -> anyhow::Result<(Ownership, Vec<T>)> {
+        let users: Vec<Uuid> = batch.iter().map(user).collect();
+        let others: HashSet<usize> = router.split(&users).await.moving.into_iter().collect();
+        self.of_others += others.len() as u64;
+        let is_own = |(nth, _): &(usize, (T, Uuid))| !others.contains(nth);
+        let own = batch.into_iter().zip(users).enumerate().filter(is_own).map(|(_, record)| record);
+        let (own, users): (Vec<T>, Vec<Uuid>) = own.unzip();
+        Ok((router.ownership(&users).await?, own))
     }
 
     /// A connection whose transactions may wait for Kafka.
@@ -175,6 +200,9 @@ impl Recovery {
     /// When there are findings that the operator did not accept, or the database failed.
     pub async fn finish(self) -> anyhow::Result<()> {
         let Settings { operator, reason, dry_run, .. } = &self.settings;
+        if self.of_others > 0 {
+            println!("{} events are of users whom other databases own", self.of_others);
+        }
         if *dry_run {
             println!("{} findings; dry run: nothing was changed", self.findings);
             return Ok(());

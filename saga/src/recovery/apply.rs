@@ -8,14 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::Context;
-
 use super::{Progress, Recovery};
 use crate::backoff;
 use crate::consumer::{ApplyError, BatchCounts, Decoding, EventHandler, MissingRow, Record};
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
-use crate::shards::Unowned;
 use crate::telemetry::log_text;
 
 const TRIES_MAX: usize = 8;
@@ -50,6 +47,8 @@ enum Verdict {
     Done(BatchCounts),
     Missing(Vec<MissingRow>),
     Poison(String),
+    /// The users of these events, by index, are owned by other databases.
+    OfOthers(Vec<usize>),
 }
 
 impl Recovery {
@@ -98,6 +97,10 @@ impl Recovery {
                     counts.missing += rows.len();
                     parts.push_front(self.without_missing(part, rows));
                 }
+                Verdict::OfOthers(events) => {
+                    self.of_others += events.len() as u64;
+                    parts.push_front(without(part, &events));
+                }
                 Verdict::Poison(reason) if part.len() == 1 => {
                     part[0].event = None;
                     part[0].message.reason = reason;
@@ -131,6 +134,17 @@ impl Recovery {
     }
 }
 
+/// The items without these events, whose indices count events alone.
+fn without<E>(part: Vec<Item<E>>, events: &[usize]) -> Vec<Item<E>> {
+    let mut nth = 0;
+    let is_left = |item: &Item<E>| {
+        let is_named = item.event.is_some() && events.contains(&nth);
+        nth += usize::from(item.event.is_some());
+        !is_named
+    };
+    part.into_iter().filter(is_left).collect()
+}
+
 /// The record as its service reads it; `None` if the service does not consume it.
 fn item<H: EventHandler>(handler: &H, record: &Record<'_>) -> Option<Item<H::Event>> {
     let decoding = match record.envelope() {
@@ -157,12 +171,9 @@ async fn apply_part<H: EventHandler>(handler: &H, part: &[Item<H::Event>]) -> an
         match handler.apply(&events, &unreadable, park).await {
             Ok(done) => return Ok(Verdict::Done(done)),
             Err(ApplyError::Missing(rows)) => return Ok(Verdict::Missing(rows)),
-            Err(ApplyError::Moving(_) | ApplyError::Absent(_)) => match pauses.next() {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => {
-                    return Err(Unowned::Moving).context("the database does not own every user of the topic");
-                }
-            },
+            Err(ApplyError::Moving(events) | ApplyError::Absent(events)) => {
+                return Ok(Verdict::OfOthers(events));
+            }
             Err(ApplyError::Other(error)) => match (classify(&error), pauses.next()) {
                 // A part that only parks records is not poison.
                 (Failure::Poison, _) if !events.is_empty() => return Ok(Verdict::Poison(log_text(&error))),
