@@ -187,6 +187,8 @@ async fn a_file_that_cannot_be_used_changes_nothing_and_is_shown() {
         (good.replace("kind = \"it\"", "kind = \"itt\""), "`itt` is not one of [[kinds]]"),
         (good.replace("[[sources]]", "[[sources]"), "syntax"),
         (good.replace("url = \"postgres", "url = \"postgress"), "`url` of source it"),
+        // Only the database knows that there is no such column.
+        (good.replace("key = \"{owner}\"", "key = \"{ownerr}\""), "ownerr"),
         (good.replace("[relay]", "[relay]\nin_flight_bytes = 1000000"), "restart the relay"),
     ];
     for (id, (slip, problem)) in (0i64..).zip(&slips) {

@@ -1,10 +1,12 @@
 //! `cdc-relay run` streams until it is stopped, and follows the routes file meanwhile.
 
+mod contracts;
 mod definitions;
 mod routes_file;
 mod sources;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -35,9 +37,10 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 /// refused, and says what to do; the others stream.
 ///
 /// While it runs it follows the routes file, which it looks at every two seconds, and at once after SIGHUP. A source that was added
-/// starts, one that was removed ends once everything that is acknowledged is saved, and one that was changed ends and starts.
-/// The slot of a removed source stays until `cdc-relay remove` drops it. A file with mistakes changes nothing: /health, the
-/// metric cdc_relay_routes_file_refused and the log show them. `[relay]` and `[kafka]` are read at start alone.
+/// starts, one that was removed ends once everything that is acknowledged is saved, and one that was changed ends and starts. The
+/// slot of a removed source stays until `cdc-relay remove` drops it. A file with mistakes, or with changes that a database
+/// refuses, changes nothing: /health, the metric cdc_relay_routes_file_refused and the log show them. `[relay]` and `[kafka]` are
+/// read at start alone.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
@@ -135,7 +138,7 @@ async fn follow(sources: &mut RunningSources<'_>, mut follower: Follower<'_>) ->
                 }
             }
             () = file.changed(hangup) => {
-                if let Err(error) = follower.read(sources) {
+                if let Err(error) = follower.read(sources).await {
                     follower.refused(&format!("the routes file cannot be used, and nothing was changed: {error:#}"));
                 }
             }
@@ -145,7 +148,7 @@ async fn follow(sources: &mut RunningSources<'_>, mut follower: Follower<'_>) ->
 
 impl Follower<'_> {
     /// Reads the file, and has the sources follow it. A file that cannot be used changes nothing.
-    fn read(&mut self, sources: &mut RunningSources<'_>) -> Result<()> {
+    async fn read(&mut self, sources: &mut RunningSources<'_>) -> Result<()> {
         let ReadRoutes { routes, definitions } = self.file.read().map_err(Failure::into_error)?;
         let changes = self.definitions.changes(&definitions)?;
         if changes.is_empty() {
@@ -153,6 +156,9 @@ impl Follower<'_> {
             return Ok(());
         }
         let Changes { added, changed, removed } = &changes;
+        let (of, names) = (Arc::clone(&routes), changed.clone());
+        let check = tokio::task::spawn_blocking(move || contracts::check(&of, &names));
+        check.await.context("the check of the contracts panicked")??;
         tracing::info!(?added, ?changed, ?removed, "the routes file has changed");
         sources.follow(&changes, &routes)?;
         self.definitions = definitions;
