@@ -234,21 +234,7 @@ fn run(action: Action) -> Result<()> {
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
         Action::Logs { name, follow, lines } => logs::show(&layout.log(&name), lines, follow),
-        Action::Restart { name, to, beside } => {
-            if to.is_none() && !beside {
-                return control(&layout, &name, |name| Request::Restart { name }, true);
-            }
-            let instance = Instance::named(&name).with_context(|| {
-                format!("{name} is no service of ours, so no release has another program of it")
-            })?;
-            let folder = to.unwrap_or_else(|| workspace::folder(&layout));
-            let spec = release::spec(&layout, instance, &folder)?;
-            if beside {
-                return beside::restart(&layout, instance, spec);
-            }
-            release::replace(&mut Client::of_running(&layout)?, spec)?;
-            wait_for_service(&layout, instance)
-        }
+        Action::Restart { name, to, beside } => restart(&layout, &name, to, beside),
         Action::Rotate { end: false } => rotate::begin(&layout),
         Action::Rotate { end: true } => rotate::end(&layout),
         Action::Start { name } => control(&layout, &name, |name| Request::Start { name }, true),
@@ -257,22 +243,10 @@ fn run(action: Action) -> Result<()> {
         Action::Exec { name, arguments } => exec::run(&layout, &name, &arguments),
         Action::Explain { payment_id } => workspace::coroctl(&layout, &["explain", &payment_id]),
         Action::Demo => demo(&layout),
-        Action::Chaos { arguments } => {
-            let all = std::iter::once("chaos").chain(arguments.iter().map(String::as_str));
-            workspace::e2e(&layout, &all.collect::<Vec<_>>())
-        }
-        Action::Drill { arguments } => {
-            let all = std::iter::once("drill").chain(arguments.iter().map(String::as_str));
-            workspace::e2e(&layout, &all.collect::<Vec<_>>())
-        }
-        Action::Leader { arguments } => {
-            let all = std::iter::once("leader").chain(arguments.iter().map(String::as_str));
-            workspace::e2e(&layout, &all.collect::<Vec<_>>())
-        }
-        Action::Load { arguments } => {
-            let all = std::iter::once("load").chain(arguments.iter().map(String::as_str));
-            workspace::e2e(&layout, &all.collect::<Vec<_>>())
-        }
+        Action::Chaos { arguments } => with_e2e(&layout, "chaos", &arguments),
+        Action::Drill { arguments } => with_e2e(&layout, "drill", &arguments),
+        Action::Leader { arguments } => with_e2e(&layout, "leader", &arguments),
+        Action::Load { arguments } => with_e2e(&layout, "load", &arguments),
         Action::Bench { name } => bench::run(&layout, &name),
         Action::K6 { name, arguments } => k6::run(&layout, &name, &arguments),
         Action::Clean { yes } => down::clean(&layout, yes),
@@ -283,6 +257,27 @@ fn run(action: Action) -> Result<()> {
         | Action::Compose { .. }
         | Action::Kubernetes { .. } => Ok(()),
     }
+}
+
+/// Of a service by the program in a folder, if one is named; of a relay beside a second one, if that is wanted.
+fn restart(layout: &Layout, name: &str, to: Option<PathBuf>, beside: bool) -> Result<()> {
+    if to.is_none() && !beside {
+        return control(layout, name, |name| Request::Restart { name }, true);
+    }
+    let instance = Instance::named(name)
+        .with_context(|| format!("{name} is no service of ours, so no release has another program of it"))?;
+    let spec = release::spec(layout, instance, &to.unwrap_or_else(|| workspace::folder(layout)))?;
+    if beside {
+        return beside::restart(layout, instance, spec);
+    }
+    release::replace(&mut Client::of_running(layout)?, spec)?;
+    wait_for_service(layout, instance)
+}
+
+/// Runs a command of the program of loads and faults.
+fn with_e2e(layout: &Layout, verb: &str, arguments: &[String]) -> Result<()> {
+    let all = std::iter::once(verb).chain(arguments.iter().map(String::as_str));
+    workspace::e2e(layout, &all.collect::<Vec<_>>())
 }
 
 /// On whatever runs already; a stack that is not up is brought up first.
