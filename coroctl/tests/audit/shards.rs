@@ -46,6 +46,12 @@ impl Pair {
         command.env_clear().env("SHARDS", shards).arg("shard").args(arguments).output().unwrap()
     }
 
+    /// Row filters came with PostgreSQL 15; before it a move is refused.
+    async fn has_row_filters(&self) -> bool {
+        let version = "select current_setting('server_version_num')::int8";
+        superuser(&self.one).await.query_one(version, &[]).await.unwrap().get::<_, i64>(0) >= 150_000
+    }
+
     async fn finish(self) {
         self.one.finish().await.unwrap();
         self.two.finish().await.unwrap();
@@ -166,6 +172,9 @@ async fn an_identity_needs_the_user_in_its_key() {
 async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     let _turn = SUBSCRIBES.lock().await;
     let pair = Pair::new(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
     let (source, target) = (superuser(&pair.one).await, superuser(&pair.two).await);
     let [user, other] = users();
     deposit(&source, user, 5).await;
@@ -311,6 +320,9 @@ async fn account(harness: &Harness, user: Uuid) -> Option<i64> {
 async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
     let _turn = SUBSCRIBES.lock().await;
     let pair = Pair::new(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
     let [user, other] = users();
     let bucket = Bucket::of(user);
     deposit(&superuser(&pair.one).await, user, 0).await;
@@ -349,6 +361,9 @@ async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
 async fn an_aborted_move_leaves_everything_as_it_was() {
     let _turn = SUBSCRIBES.lock().await;
     let pair = Pair::new(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
     for aborted in 1.. {
