@@ -46,7 +46,10 @@ async fn refusals(owned: &Ownership, user_id: Uuid) -> Vec<(&'static str, bool)>
 #[tokio::test]
 async fn every_statement_about_a_user_is_refused_by_a_database_that_does_not_own_the_user() {
     let ledger = Ledger::new().await;
-    for user_id in [ledger.user_with(100).await, Uuid::now_v7()] {
+    let user = ledger.user_with(100).await;
+    let mut strangers = std::iter::repeat_with(Uuid::now_v7);
+    let stranger = strangers.find(|other| Bucket::of(*other) != Bucket::of(user)).unwrap();
+    for user_id in [user, stranger] {
         let known = ledger.owned(user_id).await;
         let rows = ledger.count("select count(*) from ledger").await;
         ledger.change(user_id, 1, 2, false).await;

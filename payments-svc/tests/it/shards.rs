@@ -88,7 +88,8 @@ async fn refusals(owned: &Ownership, user_id: Uuid, payment_id: Uuid) -> Vec<(&'
 #[tokio::test]
 async fn every_statement_about_a_user_is_refused_by_a_database_that_does_not_own_the_user() {
     let payments = Payments::new().await;
-    for (user_id, payment_id) in [payments.accepted().await, (Uuid::now_v7(), Uuid::now_v7())] {
+    let accepted = payments.accepted().await;
+    for (user_id, payment_id) in [accepted, (elsewhere(accepted.0), Uuid::now_v7())] {
         let known = payments.owned(user_id).await;
         let rows = payments.count("select count(*) from payments").await;
         payments.change(user_id, 1, 2, false).await;
