@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Response, StatusCode};
-use saga::http::install_provider;
+use saga::http_client;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -22,8 +22,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(stack: &Stack) -> Result<Self> {
-        install_provider();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(15)).build()?;
+        let http = http_client::builder().timeout(Duration::from_secs(15)).build()?;
         Ok(Self { http, stack: stack.clone() })
     }
 

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use coroctl::stack::Stack;
 use coroctl::topics::{self, SAGA_TOPICS};
+use saga::http_client;
 
 const SCRAPE_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -72,7 +73,7 @@ impl Series {
 
 impl DuplicateCounters {
     pub fn new(stack: &Stack) -> Result<Self> {
-        let http = reqwest::Client::builder().timeout(SCRAPE_TIMEOUT).build()?;
+        let http = http_client::builder().timeout(SCRAPE_TIMEOUT).build()?;
         let admins = [
             &stack.payments_admin_url,
             &stack.payments_2_admin_url,

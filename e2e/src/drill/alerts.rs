@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use saga::http_client;
 use serde::Deserialize;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +48,7 @@ impl Prometheus {
     /// # Errors
     /// When no client can be made.
     pub fn new(url: &str) -> Result<Self> {
-        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build()?;
+        let http = http_client::builder().timeout(REQUEST_TIMEOUT).build()?;
         Ok(Self { http, url: url.to_owned() })
     }
 

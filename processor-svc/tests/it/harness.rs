@@ -206,8 +206,7 @@ impl Gateway {
 }
 
 pub fn client() -> reqwest::Client {
-    saga::http::install_provider();
-    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap()
+    saga::http_client::builder().timeout(Duration::from_secs(5)).build().unwrap()
 }
 
 /// An in-process processor with short times.

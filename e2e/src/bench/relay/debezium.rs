@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use brokers::Brokers;
+use saga::http_client;
 use serde_json::{Value, json};
 use stack::process::ProcessId;
 
@@ -72,7 +73,7 @@ impl Debezium {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot run {}", programs.java.display()))?;
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).no_proxy().build()?;
+        let http = http_client::builder().timeout(Duration::from_secs(60)).build()?;
         let mut worker = Self { child, url, http, profile: Profile::Balanced, connector: None };
         let until = Instant::now() + START_TIMEOUT;
         while !worker.answers().await {

@@ -7,6 +7,7 @@ use coroctl::client::Client;
 use coroctl::stack::Stack;
 use rand::Rng;
 use reqwest::StatusCode;
+use saga::http_client;
 use tokio::task::JoinSet;
 
 use super::{Followed, Options, pay};
@@ -70,7 +71,7 @@ pub async fn measure(
 
 /// Each client waits again and again. The first wait is shorter, so that not all end together.
 fn wait(stack: &Stack, payments: &[Followed], waiters: &mut JoinSet<Result<()>>) -> Result<()> {
-    let http = reqwest::Client::builder().timeout(Duration::from_millis(2 * WAIT_MS)).build()?;
+    let http = http_client::builder().timeout(Duration::from_millis(2 * WAIT_MS)).build()?;
     let mut random = rand::rng();
     for Followed { user_id, payment_id } in payments {
         let url = format!("{}/payments/{payment_id}", stack.edge_url);
