@@ -1,4 +1,4 @@
-//! The client of HTTP servers that the configuration names: the gateway and the search index.
+//! The client of HTTP servers that the configuration names: the gateway, the search index, and our own listeners.
 //!
 //! * A request goes to the server that is named, and nowhere else: no proxy of the environment, no redirect.
 //! * Nothing is sent twice unless the caller does it.
