@@ -7,15 +7,14 @@
 //! * The services that the words name are asked for first, and payments then by their ids: a service that is renamed is one
 //!   document, however many payments it has.
 //! * The index is behind the database by the time that an event takes, and may be away. Then searches fail, within
-//!   [`REQUEST_TIMEOUT`] for each of the two requests; and nothing else does.
+//!   [`SEARCH_TIMEOUT`] for each of the two requests; and nothing else does.
 
 mod answer;
 mod request;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use saga::search_index::{Body, Method, SERVICE_ROUTING, SearchIndex, Settings};
+use saga::search_index::{Body, Method, SEARCH_TIMEOUT, SERVICE_ROUTING, SearchIndex, Settings};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -23,8 +22,6 @@ use uuid::Uuid;
 use crate::saga::Status;
 use crate::store::Payment;
 
-/// A search takes tens of milliseconds.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Searches under way in one instance. Further ones are refused: an index that is slow must not fill the memory.
 const SEARCHES_MAX: usize = 16;
 
@@ -87,7 +84,7 @@ impl Search {
     pub fn new(settings: &Settings) -> anyhow::Result<Self> {
         let url = settings.search_url.as_deref().filter(|url| !url.is_empty());
         let index =
-            url.map(|url| SearchIndex::new(url, &settings.search_alias, REQUEST_TIMEOUT)).transpose()?;
+            url.map(|url| SearchIndex::new(url, &settings.search_alias, SEARCH_TIMEOUT)).transpose()?;
         Ok(Self { index, permits: Arc::new(Semaphore::new(SEARCHES_MAX)) })
     }
 

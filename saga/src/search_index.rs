@@ -25,6 +25,9 @@ use crate::http_client;
 /// A server that is there accepts a connection at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// A search takes tens of milliseconds. One that has no answer by then is given up.
+pub const SEARCH_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The alias where nobody names another.
 const DEFAULT_ALIAS: &str = "coro";
 

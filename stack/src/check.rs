@@ -8,6 +8,7 @@
 
 mod before;
 mod changed;
+mod libtest;
 mod suites;
 mod totals;
 
@@ -105,7 +106,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
         let began = Instant::now();
         let name = format!("{step:?}").to_lowercase();
         say(&format!("\n── {name}"));
-        let before = totals;
+        let before = totals.failed();
         match step {
             // Names only: how to change them is known to `cargo fmt --all`.
             Step::Format => totals.one(cargo(&layout, &["fmt", "--all", "--check", "--", "-l"])),
@@ -127,14 +128,19 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Upgrade => upgrade(&layout, &mut totals),
             Step::Containers => totals.one(containers(&layout)),
         }
-        let failed = totals.failed - before.failed;
-        let word = if failed == 0 { "ok" } else { "FAILED" };
+        let word = if totals.failed() == before { "ok" } else { "FAILED" };
         say(&format!("── {name} {word}, {:.0} s", began.elapsed().as_secs_f64()));
     }
     // Made for nothing by the steps that need no stack.
     let _in_use = std::fs::remove_dir(&layout.dir);
+    if totals.failed() > 0 {
+        say("\nWhat failed:");
+    }
+    for failure in totals.failures() {
+        say(&format!("  {failure}"));
+    }
     say(&format!("\n{totals}"));
-    ensure!(totals.failed == 0, "not everything passed");
+    ensure!(totals.failed() == 0, "not everything passed");
     Ok(())
 }
 
@@ -223,7 +229,7 @@ struct Setting {
 /// Runs tests against a stack of their own, which goes down whatever happens.
 fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: impl FnOnce(&mut Totals)) {
     let Setting { tls, programs } = setting;
-    let before = totals.failed;
+    let before = totals.failed();
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
         // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack.
@@ -233,14 +239,14 @@ fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: im
         let wish = Wish { extent: Extent::Services, with, yes: in_ci(), owner, tls: *tls, programs };
         afresh(layout, &wish)
     }));
-    if totals.failed == before {
+    if totals.failed() == before {
         tests(totals);
     }
-    if totals.failed > before {
+    if totals.failed() > before {
         show_logs(layout);
     }
     totals.one(down::down(layout));
-    if totals.failed == before {
+    if totals.failed() == before {
         totals.one(down::remove(layout));
     } else {
         say(&format!("Its logs stay in {}", layout.dir.join("logs").display()));

@@ -1,7 +1,8 @@
 //! Makes the index anew from the first event on, while searches use the old one.
 //!
 //! * The new index has a group of its own. It is filled until it has what the topics had a moment ago; then the alias leads
-//!   to it, and the old index is deleted, both at one moment.
+//!   to it, from one moment on. The old index is deleted when no search can be under way in it any more; if the rebuild is
+//!   ended before, the next one deletes it.
 //! * From then on the running instances fill the new one, in the same group: they go on where the rebuild has stopped, so
 //!   no event is left out.
 //! * A rebuild that was interrupted goes on with its index. Two at the same time share the work.

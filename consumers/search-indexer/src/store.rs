@@ -11,7 +11,7 @@ mod bulk;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use saga::search_index::{Body, Index, Method, SearchIndex, Settings, write_alias};
+use saga::search_index::{Body, Index, Method, SEARCH_TIMEOUT, SearchIndex, Settings, write_alias};
 use serde_json::{Value, json};
 
 pub use self::bulk::WriteOutcome;
@@ -88,24 +88,51 @@ impl Store {
         self.index.named(&name).await?.with_context(|| format!("the index {name} was made, and is not there"))
     }
 
-    /// Lets searches use `new` and deletes `old`, both at one moment.
+    /// Lets searches use `new` instead of `old`, at one moment. Then it deletes `old`, when no search that began before is
+    /// under way any more: one that loses its index meanwhile finds nothing, and says that it has found nothing.
     ///
     /// # Errors
     /// When the server does not answer, or refuses. The error says which index searches use then.
     pub async fn switch(&self, old: &Index, new: &Index) -> Result<()> {
         self.index.send(Method::POST, &format!("/{}/_refresh", new.name), Body::None).await?;
         let add = json!({"add": {"index": new.name, "alias": self.index.alias}});
-        let Err(error) = self.change_aliases(json!([add, {"remove_index": {"index": old.name}}])).await
-        else {
-            return Ok(());
-        };
-        match self.live().await {
-            // The answer was lost, or another rebuild was first.
-            Ok(Some(live)) if live == *new => Ok(()),
-            Ok(Some(live)) if live == *old => Err(error).context("searches use the old index as before"),
-            Ok(Some(live)) => Err(error).with_context(|| format!("searches use the index {}", live.name)),
-            Ok(None) | Err(_) => Err(error).context("it is not known which index searches use"),
+        let remove = json!({"remove": {"index": old.name, "alias": self.index.alias}});
+        if let Err(error) = self.change_aliases(json!([add, remove])).await {
+            match self.live().await {
+                // The answer was lost, or another rebuild was first.
+                Ok(Some(live)) if live == *new => {}
+                Ok(Some(live)) if live == *old => {
+                    return Err(error).context("searches use the old index as before");
+                }
+                Ok(Some(live)) => {
+                    return Err(error).with_context(|| format!("searches use the index {}", live.name));
+                }
+                Ok(None) | Err(_) => return Err(error).context("it is not known which index searches use"),
+            }
         }
+        tokio::time::sleep(SEARCH_TIMEOUT).await;
+        let deleted = self.delete_before(new).await;
+        deleted.context("searches use the new index; the next rebuild deletes the old one")
+    }
+
+    /// Deletes the indices that `live` follows: the one before it, and those that an interrupted rebuild left.
+    async fn delete_before(&self, live: &Index) -> Result<()> {
+        let alias = &self.index.alias;
+        let number = number(alias, &live.name)?;
+        let indices =
+            self.index.send(Method::GET, &format!("/{alias}-*/_settings/index.uuid"), Body::None).await?;
+        let indices = indices.as_object().context("the settings of indices are an object")?;
+        for name in
+            indices.keys().filter(|name| self::number(alias, name).is_ok_and(|before| before < number))
+        {
+            match self.index.send(Method::DELETE, &format!("/{name}"), Body::None).await {
+                Ok(_) => tracing::info!(index = name, "an index that nobody searches any more was deleted"),
+                // Another rebuild was first.
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error).with_context(|| format!("cannot delete the index {name}")),
+            }
+        }
+        Ok(())
     }
 
     async fn make_parked_index(&self) -> Result<()> {
@@ -143,11 +170,14 @@ impl Store {
 
 /// The names of indices are numbered.
 fn next_name(alias: &str, live: &str) -> Result<String> {
-    let number = live.strip_prefix(alias).and_then(|rest| rest.strip_prefix('-')?.parse::<u32>().ok());
-    let number = number.with_context(|| {
-        format!("the alias {alias} leads to {live}, which search-indexer did not make: name another alias")
-    })?;
-    Ok(format!("{alias}-{}", number + 1))
+    Ok(format!("{alias}-{}", number(alias, live)? + 1))
+}
+
+fn number(alias: &str, name: &str) -> Result<u32> {
+    let number = name.strip_prefix(alias).and_then(|rest| rest.strip_prefix('-')?.parse().ok());
+    number.with_context(|| {
+        format!("the alias {alias} leads to {name}, which search-indexer did not make: name another alias")
+    })
 }
 
 #[cfg(test)]

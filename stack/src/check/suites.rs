@@ -13,6 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
+use super::libtest::Reader;
 use super::totals::Totals;
 use crate::layout::Layout;
 use crate::output::{Progress, say};
@@ -88,6 +89,8 @@ impl Suite {
         let began = Instant::now();
         let mut command = workspace::command(layout, &self.program.display().to_string());
         command.current_dir(&self.folder).args(arguments).envs(variables).envs(environment::trust(layout));
+        // Of an asynchronous test it has hundreds of lines, and none of them is the test's but the one that panicked.
+        command.env("RUST_BACKTRACE", "0");
         if self.package == "cdc-relay"
             && self.kind == Kind::Integration
             && std::env::var_os("RUST_TEST_THREADS").is_none()
@@ -147,23 +150,18 @@ pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Resul
 fn shown(mut command: Command, name: &str) -> Result<Totals> {
     let mut process =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start it")?;
-    let mut totals = Totals::default();
+    let mut reader = Reader::default();
     if let Some(output) = process.stdout.take() {
         for line in BufReader::new(output).lines() {
             // A test may print anything.
             let Ok(line) = line else { continue };
-            totals += Totals::of_line(&line).unwrap_or_default();
+            reader.line(&line);
             if !line.is_empty() {
                 say(&format!("{name:<22} {line}"));
             }
         }
     }
-    let status = process.wait()?;
-    if !status.success() && totals.failed == 0 {
-        // It died before it could count.
-        totals.failed = 1;
-    }
-    Ok(totals)
+    Ok(reader.totals(name, process.wait()?))
 }
 
 #[cfg(test)]

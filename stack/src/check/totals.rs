@@ -1,14 +1,17 @@
-//! How many checks passed and failed.
+//! How many checks passed, and which failed.
+//!
+//! * A failure is kept with its reason, so that the end of the output says what is red: the place where it was
+//!   printed first is thousands of lines above.
 
 use std::fmt;
 use std::ops::AddAssign;
 
 use anyhow::Result;
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Totals {
-    pub passed: u64,
-    pub failed: u64,
+    passed: u64,
+    failures: Vec<String>,
 }
 
 impl Totals {
@@ -25,33 +28,42 @@ impl Totals {
         match result {
             Ok(()) => self.passed += 1,
             Err(error) => {
-                self.failed += 1;
-                eprintln!("{error:#}");
+                let error = format!("{error:#}");
+                eprintln!("{error}");
+                self.fails(error);
             }
         }
     }
 
-    /// What a result line of libtest says; nothing for any other line.
-    pub fn of_line(line: &str) -> Option<Self> {
-        let counts = line.trim().strip_prefix("test result: ")?;
-        let counts = counts.split_once(". ")?.1;
-        let count = |what: &str| {
-            counts.split("; ").find_map(|part| part.strip_suffix(what)?.trim().parse::<u64>().ok())
-        };
-        Some(Self { passed: count(" passed")?, failed: count(" failed")? })
+    pub fn passes(&mut self, checks: u64) {
+        self.passed += checks;
+    }
+
+    /// A check failed; why was shown already.
+    pub fn fails(&mut self, what: String) {
+        self.failures.push(what);
+    }
+
+    pub fn failed(&self) -> usize {
+        self.failures.len()
+    }
+
+    /// Each failure, by what failed and why.
+    pub fn failures(&self) -> &[String] {
+        &self.failures
     }
 }
 
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
-        self.failed += other.failed;
+        self.failures.extend(other.failures);
     }
 }
 
 impl fmt::Display for Totals {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} passed, {} failed", self.passed, self.failed)
+        write!(formatter, "{} passed, {} failed", self.passed, self.failed())
     }
 }
 
@@ -60,23 +72,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn result_lines_of_libtest() {
-        let ok =
-            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.02s";
-        assert_eq!(Totals::of_line(ok), Some(Totals { passed: 12, failed: 0 }));
-        let bad = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s";
-        assert_eq!(Totals::of_line(bad), Some(Totals { passed: 3, failed: 2 }));
-        for other in ["test a ... ok", "running 3 tests", "", "test result: ok", "3 passed; 2 failed"] {
-            assert_eq!(Totals::of_line(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn the_closing_line() {
+    fn the_closing_line_and_what_is_above_it() {
         let mut totals = Totals::default();
         totals.one(Ok(()));
-        totals += Totals { passed: 4, failed: 1 };
-        totals.one(Err(anyhow::anyhow!("shown")));
+        let mut others = Totals::default();
+        others.passes(4);
+        others.fails("saga: a test".to_owned());
+        totals += others;
+        totals.one(Err(anyhow::anyhow!("no disk").context("clippy")));
         assert_eq!(totals.to_string(), "5 passed, 2 failed");
+        assert_eq!(totals.failures(), ["saga: a test", "clippy: no disk"]);
     }
 }

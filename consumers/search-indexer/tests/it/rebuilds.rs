@@ -1,5 +1,7 @@
 //! An index that is made anew: on command, or because it is gone.
 
+use std::cell::Cell;
+
 use brokers::Brokers;
 use saga::CancellationToken;
 use saga::consumer::GroupOffsets;
@@ -11,7 +13,6 @@ use search_indexer::rebuild::rebuild;
 use search_indexer::store::{Store, WriteOutcome};
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::hanging::Hanging;
@@ -40,10 +41,10 @@ async fn a_rebuild_under_load_leaves_no_moment_without_what_was_there() {
     until(&(BEFORE as u64), || indexed(&harness)).await;
     let old = harness.live().await;
 
-    let (rebuilt, (emitted, emissions)) = (CancellationToken::new(), watch::channel(BEFORE));
+    let (rebuilt, emitted) = (CancellationToken::new(), Cell::new(BEFORE));
     let emit = async || {
         harness.emit(&payments(5)).await;
-        emitted.send_modify(|count| *count += 5);
+        emitted.set(emitted.get() + 5);
     };
     let rebuilding = async {
         rebuild(&harness.config(), &CancellationToken::new()).await.unwrap();
@@ -53,23 +54,22 @@ async fn a_rebuild_under_load_leaves_no_moment_without_what_was_there() {
         while !rebuilt.is_cancelled() {
             emit().await;
             // Not more than can be indexed.
-            until(&true, async || indexed(&harness).await >= *emitted.borrow() as u64).await;
+            until(&true, async || indexed(&harness).await >= emitted.get() as u64).await;
         }
         // Beyond the switch too.
         for _ in 0..20 {
             emit().await;
         }
     };
-    let searching = async {
-        let mut emissions = emissions;
+    let searching = async || {
+        // Not only now and then: the moment of the switch is short, and a search must be under way in it.
         while !rebuilt.is_cancelled() {
-            emissions.changed().await.unwrap();
             let found = harness.count(json!({"term": {"kind": "payment"}})).await;
             assert!(found >= BEFORE as u64, "a search found {found} of {BEFORE}");
         }
     };
-    tokio::join!(rebuilding, loading, searching);
-    let emitted = *emitted.borrow();
+    tokio::join!(rebuilding, loading, searching(), searching(), searching(), searching());
+    let emitted = emitted.get();
 
     let new = harness.live().await;
     assert_eq!((old.ends_with("-1"), new.ends_with("-2")), (true, true), "{old} {new}");
@@ -109,9 +109,14 @@ async fn a_rebuild_that_was_interrupted_leaves_searches_as_they_were_and_goes_on
     let part = harness.index.send(Method::GET, &format!("/{next}/_count"), Body::None).await.unwrap();
     let part = part["count"].as_u64().unwrap();
     assert!((1..all as u64).contains(&part), "{part} of {all}");
+    // One that ended between its switch and the end of the old index.
+    let left = format!("/{}-0", harness.alias);
+    harness.index.send(Method::PUT, &left, Body::None).await.unwrap();
 
     rebuild(&harness.config(), &CancellationToken::new()).await.unwrap();
     assert_eq!(harness.index.live().await.unwrap(), Some(begun), "the same index");
+    let left = harness.index.send(Method::GET, &left, Body::None).await;
+    assert!(left.is_err_and(|error| error.is_not_found()), "what an earlier rebuild left is deleted");
     assert_eq!(indexed(&harness).await, all as u64);
     indexer.stop().await;
     harness.finish().await;
