@@ -135,10 +135,10 @@ async fn lock_and_read(
     // Sent together, executed one after the other: the read's snapshot is taken when the locks are held.
     let (locks, reads): (Parameters<'_>, Parameters<'_>) =
         (&[&locked, &owned.buckets, &owned.epochs], &[&users, &payments, &owned.buckets, &owned.epochs]);
-    let (accounts, entries) = tokio::try_join!(
-        async { transaction.query(&lock, locks).await.context("cannot lock accounts") },
-        async { transaction.query(&read, reads).await.context("cannot read entries") },
-    )?;
+    let (accounts, entries) = tokio::join!(transaction.query(&lock, locks), transaction.query(&read, reads));
+    // In this order: when the first fails, the second says no more than that the transaction is aborted.
+    let (accounts, entries) =
+        (accounts.context("cannot lock accounts")?, entries.context("cannot read entries")?);
     for row in accounts {
         let account = Account { available: row.get(1), held: row.get(2), last_entry_no: row.get(3) };
         states.accounts.insert(row.get(0), account);

@@ -1,14 +1,20 @@
 //! Connects to the three databases, as the role that may only read.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use clap::Args;
 use postgres_tls::Connection;
+use postgres_tls::hosts::{self, Opened, Preferred};
 use tokio_postgres::Client;
 
 use crate::stack::Stack;
 
 /// A report that takes longer asks for too much: it is to name a shorter time.
 const READER_SESSION: &str = "set statement_timeout = '60s'; set default_transaction_read_only = on";
+
+/// The limit of one host's whole answer, where the URL has no `connect_timeout`. One that is frozen still takes connections.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The connection strings of the three databases, of a role that may read them.
 #[derive(Args, Clone)]
@@ -74,10 +80,15 @@ pub async fn reader(name: &str, url: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// A connection that lives as long as its client.
+/// A connection that lives as long as its client. Of several hosts it is to the first that answers in time and will do.
+///
+/// # Errors
+/// When the URL cannot be used, or no host will do.
 pub async fn connect(url: &str) -> Result<Client> {
     let Connection { config, tls } = url.parse::<Connection>()?;
-    let (client, connection) = config.connect(tls).await?;
+    let limit = config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+    let opened = hosts::connect(&config, &tls, &Preferred::default(), limit).await?;
+    let Opened { client, connection, .. } = opened;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             // The next query fails as well, and reports it.

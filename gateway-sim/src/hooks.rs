@@ -21,6 +21,8 @@ const QUEUE_MAX: usize = 1_024;
 /// Maximum number of concurrent deliveries.
 const CONCURRENT_MAX: usize = 16;
 const DELIVERIES_MAX: usize = 4;
+/// A server may close a connection that was idle for longer, at the moment at which a webhook is sent on it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The receiver of webhooks.
@@ -42,7 +44,7 @@ impl Target {
 
 fn client() -> reqwest::Result<reqwest::Client> {
     listener::tls::install_provider();
-    reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build()
+    reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).pool_idle_timeout(IDLE_TIMEOUT).build()
 }
 
 struct Notification {

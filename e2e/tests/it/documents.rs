@@ -138,7 +138,7 @@ fn key_and_headers_are_held_too() {
             drop(event.headers.insert("ce_time".into(), "2026-01-02T03:04:06.123456".into()));
         }),
         ("a chain without a beginning", |event| {
-            drop(event.headers.insert("pg_chain".into(), "payments".into()))
+            drop(event.headers.insert("pg_chain".into(), "payments".into()));
         }),
         ("a header that nobody knows", |event| drop(event.headers.insert("x".into(), "y".into()))),
         ("no user as its key", |event| event.key = "k".into()),

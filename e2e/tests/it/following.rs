@@ -18,11 +18,17 @@ pub struct Follower {
 
 impl Follower {
     fn new(user: Uuid) -> Self {
-        Self { identity: ("x-user-id", user.to_string()), http: reqwest::Client::new() }
+        Self {
+            identity: ("x-user-id", user.to_string()),
+            http: saga::http_client::builder().build().unwrap(),
+        }
     }
 
     pub fn with_token(token: &str) -> Self {
-        Self { identity: ("authorization", format!("Bearer {token}")), http: reqwest::Client::new() }
+        Self {
+            identity: ("authorization", format!("Bearer {token}")),
+            http: saga::http_client::builder().build().unwrap(),
+        }
     }
 
     pub async fn get(&self, url: &str, last_event_id: Option<&str>) -> Response {

@@ -80,7 +80,7 @@ impl Services {
         let harness = Harness::shared().await;
         let payments = Verifier::start(&harness, issuer, "payments-svc", "payments").await;
         let balance = Verifier::start(&harness, issuer, "balance-svc", "balance").await;
-        Self { harness, payments, balance, http: reqwest::Client::new() }
+        Self { harness, payments, balance, http: saga::http_client::builder().build().unwrap() }
     }
 
     /// A request of somebody who also says to be another user.

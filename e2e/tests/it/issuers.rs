@@ -40,7 +40,7 @@ impl Issuer {
             // A stream ends with its token; nobody waits for more.
             ("AUTH_LEEWAY_SECONDS", "0".to_owned()),
         ];
-        Self { url, settings, token_url, http: reqwest::Client::new() }
+        Self { url, settings, token_url, http: saga::http_client::builder().build().unwrap() }
     }
 
     /// A token of the client that has this scope.

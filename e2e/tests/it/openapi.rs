@@ -185,7 +185,12 @@ async fn the_document_is_served_as_it_is() {
 async fn answers_are_as_described() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
-    let caller = Caller { harness: &harness, openapi: OpenApi::read(), http: reqwest::Client::new(), user };
+    let caller = Caller {
+        harness: &harness,
+        openapi: OpenApi::read(),
+        http: saga::http_client::builder().build().unwrap(),
+        user,
+    };
     let order = harness.order(100, "described");
     let post = async |body: &Value| caller.call(Method::POST, "/payments", "/payments", Some(body)).await;
     let paid = post(&order).await;
@@ -216,7 +221,12 @@ async fn answers_are_as_described() {
 async fn searches_are_answered_as_described() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
-    let caller = Caller { harness: &harness, openapi: OpenApi::read(), http: reqwest::Client::new(), user };
+    let caller = Caller {
+        harness: &harness,
+        openapi: OpenApi::read(),
+        http: saga::http_client::builder().build().unwrap(),
+        user,
+    };
     let search =
         async |query: &str| caller.get("/payments/search", &format!("/payments/search?{query}")).await;
     let payment_id = harness.client.pay(user, "0812-78", 100).await.unwrap().to_string();
@@ -240,7 +250,7 @@ async fn searches_are_answered_as_described() {
 #[tokio::test]
 async fn who_has_no_account_has_an_empty_statement_and_no_balance() {
     let harness = Harness::shared().await;
-    let (openapi, http) = (OpenApi::read(), reqwest::Client::new());
+    let (openapi, http) = (OpenApi::read(), saga::http_client::builder().build().unwrap());
     let caller = Caller { harness: &harness, openapi, http, user: Uuid::now_v7() };
     assert_eq!(caller.get("/balance", "/balance").await.status, 404);
     let statement = caller.get("/balance/movements", "/balance/movements").await.body;
@@ -270,7 +280,12 @@ fn the_pattern_of_texts_is_the_rule_of_the_services() {
 async fn payments_that_end_otherwise_are_as_described() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
-    let caller = Caller { harness: &harness, openapi: OpenApi::read(), http: reqwest::Client::new(), user };
+    let caller = Caller {
+        harness: &harness,
+        openapi: OpenApi::read(),
+        http: saga::http_client::builder().build().unwrap(),
+        user,
+    };
     for (client_number, amount, status, reason) in
         [("0812-decline", 100, "failed", "declined:"), ("0812", 5_000, "rejected", "insufficient_funds")]
     {

@@ -79,7 +79,11 @@ impl Harness {
         let config = Config::parse_from(self.flags("127.0.0.1:0", extra));
         let shutdown = CancellationToken::new();
         let ran = tokio::spawn(notifier::run(config, socket, shutdown.clone()));
-        Instance { admin, client: reqwest::Client::new(), process: Process::Here(shutdown, ran) }
+        Instance {
+            admin,
+            client: saga::http_client::builder().build().unwrap(),
+            process: Process::Here(shutdown, ran),
+        }
     }
 
     /// An instance in a process of its own, which can be killed.
@@ -93,8 +97,11 @@ impl Harness {
         let mut command = Command::new(env!("CARGO_BIN_EXE_notifier"));
         command.args(&self.flags(&address, extra)[1..]).envs(variables.iter().copied()).kill_on_drop(true);
         let process = Process::Own(command.spawn().unwrap());
-        let instance =
-            Instance { admin: format!("http://{address}"), client: reqwest::Client::new(), process };
+        let instance = Instance {
+            admin: format!("http://{address}"),
+            client: saga::http_client::builder().build().unwrap(),
+            process,
+        };
         let ready = async || instance.client.get(format!("{}/ready", instance.admin)).send().await.is_ok();
         eventually("it is ready", async || ready().await.then_some(())).await;
         instance

@@ -39,7 +39,7 @@ impl Keycloak {
         let connect = format!("{url}/protocol/openid-connect");
         let (jwks_url, token_url) = (format!("{connect}/certs"), format!("{connect}/token"));
         let issuer = Issuer::new(url, jwks_url, token_url, "JWT");
-        let http = reqwest::Client::new();
+        let http = saga::http_client::builder().build().unwrap();
         let mut keycloak = Self { issuer, server, client: String::new(), http, process };
         keycloak.until_it_answers().await;
         keycloak.make_realm().await;
