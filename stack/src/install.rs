@@ -3,6 +3,7 @@
 //! Nothing that is installed becomes a system service: while apt runs, packages are told not to start anything
 //! and Postgres not to make a cluster, and what was installed does not start at boot; what was there before is there afterwards, also when interrupted.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -75,7 +76,7 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     if layout.is_ha() {
         need(find_program(etcd::PROGRAM).is_some(), "etcd", ETCD_PACKAGES);
         need(
-            patroni::downloaded(layout) || python_has_venv(),
+            patroni::downloaded(layout) || find_program("python3").is_some_and(has_venv),
             "Python with venv (for Patroni)",
             &["python3-venv"],
         );
@@ -116,7 +117,7 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     if purpose != Purpose::Stack {
         need(find_program("curl").is_some(), "curl", &["curl"]);
         need(find_program("npm").is_some(), "npm", &["npm"]);
-        need(python_has_venv(), "Python with venv", &["python3-venv"]);
+        need(has_venv("python3"), "Python with venv", &["python3-venv"]);
         let alertmanager =
             ["amtool", "prometheus-alertmanager"].iter().all(|name| find_program(name).is_some());
         need(alertmanager, "Alertmanager, with amtool", &["prometheus-alertmanager"]);
@@ -131,8 +132,8 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     needs
 }
 
-fn python_has_venv() -> bool {
-    let mut python = Command::new("python3");
+fn has_venv(python: impl AsRef<OsStr>) -> bool {
+    let mut python = Command::new(python);
     python.args(["-c", "import ensurepip, venv"]).stdin(Stdio::null()).stderr(Stdio::null());
     python.status().is_ok_and(|status| status.success())
 }

@@ -104,7 +104,8 @@ pub fn download(layout: &Layout, step: &Step) -> Result<String> {
     cache::once(layout, &target, |scratch| {
         step.now(format!("Patroni {VERSION} from the Python Package Index"));
         let (tools, made) = (scratch.join("tools"), scratch.join("modules"));
-        let mut venv = Command::new("python3");
+        // The one that runs it: some modules are compiled for one version.
+        let mut venv = Command::new(find_program("python3").context("Python is not installed")?);
         venv.args(["-m", "venv"]).arg(&tools);
         run(venv).context("python3 -m venv failed")?;
         let mut pip = Command::new(tools.join("bin/pip"));
