@@ -84,7 +84,8 @@ impl Synchronous {
         }
         if let Some(question) = self.gate.ask(now) {
             let since = self.gate.held_since().unwrap_or(now).max(self.tried_others_at);
-            if now.saturating_duration_since(since) >= TRY_OTHERS_INTERVAL {
+            let is_due = now.saturating_duration_since(since) >= TRY_OTHERS_INTERVAL;
+            if is_due && self.answers() {
                 self.tried_others_at = now;
                 self.poller.try_others();
             }
@@ -93,6 +94,12 @@ impl Synchronous {
         }
         self.show(now);
         Ok(())
+    }
+
+    /// Whether the server answered the last question. Where it did not, the next connection tries the other hosts by itself.
+    fn answers(&self) -> bool {
+        let reason = self.gate.held().map(|(_, reason)| reason);
+        self.failure.is_none() && reason.is_some_and(|reason| reason != Reason::NotAnswered)
     }
 
     fn observe(&mut self, observation: Observation, now: Instant) {
