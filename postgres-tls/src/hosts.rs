@@ -1,12 +1,15 @@
 //! Connects to one of several hosts.
 //!
 //! * Each host has a time for its whole answer, signing in included: one that is frozen still takes connections.
-//! * The host that answered last is tried first. Once it fails, the one after it is: the next try does not begin with it.
+//! * The host that answered last is tried first, alone. Once it fails, the next try begins with the one after it, and the others are
+//!   tried at the same time: none that is frozen holds up the search for the one that will do.
 //! * `target_session_attrs` decides which host will do, as in libpq.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
@@ -49,10 +52,10 @@ pub fn count(config: &Config) -> usize {
     config.get_hosts().len().max(config.get_hostaddrs().len()).max(1)
 }
 
-/// Connects to the first host that answers within `limit` and will do.
+/// Connects to a host that answers within `limit` and will do.
 ///
 /// # Errors
-/// That of the last host, when none will do.
+/// That of the host that failed last, when none will do.
 pub async fn connect<T>(
     config: &Config,
     tls: &T,
@@ -63,20 +66,30 @@ where
     T: MakeTlsConnect<Socket> + Clone,
 {
     let count = count(config);
-    // The library's error for a connection that took too long; it has no public name.
-    let mut last = Error::__private_api_timeout();
-    for host in preferred.order(count) {
-        let one = of_host(config, host);
-        let answered = timeout(limit, one.connect(tls.clone())).await;
+    let open = |host: usize| async move {
+        let answered = timeout(limit, of_host(config, host).connect(tls.clone())).await;
+        // The library's error for a connection that took too long; it has no public name.
         match answered.unwrap_or_else(|_| Err(Error::__private_api_timeout())) {
             Ok((client, connection)) => {
                 preferred.succeeded(host);
-                return Ok(Opened { client, connection, host });
+                Ok(Opened { client, connection, host })
             }
             Err(error) => {
                 preferred.failed(host, count);
-                last = error;
+                Err(error)
             }
+        }
+    };
+    let mut hosts = preferred.order(count);
+    let mut last = match open(hosts.next().unwrap_or_default()).await {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    let mut others: FuturesUnordered<_> = hosts.map(open).collect();
+    while let Some(answered) = others.next().await {
+        match answered {
+            Ok(opened) => return Ok(opened),
+            Err(error) => last = error,
         }
     }
     Err(last)
@@ -210,5 +223,29 @@ mod tests {
         let error =
             connect(&alone, &NoTls, &preferred, Duration::from_millis(200)).await.map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("timeout"), "{error}");
+    }
+
+    /// Tried one after the other, the first of them would hold up the second.
+    #[tokio::test]
+    async fn a_frozen_host_does_not_hold_up_the_others() {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (first, second) = (frozen().await, frozen().await);
+        let ports = format!("{gone},{},{}", port(&first), port(&second));
+        let config: Config =
+            format!("host=127.0.0.1,127.0.0.1,127.0.0.1 port={ports} user=u").parse().unwrap();
+        let (preferred, limit) = (Preferred::default(), Duration::from_secs(3600));
+        let both_are_asked = async { tokio::join!(first.accept(), second.accept()) };
+        tokio::select! {
+            answered = connect(&config, &NoTls, &preferred, limit) => panic!("{:?}", answered.map(|_| ())),
+            asked = timeout(Duration::from_secs(30), both_are_asked) => drop(asked.unwrap()),
+        }
+    }
+
+    async fn frozen() -> tokio::net::TcpListener {
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap()
+    }
+
+    fn port(listener: &tokio::net::TcpListener) -> u16 {
+        listener.local_addr().unwrap().port()
     }
 }

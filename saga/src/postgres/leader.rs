@@ -3,7 +3,7 @@
 //! * A frozen server answers nothing and closes nothing: its kernel keeps the connections, and statements on them would wait for as
 //!   long as it is frozen.
 //! * So while there are connections, their host is asked every [`PROBE_INTERVAL`], on a connection of its own. If it does not
-//!   answer, the others are tried. Once another host takes writes, the connections to the first one end: to its caller a
+//!   answer, the others are tried, every [`SEARCH_INTERVAL`]. Once another host takes writes, the connections to the first one end: to its caller a
 //!   statement fails as on any lost connection, and its outcome is looked up.
 //! * A host that is slow while no other takes writes keeps its connections. A single host is not watched.
 
@@ -17,6 +17,8 @@ use tokio_postgres::Client;
 use super::login::Inner;
 
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// While no host takes writes. One of them is about to: nothing is accepted until it is found.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
 /// A host that takes longer is taken for frozen, and the others are tried.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const PROBE: &str = "select 1";
@@ -80,7 +82,7 @@ pub fn watch(login: &Arc<Inner>) {
 async fn probe_repeatedly(login: Weak<Inner>) {
     let mut probe: Option<Client> = None;
     loop {
-        sleep(PROBE_INTERVAL).await;
+        sleep(if probe.is_some() { PROBE_INTERVAL } else { SEARCH_INTERVAL }).await;
         let Some(login) = login.upgrade() else { return };
         if login.leader.ends() {
             return;
