@@ -14,8 +14,9 @@ use crate::shards::list::{self, ListedShard};
 use crate::shards::map::{Answer, BucketRow};
 use crate::telemetry::log_text;
 
-/// A shard that has not answered by then is away. It includes the wait for a connection.
-const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// A shard that has not answered by then is away. It includes the wait for a connection, which a database under load may
+/// need seconds for; a request waits longer than this for its owner.
+const READ_TIMEOUT: Duration = Duration::from_secs(4);
 
 const READ: &str = "select bucket, epoch, owned from owned_buckets";
 
