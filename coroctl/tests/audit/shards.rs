@@ -371,8 +371,12 @@ async fn an_aborted_move_leaves_everything_as_it_was() {
         let mut first = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
         assert_eq!(until_step(&mut first, aborted).await, None);
         drop(first);
-        let asked = record::request_abort(&superuser(&pair.one).await, move_id).await.unwrap();
-        assert!(asked, "aborted after step {aborted}");
+        if !record::request_abort(&superuser(&pair.one).await, move_id).await.unwrap() {
+            // A fence that was lifted takes steps too: with fewer of them this one had ended before it was aborted.
+            let moved = [account(&pair.one, user).await, account(&pair.two, user).await];
+            assert_eq!(moved, [None, Some(5)], "aborted after step {aborted}");
+            break;
+        }
         let mut second = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
         let outcome = second.run().await.unwrap();
         let moved = [account(&pair.one, user).await, account(&pair.two, user).await];
