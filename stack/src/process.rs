@@ -119,14 +119,17 @@ pub fn family(processes: &[Stat], leaders: &[ProcessId]) -> Vec<ProcessId> {
         .collect()
 }
 
+/// A variable of the environment that a process was started with, if that can be read.
+pub fn variable(pid: i32, name: &str) -> Option<String> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let mut entries = environ.split(|byte| *byte == 0).filter_map(|entry| std::str::from_utf8(entry).ok());
+    entries.find_map(|entry| entry.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
+}
+
 /// Processes that carry the mark of this stack, or are Postgres processes at home in the folder of its data
 /// (Postgres overwrites its environment with the process title).
 pub fn marked(processes: &[Stat], member: &str, data: &Path) -> Vec<ProcessId> {
-    let mark = format!("{MEMBER}={member}");
-    let has_mark = |pid: i32| {
-        fs::read(format!("/proc/{pid}/environ"))
-            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()))
-    };
+    let has_mark = |pid: i32| variable(pid, MEMBER).as_deref() == Some(member);
     let is_postgres = |pid: i32| {
         let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap_or_default();
         link("exe").file_name().is_some_and(|name| name == "postgres") && link("cwd").starts_with(data)

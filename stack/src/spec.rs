@@ -61,6 +61,9 @@ pub struct Spec {
 
 /// The variable by which any process of a stack can be recognised, also when its parents are gone.
 pub const MEMBER: &str = "CORO_STACK_MEMBER";
+/// The variable that names the child which a process belongs to, also when its parents are gone: Patroni leaves its PostgreSQL to
+/// the supervisor.
+pub const CHILD: &str = "CORO_STACK_CHILD";
 
 impl Spec {
     /// The whole environment of the child.
@@ -71,6 +74,7 @@ impl Spec {
         env.entry("LANG".to_owned()).or_insert_with(|| "C.UTF-8".to_owned());
         env.entry("HOME".to_owned()).or_insert_with(|| self.cwd.display().to_string());
         env.insert(MEMBER.to_owned(), member.to_owned());
+        env.insert(CHILD.to_owned(), self.name.clone());
         env
     }
 }
@@ -95,6 +99,6 @@ mod tests {
             port: None,
         };
         let names: Vec<_> = spec.environment("m").into_keys().collect();
-        assert_eq!(names, ["CORO_STACK_MEMBER", "HOME", "LANG", "PATH", "RUST_LOG"]);
+        assert_eq!(names, ["CORO_STACK_CHILD", "CORO_STACK_MEMBER", "HOME", "LANG", "PATH", "RUST_LOG"]);
     }
 }

@@ -19,7 +19,7 @@ use rustix::process::{WaitOptions, WaitStatus};
 use crate::control::{Client, Reply, Request};
 use crate::layout::Layout;
 use crate::process::{self, ProcessId};
-use crate::spec::Restart;
+use crate::spec::{CHILD, Restart};
 use crate::state::State;
 use crate::{launch, logs};
 use child::{Child, Phase};
@@ -326,14 +326,19 @@ impl Supervisor {
         }
     }
 
-    /// Ends processes that outlive their leader: they would hold ports and files of the next one.
+    /// Ends processes that outlive their leader: they would hold ports and files of the next one. What was left to us by a child
+    /// that still runs is not one of them.
     fn remove_strays(&self, leader: Option<ProcessId>) {
-        let leaders: Vec<i32> = self.children.values().filter_map(Child::running).map(|id| id.pid).collect();
+        let is_kept = |pid: i32| {
+            let child_name = process::variable(pid, CHILD);
+            let mut running = self.children.values().filter_map(|child| Some((child, child.running()?)));
+            running.any(|(child, id)| id.pid == pid || child_name.as_ref() == Some(&child.spec.name))
+        };
         let find = || {
             let processes = process::all();
             let adopted = processes.iter().filter(|stat| stat.parent == self.me.pid && !stat.zombie);
             let mut strays: Vec<ProcessId> =
-                adopted.map(|stat| stat.id).filter(|id| !leaders.contains(&id.pid)).collect();
+                adopted.map(|stat| stat.id).filter(|id| !is_kept(id.pid)).collect();
             strays.extend(process::family(&processes, leader.as_slice()));
             strays
         };

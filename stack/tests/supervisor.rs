@@ -139,6 +139,25 @@ fn a_process_that_outlives_its_parent_does_not_outlive_the_stack() {
     until("its daemon is gone too", || harness.members().is_empty());
 }
 
+/// As Patroni leaves its PostgreSQL.
+#[test]
+fn a_process_that_a_child_left_ends_with_that_child_and_with_no_other() {
+    let harness = Harness::start("left");
+    let other = harness.run("other", SLEEP, Restart::OnCommand);
+    let leaves = harness.run("leaves", "(setsid sleep 1000 &); exec sleep 1000", Restart::OnCommand);
+    let is_left =
+        |stat: &process::Stat| stat.parent == harness.supervisor.pid && ![other, leaves].contains(&stat.id);
+    let left = || process::all().into_iter().find(is_left).map(|stat| stat.id);
+    until("the supervisor has the one that it left", || left().is_some());
+    let daemon = left().unwrap();
+    assert!(other.signal(rustix::process::Signal::KILL));
+    until("the other's end is known", || harness.child("other").id.is_none());
+    assert!(daemon.alive());
+    assert!(leaves.signal(rustix::process::Signal::KILL));
+    until("the end of the one that left it is known", || harness.child("leaves").id.is_none());
+    until("it is gone too", || harness.members().is_empty());
+}
+
 #[test]
 fn a_crash_loop_backs_off() {
     let harness = Harness::start("loop");
@@ -296,5 +315,5 @@ fn a_child_sees_only_its_own_environment() {
     // The shell adds PWD by itself.
     names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
     names.sort_unstable();
-    assert_eq!(names, ["CORO_STACK_MEMBER", "HOME", "LANG", "PATH"]);
+    assert_eq!(names, ["CORO_STACK_CHILD", "CORO_STACK_MEMBER", "HOME", "LANG", "PATH"]);
 }
