@@ -63,8 +63,15 @@ pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
 
 fn relay(layout: &Layout, arguments: &[&str]) -> Result<()> {
     let owner = Some(ProcessId::me().context("no /proc")?);
-    let wish =
-        Wish { extent: Extent::Servers, with: Vec::new(), yes: in_ci(), owner, tls: false, programs: None };
+    let wish = Wish {
+        extent: Extent::Servers,
+        with: Vec::new(),
+        yes: in_ci(),
+        owner,
+        tls: false,
+        ha: false,
+        programs: None,
+    };
     afresh(layout, &wish)?;
     let progress = Progress::default();
     progress.step("build", |step| {

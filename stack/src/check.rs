@@ -68,13 +68,15 @@ enum Step {
     Encrypted,
     /// A stack on which each drill is played: what breaks, its alert, its runbook; with --all
     Drills,
+    /// A stack with a highly available Postgres, which loses its primary, standbys and etcd under load; with --all
+    Leaders,
     /// A stack of the revision before, upgraded to this one under load; with --all
     Upgrade,
     /// compose.yaml on a Docker engine of its own: a payment, the audit, what the file promises; with --all, as root
     Containers,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step::Format,
     Step::Lint,
     Step::Deny,
@@ -83,11 +85,12 @@ const STEPS: [Step; 10] = [
     Step::Stack,
     Step::Encrypted,
     Step::Drills,
+    Step::Leaders,
     Step::Upgrade,
     Step::Containers,
 ];
 /// Those that `--all` adds.
-const LONG_STEPS: [Step; 4] = [Step::Encrypted, Step::Drills, Step::Upgrade, Step::Containers];
+const LONG_STEPS: [Step; 5] = [Step::Encrypted, Step::Drills, Step::Leaders, Step::Upgrade, Step::Containers];
 const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 
 /// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
@@ -124,6 +127,10 @@ pub fn run(args: &TestArgs) -> Result<()> {
             }
             Step::Drills => {
                 with_stack(&layout, &Setting::default(), &mut totals, |totals| drills(&layout, totals));
+            }
+            Step::Leaders => {
+                let setting = Setting { ha: true, ..Setting::default() };
+                with_stack(&layout, &setting, &mut totals, |totals| leaders(&layout, totals));
             }
             Step::Upgrade => upgrade(&layout, &mut totals),
             Step::Containers => totals.one(containers(&layout)),
@@ -222,21 +229,23 @@ fn unit(layout: &Layout, quick: bool) -> Result<Totals> {
 #[derive(Default)]
 struct Setting {
     tls: bool,
+    ha: bool,
     /// The folder of the programs of another revision.
     programs: Option<PathBuf>,
 }
 
 /// Runs tests against a stack of their own, which goes down whatever happens.
 fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: impl FnOnce(&mut Totals)) {
-    let Setting { tls, programs } = setting;
+    let Setting { tls, ha, programs } = setting;
     let before = totals.failed();
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
-        // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack.
+        // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Six more servers
+        // leave no room for parts.
         let parts = Extra::value_variants().iter().copied();
-        let with = parts.filter(|part| *tls || *part != Extra::Traces).collect();
+        let with = parts.filter(|part| !*ha && (*tls || *part != Extra::Traces)).collect();
         let (owner, programs) = (Some(owner), programs.clone());
-        let wish = Wish { extent: Extent::Services, with, yes: in_ci(), owner, tls: *tls, programs };
+        let wish = Wish { extent: Extent::Services, with, yes: in_ci(), owner, tls: *tls, ha: *ha, programs };
         afresh(layout, &wish)
     }));
     if totals.failed() == before {
@@ -308,6 +317,17 @@ fn encrypted(layout: &Layout, totals: &mut Totals) {
 fn drills(layout: &Layout, totals: &mut Totals) {
     totals.one(workspace::coroctl(layout, &["first-payment"]));
     totals.one(workspace::e2e(layout, &["drill", "--all"]));
+}
+
+/// What a highly available Postgres can lose (`cargo stack leader --help`).
+const LOSSES: [&str; 6] = ["kill", "freeze", "patroni", "standbys", "etcd", "all-etcd"];
+
+/// Each loss under load: nothing that was accepted is lost, nothing is done twice, and the time without payments is bounded.
+fn leaders(layout: &Layout, totals: &mut Totals) {
+    totals.one(workspace::coroctl(layout, &["first-payment"]));
+    for loss in LOSSES {
+        totals.one(workspace::e2e(layout, &["leader", loss, "--payments", "700", "--rate", "12"]));
+    }
 }
 
 /// A stack of the revision before gets this one's programs and migrations, by the runbook and under load.

@@ -220,16 +220,14 @@ fn run(action: Action) -> Result<()> {
     let layout = Layout::from_env()?;
     match action {
         Action::Up { yes, with, servers, no_payment, tls, ha, programs } => {
-            if ha {
-                layout.choose_ha()?;
-            }
             let extent = match (servers, no_payment) {
                 (true, _) => Extent::Servers,
                 (false, true) => Extent::Services,
                 (false, false) => Extent::Payment,
             };
             let programs = programs.map(|folder| folder.canonicalize()).transpose().context("--programs")?;
-            up(&layout, &Wish { extent, with, yes: yes || install::in_ci(), owner: None, tls, programs })
+            let yes = yes || install::in_ci();
+            up(&layout, &Wish { extent, with, yes, owner: None, tls, ha, programs })
         }
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
@@ -284,7 +282,8 @@ fn with_e2e(layout: &Layout, verb: &str, arguments: &[String]) -> Result<()> {
 fn demo(layout: &Layout) -> Result<()> {
     if Client::connect(&layout.socket()).is_none() {
         let (extent, yes) = (Extent::Services, install::in_ci());
-        up(layout, &Wish { extent, with: Vec::new(), yes, owner: None, tls: false, programs: None })?;
+        let wish = Wish { extent, with: Vec::new(), yes, owner: None, tls: false, ha: false, programs: None };
+        up(layout, &wish)?;
     }
     workspace::e2e(layout, &["demo"])
 }

@@ -44,6 +44,8 @@ pub struct Wish {
     pub owner: Option<ProcessId>,
     /// Every link is encrypted. A stack that was made so stays so.
     pub tls: bool,
+    /// Postgres is highly available. A stack that was made so stays so.
+    pub ha: bool,
     /// The folder of the programs of another revision: they run, and nothing is built. Otherwise this revision's.
     pub programs: Option<PathBuf>,
 }
@@ -66,6 +68,9 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let progress = Progress::default();
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
     let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
+    if wish.ha {
+        layout.choose_ha()?;
+    }
     Extra::add(layout, &wish.with)?;
     clear_the_way(layout, &progress)?;
     install::ensure(layout, Purpose::Stack, wish.yes, &progress)?;
