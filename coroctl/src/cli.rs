@@ -23,7 +23,7 @@ use crate::{explain, first_payment};
 /// Looks at a running Coro, and mends it by hand.
 ///
 /// Addresses come from the environment (`. .stack/env` sets them all) or from options. `find`, `stuck`, `parked list`,
-/// `parked show`, `resolve list`, `shard`, `explain` and `audit` read only, as a role that may only read. `parked retry`,
+/// `parked show`, `resolve list`, `explain`, `audit` and `shard list`, `plan`, `verify` and `moves` read only. `parked retry`,
 /// `parked dismiss` and `resolve` ask a service to act, with the token of its admin listener and the name of an operator;
 /// `replay` asks the relay. What an act changes, and by whom and why, is kept beside what it changed.
 ///
@@ -67,7 +67,7 @@ enum Action {
     ///
     /// Exit codes: 0 every check that was made holds, 1 an invariant is violated, 2 the audit could not be made.
     Audit(Box<Audit>),
-    /// Look at the shards of a service: which buckets each owns, which should move, and whether every row is on its owner.
+    /// Look at the shards of a service, and move buckets between them.
     #[command(subcommand)]
     Shard(Shard),
     /// Deposit, pay, wait for the end, and print the payment's life.

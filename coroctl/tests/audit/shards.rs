@@ -46,6 +46,15 @@ impl Pair {
         command.env_clear().env("SHARDS", shards).arg("shard").args(arguments).output().unwrap()
     }
 
+    /// `coroctl shard COMMAND` on both, as their superuser. The relay is that of the stack.
+    fn admin(&self, arguments: &[&str]) -> Output {
+        let shards = format!("one={} two={}", superuser_url(&self.one), superuser_url(&self.two));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coroctl"));
+        let relay = std::env::var("RELAY_ADMIN_URL").expect("RELAY_ADMIN_URL");
+        command.env_clear().env("SHARDS_ADMIN", shards).env("RELAY_ADMIN_URL", relay);
+        command.arg("shard").args(arguments).output().unwrap()
+    }
+
     /// Row filters came with PostgreSQL 15; before it a move is refused.
     async fn has_row_filters(&self) -> bool {
         let version = "select current_setting('server_version_num')::int8";
@@ -56,6 +65,11 @@ impl Pair {
         self.one.finish().await.unwrap();
         self.two.finish().await.unwrap();
     }
+}
+
+fn superuser_url(harness: &Harness) -> String {
+    let (server, _) = harness.admin_url().rsplit_once('/').unwrap();
+    format!("{server}/{}", harness.name())
 }
 
 fn json(output: &Output) -> Value {
@@ -185,8 +199,7 @@ async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     for _ in 0..2 {
         source.batch_execute(&replication::create_slot(MOVE)).await.unwrap();
     }
-    let (server, _) = pair.one.admin_url().rsplit_once('/').unwrap();
-    let url = format!("{server}/{}", pair.one.name());
+    let url = superuser_url(&pair.one);
     // In a transaction, as the move's record is locked.
     let subscribe = format!("begin; {}; commit", replication::create_subscription(MOVE, &url));
     target.batch_execute(&subscribe).await.unwrap();
@@ -224,11 +237,6 @@ async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     }
     drop((source, target));
     pair.finish().await;
-}
-
-fn superuser_url(harness: &Harness) -> String {
-    let (server, _) = harness.admin_url().rsplit_once('/').unwrap();
-    format!("{server}/{}", harness.name())
 }
 
 /// A mover of one bucket between two databases, as a new process would begin or resume it.
@@ -387,5 +395,46 @@ async fn an_aborted_move_leaves_everything_as_it_was() {
         }
         assert_eq!(moved, [Some(5), None], "aborted after step {aborted}");
     }
+    pair.finish().await;
+}
+
+/// As an operator does it: what is not known of the disks is a reason to refuse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_is_added_filled_and_drained_by_commands() {
+    let _turn = SUBSCRIBES.lock().await;
+    let (one, two) =
+        (Harness::new(Database::Balance).await.unwrap(), Harness::new(Database::Balance).await.unwrap());
+    let pair = Pair { one, two };
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let bucket = Bucket::of(user).number().to_string();
+    let succeeds = |arguments: &[&str], says: &str| {
+        let output = pair.admin(arguments);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(says), "{arguments:?}: {output:?}");
+    };
+    let full = pair.admin(&["add", "one"]);
+    assert!(String::from_utf8_lossy(&full.stderr).contains("has rows"), "{full:?}");
+    succeeds(&["add", "two"], "owns no bucket now");
+
+    let begin = ["move", "--from", "one", "--to", "two", "--buckets", &bucket, "--operator", "ada"];
+    let refused = pair.admin(&begin);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let reasons = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(reasons.contains("nothing was changed"), "{reasons}");
+    let disks = ["--source-bytes-free", "1000000000", "--target-bytes-free", "1000000000"];
+    let found = async || [account(&pair.one, user).await, account(&pair.two, user).await];
+    assert_eq!(found().await, [Some(5), None]);
+    succeeds(&[&begin[..], &disks].concat(), "The target owns the buckets.");
+    assert_eq!(found().await, [None, Some(5)]);
+    succeeds(&["moves"], "No move is open.");
+
+    succeeds(&[&["drain", "two", "--operator", "ada"][..], &disks].concat(), "has given up");
+    assert_eq!(found().await, [Some(5), None]);
+    let verified = pair.shard(&["verify", "--json"]);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
     pair.finish().await;
 }

@@ -23,7 +23,9 @@ const IS_MIGRATING: &str = "
          where l.locktype = 'advisory' and l.granted and d.datname = current_database()
            and l.objid = (hashtext('coro migrations')::bigint & 4294967295)::text::oid)";
 const VERSION: &str = "select max(version) from refinery_schema_history";
-const IS_OPEN: &str = "select exists (select from incarnations i where i.incarnation = incarnation()), current_setting('wal_level') = 'logical'";
+const STATE: &str = "
+    select exists (select from incarnations i where i.incarnation = incarnation()),
+           current_setting('wal_level') = 'logical', current_setting('server_version_num')::int";
 const SOURCE_FREE: &str = "
     select current_setting('max_replication_slots')::bigint - (select count(*) from pg_replication_slots),
            current_setting('max_wal_senders')::bigint - (select count(*) from pg_stat_replication)";
@@ -93,7 +95,7 @@ async fn databases(source: &Shard, target: &Shard) -> Result<Databases> {
     for (shard, is_source) in [(source, true), (target, false)] {
         databases.is_migrating |= shard.client.query_one(IS_MIGRATING, &[]).await?.try_get::<_, bool>(0)?;
         let version = shard.client.query_one(VERSION, &[]).await?.try_get(0)?;
-        let state = shard.client.query_one(IS_OPEN, &[]).await?;
+        let state = shard.client.query_one(STATE, &[]).await?;
         if !state.try_get::<_, bool>(0)? {
             databases.closed.push(shard.name.clone());
         }
