@@ -3,6 +3,7 @@
 //! * Each host has a time for its whole answer, signing in included: one that is frozen still takes connections.
 //! * The host that answered last is tried first, alone. Once it fails, the next try begins with the one after it, and the others are
 //!   tried at the same time: none that is frozen holds up the search for the one that will do.
+//! * A caller that stops waiting before the first host's time is over has given that host up too.
 //! * `target_session_attrs` decides which host will do, as in libpq.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,6 +37,22 @@ impl Preferred {
         let next = (host + 1) % count.max(1);
         // Only the first one is given up: another may have succeeded meanwhile.
         let _kept = self.0.compare_exchange(host, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// The host that is tried alone. It counts as failed unless it answers, also where the caller drops the future before.
+struct Alone<'a> {
+    preferred: &'a Preferred,
+    host: usize,
+    count: usize,
+    answered: bool,
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.preferred.failed(self.host, self.count);
+        }
     }
 }
 
@@ -81,7 +98,12 @@ where
         }
     };
     let mut hosts = preferred.order(count);
-    let mut last = match open(hosts.next().unwrap_or_default()).await {
+    let first = hosts.next().unwrap_or_default();
+    let mut alone = Alone { preferred, host: first, count, answered: false };
+    let answered = open(first).await;
+    alone.answered = answered.is_ok();
+    drop(alone);
+    let mut last = match answered {
         Ok(opened) => return Ok(opened),
         Err(error) => error,
     };
@@ -223,6 +245,22 @@ mod tests {
         let error =
             connect(&alone, &NoTls, &preferred, Duration::from_millis(200)).await.map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("timeout"), "{error}");
+    }
+
+    /// A caller with a time-out of its own would begin at the frozen host for ever, and never come to the next one.
+    #[tokio::test]
+    async fn a_caller_that_stops_waiting_begins_with_the_next_host() {
+        let (first, second) = (frozen().await, frozen().await);
+        let ports = format!("{},{}", port(&first), port(&second));
+        let config: Config = format!("host=127.0.0.1,127.0.0.1 port={ports} user=u").parse().unwrap();
+        let (preferred, limit) = (Preferred::default(), Duration::from_secs(3600));
+        for (frozen, next) in [(&first, [1, 0]), (&second, [0, 1])] {
+            tokio::select! {
+                answered = connect(&config, &NoTls, &preferred, limit) => panic!("{:?}", answered.map(|_| ())),
+                asked = timeout(Duration::from_secs(30), frozen.accept()) => drop(asked.unwrap()),
+            }
+            assert_eq!(preferred.order(2).collect::<Vec<_>>(), next);
+        }
     }
 
     /// Tried one after the other, the first of them would hold up the second.

@@ -28,7 +28,10 @@ use self::passfile::Login;
 use crate::postgres::error::INVALID_AUTHORIZATION;
 use crate::postgres::settings;
 
+/// The default time-out of connecting: to the only host, and to each of several. One that is frozen must not use up the time of
+/// those that watch the stream.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT_PER_HOST: Duration = Duration::from_secs(3);
 
 /// A parsed connection string, with its TLS configuration.
 #[derive(Clone)]
@@ -113,7 +116,8 @@ impl Database {
         });
         // The client library has no time-out of its own.
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
+            let several = hosts::count(&config) > 1;
+            config.connect_timeout(if several { CONNECT_TIMEOUT_PER_HOST } else { CONNECT_TIMEOUT });
         }
         config.application_name("cdc-relay");
         let tls = Arc::new(postgres_tls::client(mode, &tls_parameters)?);
@@ -273,6 +277,21 @@ mod tests {
             assert_eq!(database.current_password(), password.as_bytes(), "{content}");
         }
         std::fs::remove_file(&file).unwrap();
+    }
+
+    /// The time-outs of those that watch the stream leave time for one frozen host and another one.
+    #[test]
+    fn each_of_several_hosts_has_less_time() {
+        for (url, seconds) in [
+            ("postgres://u@a/d", 10),
+            ("postgres://u@a,b/d", 3),
+            ("user=u hostaddr=10.0.0.1,10.0.0.2", 3),
+            ("postgres://u@a,b/d?connect_timeout=2", 2),
+            ("postgres://u@a/d?connect_timeout=2", 2),
+        ] {
+            let database: super::Database = url.parse().expect(url);
+            assert_eq!(database.step_timeout().as_secs(), seconds, "{url}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod poller;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use self::gate::{Gate, Observation, Reason};
 use self::poller::{Answer, Poller, Standbys};
@@ -29,6 +29,9 @@ use crate::source::server_identity::ServerIdentity;
 const SHOW_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the other hosts are tried while a transaction waits.
 const TRY_OTHERS_INTERVAL: Duration = Duration::from_secs(5);
+/// A session whose transaction waits for so long without an answer of the server ends. The stream does not read meanwhile, so
+/// nothing else shows that its server is frozen.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a command asks for the standbys.
 const AWAIT_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -67,7 +70,7 @@ impl Synchronous {
     /// Takes an answer, and asks the next question if it is due.
     ///
     /// # Errors
-    /// The role may not see the standbys, or the stream's server is not the primary any more.
+    /// The role may not see the standbys, the stream's server is not the primary any more, or it does not answer.
     pub fn tend(&mut self) -> Result<()> {
         let now = Instant::now();
         match self.poller.answer() {
@@ -84,8 +87,7 @@ impl Synchronous {
         }
         if let Some(question) = self.gate.ask(now) {
             let since = self.gate.held_since().unwrap_or(now).max(self.tried_others_at);
-            let is_due = now.saturating_duration_since(since) >= TRY_OTHERS_INTERVAL;
-            if is_due && self.answers() {
+            if now.saturating_duration_since(since) >= TRY_OTHERS_INTERVAL {
                 self.tried_others_at = now;
                 self.poller.try_others();
             }
@@ -93,13 +95,15 @@ impl Synchronous {
             self.metrics.standbys.queries.inc();
         }
         self.show(now);
+        let silence = self.gate.silence(now);
+        ensure!(
+            silence < SERVER_TIMEOUT,
+            "the server has not said for {} s which standbys have flushed the transaction that waits ({}); a new session \
+             connects again",
+            silence.as_secs(),
+            self.failure.as_deref().unwrap_or("no answer")
+        );
         Ok(())
-    }
-
-    /// Whether the server answered the last question. Where it did not, the next connection tries the other hosts by itself.
-    fn answers(&self) -> bool {
-        let reason = self.gate.held().map(|(_, reason)| reason);
-        self.failure.is_none() && reason.is_some_and(|reason| reason != Reason::NotAnswered)
     }
 
     fn observe(&mut self, observation: Observation, now: Instant) {

@@ -76,6 +76,8 @@ pub struct Gate {
     asked: Question,
     answered: Question,
     answered_at: Option<Instant>,
+    /// When the last usable answer came.
+    observed_at: Option<Instant>,
     reason: Reason,
 }
 
@@ -91,6 +93,7 @@ impl Gate {
             asked: 0,
             answered: 0,
             answered_at: None,
+            observed_at: None,
             reason: Reason::NotAnswered,
         }
     }
@@ -115,6 +118,7 @@ impl Gate {
     pub fn observe(&mut self, observation: Observation, now: Instant) {
         let Observation { question, wal_end, standing } = observation;
         self.answered(question, now);
+        self.observed_at = Some(now);
         if let Some(held) = &mut self.held
             && question >= held.question
         {
@@ -168,6 +172,12 @@ impl Gate {
     /// Since when a transaction waits.
     pub fn held_since(&self) -> Option<Instant> {
         self.held.map(|held| held.since)
+    }
+
+    /// How long a transaction has waited without a usable answer of the server.
+    pub fn silence(&self, now: Instant) -> Duration {
+        let since = self.held.map(|held| self.observed_at.map_or(held.since, |at| at.max(held.since)));
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// The commit of the transaction that waits, and why.

@@ -108,6 +108,26 @@ fn the_server_is_asked_only_while_something_waits_and_less_and_less_often() {
     assert_eq!(gate.due(), None);
 }
 
+/// A stream that is not read says nothing of its server, so only the answers show that there is one.
+#[test]
+fn a_server_that_does_not_answer_while_a_transaction_waits_is_silent() {
+    let (mut gate, began) = gate();
+    let at = |seconds| began + Duration::from_secs(seconds);
+    assert_eq!(gate.silence(at(90)), Duration::ZERO, "nothing waits");
+    assert!(!passes(&mut gate, at(100)));
+    assert_eq!(gate.silence(at(110)).as_secs(), 10);
+    let failed = gate.ask(at(110)).expect("a question");
+    gate.answered(failed, at(114));
+    assert_eq!(gate.silence(at(120)).as_secs(), 20, "a failure is no answer");
+    let observed_too = gate.ask(at(120)).expect("a question");
+    gate.observe(observed(observed_too, 100, 0), at(120));
+    assert_eq!(gate.silence(at(121)).as_secs(), 1, "it waits for the standbys, and the server answers");
+    let last = gate.ask(at(122)).expect("a question");
+    gate.observe(observed(last, 100, 20), at(122));
+    assert!(passes(&mut gate, at(122)));
+    assert_eq!(gate.silence(at(200)), Duration::ZERO);
+}
+
 /// A burst of small transactions must not become a burst of questions.
 #[test]
 fn transactions_that_arrive_together_share_a_question() {
