@@ -1,7 +1,7 @@
 //! The connection string of a database.
 //!
 //! * A string has libpq's meaning, for every connection that the relay opens.
-//! * A missing part has libpq's default.
+//! * A missing part has libpq's default. One differs: of several hosts one that takes writes is meant, also by `any`.
 //! * Where the string came from a file, a session signs in with the password that the file has then.
 //! * No text shows the password.
 
@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use postgres_tls::hosts::{self, Opened, Preferred};
 use postgres_tls::{Mode, TlsParameters};
 use rustls::ClientConfig;
-use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
+use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation, TargetSessionAttrs};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -118,6 +118,10 @@ impl Database {
         if config.get_connect_timeout().is_none() {
             let several = hosts::count(&config) > 1;
             config.connect_timeout(if several { CONNECT_TIMEOUT_PER_HOST } else { CONNECT_TIMEOUT });
+        }
+        // A standby among several hosts must not pass for the primary. One host stays what the user says it is.
+        if hosts::count(&config) > 1 && config.get_target_session_attrs() == TargetSessionAttrs::Any {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
         config.application_name("cdc-relay");
         let tls = Arc::new(postgres_tls::client(mode, &tls_parameters)?);
@@ -291,6 +295,23 @@ mod tests {
         ] {
             let database: super::Database = url.parse().expect(url);
             assert_eq!(database.step_timeout().as_secs(), seconds, "{url}");
+        }
+    }
+
+    /// Once a standby answered it would be preferred, and no later connection would try the primary.
+    #[test]
+    fn of_several_hosts_the_one_that_takes_writes_is_meant() {
+        use super::TargetSessionAttrs as Attrs;
+        for (url, expected) in [
+            ("postgres://u@a/d", Attrs::Any),
+            ("postgres://u@a,b/d", Attrs::ReadWrite),
+            ("postgres://u@a,b/d?target_session_attrs=any", Attrs::ReadWrite),
+            ("user=u hostaddr=10.0.0.1,10.0.0.2", Attrs::ReadWrite),
+            ("postgres://u@a,b/d?target_session_attrs=primary", Attrs::ReadWrite),
+            ("postgres://u@a,b/d?target_session_attrs=read-only", Attrs::ReadOnly),
+        ] {
+            let database: super::Database = url.parse().expect(url);
+            assert_eq!(database.get_target_session_attrs(), expected, "{url}");
         }
     }
 
