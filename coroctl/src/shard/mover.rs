@@ -19,7 +19,7 @@ use anyhow::{Result, bail};
 use tokio::time::sleep;
 
 pub use self::side::{Shard, ShardUrl};
-use super::moves::{Drain, Outcome, Step, next};
+use super::moves::{AtSource, AtTarget, Drain, Outcome, Step, next};
 use record::Move;
 
 /// How often target, relay and transactions are asked for while the fence is up.
@@ -44,6 +44,7 @@ pub struct Mover {
 /// What a mover knows besides the records. All of it is found again after a kill.
 #[derive(Default)]
 struct Progress {
+    /// Since when nobody has owned the buckets. Of a fence that another mover has put up: since this one found it.
     fenced_at: Option<Instant>,
     /// Virtual xids and processes of the transactions that ran when the fence was up.
     listed: Option<Vec<(String, i32)>>,
@@ -152,6 +153,19 @@ impl Progress {
         (self.fenced_at, self.listed, self.transactions_ended, self.lsn) = (None, None, false, None);
     }
 
+    /// How long the fence has been up, for all that this mover knows. `asked_at` is before the rows were read.
+    fn fenced_for(&mut self, source: AtSource, target: AtTarget, asked_at: Instant) -> Duration {
+        match (source, target) {
+            (AtSource::Fenced, AtTarget::Waits | AtTarget::Barred) => {
+                self.fenced_at.get_or_insert(asked_at).elapsed()
+            }
+            (AtSource::Owns | AtSource::Fenced | AtSource::Other, _) => {
+                self.fenced_at = None;
+                Duration::ZERO
+            }
+        }
+    }
+
     fn drain(&self, target_has_flushed: bool, relay_has_acknowledged: bool) -> Drain {
         match (&self.listed, self.transactions_ended, &self.lsn) {
             (None, ..) => Drain::Unknown,
@@ -205,5 +219,22 @@ mod tests {
         assert_eq!(progress.drain(false, true), at);
         progress.forget_attempt();
         assert_eq!(progress.drain(true, true), Drain::Unknown);
+    }
+
+    #[test]
+    fn a_fence_that_is_found_up_has_a_limit_too() {
+        let mut progress = Progress::default();
+        let began = Instant::now();
+        assert_eq!(progress.fenced_for(AtSource::Owns, AtTarget::Waits, began), Duration::ZERO);
+        progress.fenced_for(AtSource::Fenced, AtTarget::Waits, began);
+        assert_eq!(progress.fenced_at, Some(began));
+        // It is not up for shorter because it is looked at again.
+        progress.fenced_for(AtSource::Fenced, AtTarget::Barred, Instant::now());
+        assert_eq!(progress.fenced_at, Some(began));
+        for (source, target) in [(AtSource::Fenced, AtTarget::Granted), (AtSource::Owns, AtTarget::Waits)] {
+            progress.fenced_at = Some(began);
+            assert_eq!(progress.fenced_for(source, target, began), Duration::ZERO);
+            assert_eq!(progress.fenced_at, None, "{source:?}, {target:?}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Reads the facts of a move from both shards.
 
+use std::time::Instant;
+
 use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
@@ -29,6 +31,7 @@ const OTHER_SLOTS: &str = "
 impl Mover {
     /// All questions are asked at once, so that a fence is not up for longer than their answers take.
     pub(super) async fn observe(&mut self) -> Result<Observed> {
+        let asked_at = Instant::now();
         let (source, target) = (&self.source.client, &self.target.client);
         let (move_id, numbers) = (self.moved.move_id, self.moved.numbers());
         let (records, rows, has_slot, subscription, incarnations, has_drained, positions) = tokio::try_join!(
@@ -50,9 +53,10 @@ impl Mover {
         self.progress.transactions_ended = has_drained;
         let (target_has_flushed, relay_has_acknowledged) = positions;
         let state = |recorded: Option<&Recorded>| recorded.map_or(Record::Absent, |recorded| recorded.record);
+        let (source, target) = (self.moved.at_source(&rows.0), self.moved.at_target(&rows.1));
         Ok(Observed {
-            source: self.moved.at_source(&rows.0),
-            target: self.moved.at_target(&rows.1),
+            source,
+            target,
             source_record: state(source_record.as_ref()),
             target_record: state(target_record.as_ref()),
             has_slot,
@@ -60,7 +64,7 @@ impl Mover {
             source_has_rows: self.progress.source_walk != Walk::Done,
             target_has_rows: self.progress.target_walk != Walk::Done,
             drain: self.progress.drain(target_has_flushed, relay_has_acknowledged),
-            fenced_for: self.progress.fenced_at.map(|at| at.elapsed()).unwrap_or_default(),
+            fenced_for: self.progress.fenced_for(source, target, asked_at),
             abort_requested: source_record.is_some_and(|recorded| recorded.abort_requested),
             same_incarnations: [incarnations.0, incarnations.1] == self.moved.incarnations,
         })

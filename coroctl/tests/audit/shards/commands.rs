@@ -1,0 +1,49 @@
+//! The commands that change which shard owns a bucket, as an operator types them.
+
+use saga::shards::bucket::Bucket;
+use sql::Database;
+use sql::harness::Harness;
+
+use super::{Pair, SUBSCRIBES, account, deposit, users};
+use crate::fixture::superuser;
+
+/// As an operator does it: what is not known of the disks is a reason to refuse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_is_added_filled_and_drained_by_commands() {
+    let _turn = SUBSCRIBES.lock().await;
+    let (one, two) =
+        (Harness::new(Database::Balance).await.unwrap(), Harness::new(Database::Balance).await.unwrap());
+    let pair = Pair { one, two };
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let bucket = Bucket::of(user).number().to_string();
+    let succeeds = |arguments: &[&str], says: &str| {
+        let output = pair.admin(arguments);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains(says), "{arguments:?}: {output:?}");
+    };
+    let full = pair.admin(&["add", "one"]);
+    assert!(String::from_utf8_lossy(&full.stderr).contains("has rows"), "{full:?}");
+    succeeds(&["add", "two"], "owns no bucket now");
+
+    let begin = ["move", "--from", "one", "--to", "two", "--buckets", &bucket, "--operator", "ada"];
+    let refused = pair.admin(&begin);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let reasons = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(reasons.contains("nothing was changed"), "{reasons}");
+    let disks = ["--source-bytes-free", "1000000000", "--target-bytes-free", "1000000000"];
+    let found = async || [account(&pair.one, user).await, account(&pair.two, user).await];
+    assert_eq!(found().await, [Some(5), None]);
+    succeeds(&[&begin[..], &disks].concat(), "The target owns the buckets.");
+    assert_eq!(found().await, [None, Some(5)]);
+    succeeds(&["moves"], "No move is open.");
+
+    succeeds(&[&["drain", "two", "--operator", "ada"][..], &disks].concat(), "has given up");
+    assert_eq!(found().await, [Some(5), None]);
+    let verified = pair.shard(&["verify", "--json"]);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    pair.finish().await;
+}

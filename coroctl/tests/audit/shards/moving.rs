@@ -1,0 +1,222 @@
+//! A mover on real servers, killed, hindered and aborted at each of its steps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use coroctl::shard::mover::record::{self, Move};
+use coroctl::shard::mover::{Mover, Shard, ShardUrl};
+use coroctl::shard::moves::{Attempt, Outcome, Step};
+use saga::shards::bucket::Bucket;
+use sql::Database;
+use sql::harness::Harness;
+use uuid::Uuid;
+
+use super::{Pair, SUBSCRIBES, account, deposit, json, superuser_url, users};
+use crate::fixture::superuser;
+
+/// More than a step takes on a busy machine.
+const STEP_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A mover of one bucket between two databases, as a new process would begin or resume it.
+async fn mover(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) -> Mover {
+    let shard = async |name: &str, harness: &Harness| {
+        let url = ShardUrl { name: name.to_owned(), url: superuser_url(harness) };
+        Shard::connect(&url).await.unwrap()
+    };
+    let (source, target) = (shard("from", from).await, shard("to", to).await);
+    let buckets = [bucket.number()];
+    let epoch = async |shard: &Shard| record::ownership(&shard.client, &buckets).await.unwrap()[0].epoch;
+    let incarnation = async |shard: &Shard| -> String {
+        shard.client.query_one("select incarnation()", &[]).await.unwrap().get(0)
+    };
+    let moved = Move {
+        move_id,
+        buckets: vec![bucket],
+        attempts: vec![Attempt { source_epoch: epoch(&source).await, target_epoch: epoch(&target).await }],
+        incarnations: [incarnation(&source).await, incarnation(&target).await],
+        operator: "ada".to_owned(),
+        tables: vec!["accounts".to_owned(), "ledger".to_owned()],
+    };
+    // The session of a mover that was killed may live a moment longer.
+    for _ in 0..100 {
+        let shards = (shard("from", from).await, shard("to", to).await);
+        if let Ok(mover) = Mover::new(shards.0, shards.1, moved.clone(), |line| eprintln!("{line}")).await {
+            return mover;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the shards stay locked");
+}
+
+/// Lets the mover begin so many different steps, one after the other, and carry out all of them.
+async fn until_step(mover: &mut Mover, steps: u128) -> Option<Outcome> {
+    let (mut begun, mut last) = (0, None);
+    while begun < steps {
+        let ended = mover.advance().await.unwrap();
+        if ended.is_some() {
+            return ended;
+        }
+        if mover.last() != last {
+            (begun, last) = (begun + 1, mover.last());
+        }
+    }
+    None
+}
+
+/// Lets the mover go on until it has carried out the step.
+async fn advance_to(mover: &mut Mover, step: Step) {
+    let advances = async {
+        while mover.last() != Some(step) {
+            assert_eq!(mover.advance().await.unwrap(), None, "ended before {step:?}");
+        }
+    };
+    tokio::time::timeout(STEP_TIMEOUT, advances).await.unwrap_or_else(|_| panic!("never {step:?}"));
+}
+
+async fn owns(harness: &Harness, bucket: Bucket) -> bool {
+    let select = "select owned from owned_buckets where bucket = $1";
+    superuser(harness).await.query_one(select, &[&bucket.number()]).await.unwrap().get(0)
+}
+
+/// A service that adds to an account without pause, wherever its bucket is. Returns how often it was answered.
+async fn writes(urls: [String; 2], user: Uuid, stops: Arc<AtomicBool>) -> i64 {
+    let mut shards = Vec::new();
+    for url in urls {
+        shards.push(sql::connect(&url).await.unwrap());
+    }
+    let bucket = Bucket::of(user).number();
+    let (mut at, mut epoch, mut written) = (0, 0_i64, 0);
+    while !stops.load(Ordering::Relaxed) {
+        let update = "update accounts set available = available + 1
+                       where user_id = $1 and require_ownership(array[$2::int2], array[$3::int8])";
+        match shards[at].execute(update, &[&user, &bucket, &epoch]).await {
+            Ok(rows) => {
+                assert_eq!(rows, 1, "fewer rows than there are");
+                written += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.code().map(|code| code.code()), Some("SB001"), "{error:?}");
+                let owned = "select epoch from owned_buckets where bucket = $1 and owned";
+                for (shard, client) in shards.iter().enumerate() {
+                    if let Some(row) = client.query_opt(owned, &[&bucket]).await.unwrap()
+                        && row.get::<_, i64>(0) > epoch
+                    {
+                        (at, epoch) = (shard, row.get(0));
+                    }
+                }
+                // While nobody owns the bucket.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+    written
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::new(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, other] = users();
+    let bucket = Bucket::of(user);
+    deposit(&superuser(&pair.one).await, user, 0).await;
+    deposit(&superuser(&pair.one).await, other, 7).await;
+    let stops = Arc::new(AtomicBool::new(false));
+    let urls = [pair.one.service_url().unwrap(), pair.two.service_url().unwrap()];
+    let writer = tokio::spawn(writes(urls, user, stops.clone()));
+    let (mut from, mut to) = (&pair.one, &pair.two);
+    // There and back, each time killed one step later.
+    for killed in 0.. {
+        let move_id = Uuid::from_u128(0x100 + killed);
+        let mut first = mover(from, to, move_id, bucket).await;
+        let ended = until_step(&mut first, killed).await;
+        drop(first);
+        if ended.is_some() {
+            break;
+        }
+        let mut second = mover(from, to, move_id, bucket).await;
+        assert_eq!(second.run().await.unwrap(), Outcome::Moved, "killed before step {killed}");
+        assert_eq!(account(from, user).await, None, "killed before step {killed}");
+        drop(second);
+        (from, to) = (to, from);
+    }
+    stops.store(true, Ordering::Relaxed);
+    let written = writer.await.unwrap();
+    let found = [account(&pair.one, user).await, account(&pair.two, user).await];
+    assert!(written > 0 && found.contains(&Some(written)) && found.contains(&None), "{written}, {found:?}");
+    assert_eq!(account(&pair.one, other).await, Some(7));
+    let verified = pair.shard(&["verify", "--json"]);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    assert_eq!(json(&verified)["replication"].as_array().unwrap().len(), 0, "{verified:?}");
+    pair.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aborted_move_leaves_everything_as_it_was() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::new(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    for aborted in 1.. {
+        let move_id = Uuid::from_u128(0x200 + aborted);
+        let mut first = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
+        assert_eq!(until_step(&mut first, aborted).await, None);
+        drop(first);
+        if !record::request_abort(&superuser(&pair.one).await, move_id).await.unwrap() {
+            // A fence that was lifted takes steps too: with fewer of them this one had ended before it was aborted.
+            let moved = [account(&pair.one, user).await, account(&pair.two, user).await];
+            assert_eq!(moved, [None, Some(5)], "aborted after step {aborted}");
+            break;
+        }
+        let mut second = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
+        let outcome = second.run().await.unwrap();
+        let moved = [account(&pair.one, user).await, account(&pair.two, user).await];
+        if outcome == Outcome::Moved {
+            // The grant had come.
+            assert_eq!(moved, [None, Some(5)], "aborted after step {aborted}");
+            break;
+        }
+        assert_eq!(moved, [Some(5), None], "aborted after step {aborted}");
+    }
+    pair.finish().await;
+}
+
+/// A mover that is killed under the fence leaves no word of when it came up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::new(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    let bucket = Bucket::of(user);
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let move_id = Uuid::from_u128(0x300);
+    let mut first = mover(&pair.one, &pair.two, move_id, bucket).await;
+    advance_to(&mut first, Step::Fence).await;
+    drop(first);
+    let source = superuser(&pair.one).await;
+    let (make, remove) = (
+        "select from pg_create_logical_replication_slot($1::text::name, 'pgoutput')",
+        "select pg_drop_replication_slot($1::text::name)",
+    );
+    let still = format!("{}_still", pair.one.name());
+    source.execute(make, &[&still]).await.unwrap();
+    assert!(!owns(&pair.one, bucket).await && !owns(&pair.two, bucket).await);
+
+    let mut second = mover(&pair.one, &pair.two, move_id, bucket).await;
+    advance_to(&mut second, Step::TakeBack).await;
+    assert!(owns(&pair.one, bucket).await);
+    source.execute(remove, &[&still]).await.unwrap();
+    assert_eq!(second.run().await.unwrap(), Outcome::Moved);
+    assert_eq!(account(&pair.two, user).await, Some(5));
+    drop((second, source));
+    pair.finish().await;
+}
