@@ -5,11 +5,13 @@
 //! * Every step is one transaction on one shard, with the guards that [`Step`] names. Each commit waits for the synchronous standby,
 //!   and the first on each shard comes before anything that was read there counts.
 //! * Between fence and grant it asks every [`POLL_INTERVAL`]. A fence that was lifted is put up again after a pause that grows.
+//! * An error ends it, but not under the fence ([`reconnect`]).
 
 mod compare;
 pub mod conditions_read;
 mod execute;
 mod observe;
+mod reconnect;
 pub mod record;
 mod side;
 
@@ -18,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use tokio::time::sleep;
 
+use self::reconnect::in_time;
 pub use self::side::{Shard, ShardUrl};
 use super::moves::{AtSource, AtTarget, Drain, Outcome, Step, next};
 use record::Move;
@@ -46,6 +49,9 @@ pub struct Mover {
 struct Progress {
     /// Since when nobody has owned the buckets. Of a fence that another mover has put up: since this one found it.
     fenced_at: Option<Instant>,
+    /// Under the fence: since when something has failed, and how often.
+    fails_since: Option<Instant>,
+    failures: u32,
     /// Virtual xids and processes of the transactions that ran when the fence was up.
     listed: Option<Vec<(String, i32)>>,
     transactions_ended: bool,
@@ -84,12 +90,23 @@ impl Mover {
     ///
     /// # Errors
     /// When a shard does not answer, a person must look, or the fence had to be lifted too often. The move can be resumed.
+    /// [`is_fenced`](Self::is_fenced) says whether anybody owns the buckets meanwhile.
     pub async fn run(&mut self) -> Result<Outcome> {
         loop {
-            if let Some(outcome) = self.advance().await? {
-                return Ok(outcome);
+            match self.advance().await {
+                Ok(Some(outcome)) => return Ok(outcome),
+                Ok(None) => {}
+                Err(error) if self.is_fenced() && !matches!(self.last, Some(Step::Refuse(_))) => {
+                    self.go_on_after(error).await?;
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Nobody owns the buckets, for all that this mover knows.
+    pub fn is_fenced(&self) -> bool {
+        self.progress.fenced_at.is_some()
     }
 
     /// Makes the next step, or waits a while where the step is to wait. Returns the outcome once the move has ended.
@@ -97,7 +114,7 @@ impl Mover {
     /// # Errors
     /// As [`run`](Self::run).
     pub async fn advance(&mut self) -> Result<Option<Outcome>> {
-        let observed = self.observe().await?;
+        let observed = in_time(self.observe()).await?;
         let step = next(&observed);
         if self.last != Some(step) {
             (self.report)(describe(step));
@@ -115,8 +132,14 @@ impl Mover {
                 }
             }
             Step::AwaitTransactions | Step::AwaitTarget | Step::AwaitRelay => sleep(POLL_INTERVAL).await,
+            Step::Fence
+            | Step::ListTransactions
+            | Step::EndTransactions
+            | Step::TakeLsn
+            | Step::Grant
+            | Step::Bar => in_time(self.carry_out(step)).await?,
             Step::TakeBack => {
-                self.carry_out(step).await?;
+                in_time(self.carry_out(step)).await?;
                 self.pause_after_lift(observed.abort_requested || !observed.same_incarnations).await?;
             }
             _ => self.carry_out(step).await?,
@@ -150,7 +173,12 @@ impl Mover {
 
 impl Progress {
     fn forget_attempt(&mut self) {
-        (self.fenced_at, self.listed, self.transactions_ended, self.lsn) = (None, None, false, None);
+        self.forget_drain();
+        (self.fenced_at, self.fails_since, self.failures) = (None, None, 0);
+    }
+
+    fn forget_drain(&mut self) {
+        (self.listed, self.transactions_ended, self.lsn) = (None, false, None);
     }
 
     /// How long the fence has been up, for all that this mover knows. `asked_at` is before the rows were read.
@@ -160,7 +188,7 @@ impl Progress {
                 self.fenced_at.get_or_insert(asked_at).elapsed()
             }
             (AtSource::Owns | AtSource::Fenced | AtSource::Other, _) => {
-                self.fenced_at = None;
+                (self.fenced_at, self.fails_since, self.failures) = (None, None, 0);
                 Duration::ZERO
             }
         }

@@ -115,7 +115,11 @@ fn next_of_open(observed: &Observed) -> Step {
     match (observed.source, observed.target) {
         (S::Owns, T::Waits) if goes_back => roll_back(observed),
         (S::Owns, T::Waits) => copy(observed),
+        // A target that has lost its record gets one: whoever bars it, or grants, locks that.
+        (S::Fenced, T::Waits) if observed.target_record == Record::Absent => Step::Announce(Side::Target),
         (S::Fenced, T::Waits) if goes_back || observed.fenced_for >= FENCE_MAX => Step::Bar,
+        // Without its subscription the target lacks rows, and no time brings them.
+        (S::Fenced, T::Waits) if observed.subscription == Subscription::Absent => Step::Bar,
         (S::Fenced, T::Waits) => drain(observed),
         (S::Fenced, T::Barred) => Step::TakeBack,
         (S::Fenced, T::Granted) => finish(observed),

@@ -299,14 +299,28 @@ async fn find(open: &Open) -> Result<(Shard, Recorded)> {
 async fn finish(source: Shard, target: Shard, moved: Move) -> Result<()> {
     let move_id = moved.move_id;
     let mut mover = Mover::new(source, target, moved, |line| println!("{line}")).await?;
-    let outcome = mover.run().await.with_context(|| {
-        format!("the move has not ended. `coroctl shard resume {move_id}` goes on, `coroctl shard abort {move_id}` rolls it back; it keeps WAL in the slot {} until then", replication::name(move_id))
-    })?;
+    let outcome = match mover.run().await {
+        Ok(outcome) => outcome,
+        Err(error) => return Err(error.context(unfinished(move_id, mover.is_fenced()))),
+    };
     match outcome {
         Outcome::Moved => println!("The target owns the buckets."),
         Outcome::RolledBack => println!("The source owns the buckets, as before."),
     }
     Ok(())
+}
+
+/// What the operator reads first of a move that has not ended.
+fn unfinished(move_id: Uuid, is_fenced: bool) -> String {
+    let urgent = match is_fenced {
+        true => "nobody owns the buckets, and requests about them wait: act at once. ",
+        false => "",
+    };
+    format!(
+        "{urgent}The move has not ended. `coroctl shard resume {move_id}` goes on, `coroctl shard abort {move_id}` rolls it back; it \
+         keeps WAL in the slot {} until then",
+        replication::name(move_id)
+    )
 }
 
 /// Buckets of a command line, in order and once each.
@@ -335,6 +349,12 @@ fn buckets(text: &str) -> Result<Buckets> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_move_that_leaves_nobody_as_the_owner_says_so_first() {
+        assert!(unfinished(Uuid::nil(), true).starts_with("nobody owns the buckets"));
+        assert!(unfinished(Uuid::nil(), false).starts_with("The move has not ended"));
+    }
 
     #[test]
     fn buckets_are_read_as_they_are_printed() {

@@ -23,15 +23,20 @@ pub struct Shard {
     pub client: Client,
 }
 
-// A commit waits for the synchronous standbys where there are any, whatever the role's setting is.
+// A commit waits for the synchronous standbys where there are any, whatever the role's setting is. The server notices that this
+// process is away, so that the lock does not outlive it.
 const SESSION: &str = "
     set application_name = 'coro-move';
     set synchronous_commit = on;
     set lock_timeout = '10s';
     set statement_timeout = '10min';
-    set idle_in_transaction_session_timeout = '30s'";
+    set idle_in_transaction_session_timeout = '30s';
+    set tcp_keepalives_idle = 10;
+    set tcp_keepalives_interval = 5;
+    set tcp_keepalives_count = 3";
 
 const LOCK: &str = "select pg_try_advisory_lock(hashtextextended('coro move', 0))";
+const RELOCK_TIMEOUT: Duration = Duration::from_secs(1);
 const STANDBY_TIMEOUT: Duration = Duration::from_secs(10);
 const STANDBY_INTERVAL: Duration = Duration::from_millis(2);
 // Where there are synchronous standbys, one of them has flushed everything up to now. A commit whose wait was cancelled is reported
@@ -55,13 +60,34 @@ impl Shard {
         Ok(Self { name: shard.name.clone(), url: shard.url.clone(), client })
     }
 
+    /// A session in the place of the present one, with its lock.
+    pub(super) async fn reconnect(&mut self) -> Result<()> {
+        *self = Self::connect(&ShardUrl { name: self.name.clone(), url: self.url.clone() }).await?;
+        // The server ends the former session a moment later.
+        let began = Instant::now();
+        while !self.try_lock().await? {
+            if began.elapsed() > RELOCK_TIMEOUT {
+                bail!("the former session of the mover on shard {} has not ended", self.name);
+            }
+            sleep(STANDBY_INTERVAL).await;
+        }
+        self.await_standby_of_commit().await
+    }
+
     /// Keeps other movers away as long as this session lives, and makes a commit.
     pub(super) async fn lock(&self) -> Result<()> {
-        let locked =
-            self.client.query_one(LOCK, &[]).await.with_context(|| format!("shard {}", self.name))?;
-        if !locked.try_get::<_, bool>(0)? {
+        if !self.try_lock().await? {
             bail!("another mover works on shard {}; wait until it has ended", self.name);
         }
+        self.await_standby_of_commit().await
+    }
+
+    async fn try_lock(&self) -> Result<bool> {
+        let locked = self.client.query_one(LOCK, &[]).await;
+        Ok(locked.with_context(|| format!("shard {}", self.name))?.try_get(0)?)
+    }
+
+    async fn await_standby_of_commit(&self) -> Result<()> {
         self.client.query_one(BARRIER, &[]).await.with_context(|| format!("shard {}", self.name))?;
         self.await_standby().await
     }

@@ -111,6 +111,20 @@ fn draining() {
     }
 }
 
+/// Whatever is still to be waited for.
+#[test]
+fn a_fence_whose_target_cannot_be_granted_is_lifted_at_once() {
+    let drain = Drain::At { target_has_flushed: true, relay_has_acknowledged: true };
+    let fenced = Observed { source: AtSource::Fenced, drain, ..following() };
+    assert_eq!(next(&fenced), Step::Grant);
+    let unsubscribed = Observed { subscription: Subscription::Absent, ..fenced };
+    assert_eq!(next(&unsubscribed), Step::Bar);
+    for abort_requested in [false, true] {
+        let unrecorded = Observed { target_record: Record::Absent, abort_requested, ..unsubscribed };
+        assert_eq!(next(&unrecorded), Step::Announce(Side::Target));
+    }
+}
+
 #[test]
 fn the_owner_of_the_buckets_closes_last() {
     let moved = Observed {

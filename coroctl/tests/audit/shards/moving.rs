@@ -7,6 +7,7 @@ use std::time::Duration;
 use coroctl::shard::mover::record::{self, Move};
 use coroctl::shard::mover::{Mover, Shard, ShardUrl};
 use coroctl::shard::moves::{Attempt, Outcome, Step};
+use coroctl::shard::replication;
 use saga::shards::bucket::Bucket;
 use sql::Database;
 use sql::harness::Harness;
@@ -218,5 +219,54 @@ async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move()
     assert_eq!(second.run().await.unwrap(), Outcome::Moved);
     assert_eq!(account(&pair.two, user).await, Some(5));
     drop((second, source));
+    pair.finish().await;
+}
+
+/// A server that restarts, a proxy that gives up: what was sent is done or not, and the rows say which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_break_under_the_fence_end_no_move() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::new(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let mut mover = mover(&pair.one, &pair.two, Uuid::from_u128(0x400), Bucket::of(user)).await;
+    advance_to(&mut mover, Step::Fence).await;
+    assert!(mover.is_fenced());
+    for harness in [&pair.one, &pair.two] {
+        let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                    where application_name = 'coro-move' and datname = current_database()";
+        let ended: i64 = superuser(harness).await.query_one(end, &[]).await.unwrap().get(0);
+        assert_eq!(ended, 1);
+    }
+    assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
+    assert!(!mover.is_fenced());
+    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
+    drop(mover);
+    pair.finish().await;
+}
+
+/// The grant finds it gone. The buckets are taken back, and the rows are copied anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_loses_its_subscription_under_the_fence_is_barred() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::new(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    let move_id = Uuid::from_u128(0x500);
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let mut mover = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
+    advance_to(&mut mover, Step::Fence).await;
+    let unsubscribe = replication::drop_subscription(move_id).join("; ");
+    superuser(&pair.two).await.batch_execute(&format!("begin; {unsubscribe}; commit")).await.unwrap();
+    advance_to(&mut mover, Step::TakeBack).await;
+    assert!(owns(&pair.one, Bucket::of(user)).await);
+    assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
+    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
+    drop(mover);
     pair.finish().await;
 }
