@@ -1,20 +1,30 @@
-//! `coroctl shard adopt`: a shard that was restored gives up the buckets that another shard has had since.
+//! `coroctl shard adopt`: a shard that was restored gives up the buckets that were moved away from it since.
 //!
 //! * A restored database is closed to its services until `recover` has opened it. `adopt` comes before that.
-//! * A bucket whose epoch is higher on another shard was moved after the backup. The restored shard gives it up, at an epoch above all,
-//!   whatever its rows say: a process that starts while the other shard is away would believe it otherwise.
+//! * A bucket has left the restored shard if another one owns it at a higher epoch, or has passed it on to a third. The restored shard
+//!   gives it up, at an epoch above all, whatever its rows say: a process that starts while the other shard is away would believe it
+//!   otherwise.
+//! * A higher epoch alone says nothing: `add` raised it, a fence was lifted, or the bucket went there and came back. So a shard that
+//!   does not own the bucket counts only with a `peer` that is a third shard. Otherwise the restored shard keeps the bucket, at an
+//!   epoch above all, since its own one may have been used.
 //! * A bucket that nobody owns then, since the restored shard had been granted it after the backup, is named and left alone: its rows are
 //!   on no shard, and come back by `recover`.
+//! * The buckets of a move that has not ended are named and left alone, and so are those with two owners at one epoch. Then it fails.
+//!   A move that has ended at its other shard has ended here too.
 //! * Every shard has to answer: one that is away may have the bucket.
 
 #![allow(clippy::print_stdout, reason = "its report is its output")]
 
-use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use tokio_postgres::Client;
+use uuid::Uuid;
 
 use super::connections::ranges;
-use super::mover::record;
-use super::moves::Ownership;
+use super::mover::{Shard, record};
+use super::moves::{Outcome, Ownership, Record};
 use super::moving::Owners;
 
 #[derive(Args)]
@@ -28,6 +38,14 @@ pub struct Adopt {
     owners: Owners,
 }
 
+/// A bucket on one shard.
+#[derive(Clone, Debug)]
+struct Known {
+    row: Ownership,
+    /// The other shard of its last change.
+    peer: Option<String>,
+}
+
 /// What becomes of a bucket of the restored shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -35,75 +53,207 @@ enum Verdict {
     Agrees,
     /// It gives the bucket up, at this epoch.
     GivesUp(i64),
+    /// It keeps the bucket, at the epoch after this one, at which it gives it up.
+    Keeps(i64),
     /// Nobody owns it: it went to the restored shard after the backup.
     Lost,
+    /// Another shard owns it at the same epoch. No move makes this: it was not added.
+    Contested,
 }
 
-/// `others`: the bucket's rows on all other shards.
-fn verdict(own: Ownership, others: &[Ownership]) -> Verdict {
-    let highest = others.iter().map(|row| row.epoch).max().unwrap_or_default();
-    let is_owned = others.iter().any(|row| row.owned);
-    match (own.owned, is_owned) {
-        (true, true | false) if highest >= own.epoch => Verdict::GivesUp(highest + 1),
-        (true, false) => Verdict::Agrees,
-        // It has the highest epoch, and so is believed; the other has to give up, which is another's restore.
-        (true, true) => Verdict::Agrees,
-        (false, true) => Verdict::Agrees,
-        (false, false) => Verdict::Lost,
+/// `others`: the bucket on all shards but the restored one, which has this name.
+fn verdict(name: &str, own: Ownership, others: &[Known]) -> Verdict {
+    let owner = others.iter().filter(|other| other.row.owned).map(|other| other.row.epoch).max();
+    if !own.owned {
+        return if owner.is_some() { Verdict::Agrees } else { Verdict::Lost };
+    }
+    let highest = others.iter().map(|other| other.row.epoch).max().unwrap_or_default();
+    let last_peer = others
+        .iter()
+        .filter(|other| !other.row.owned && other.row.epoch >= own.epoch)
+        .filter_map(|other| Some((other.row.epoch, other.peer.as_deref()?)))
+        .max();
+    let was_passed_on = last_peer.is_some_and(|(_, peer)| peer != name);
+    match owner {
+        Some(epoch) if epoch > own.epoch => Verdict::GivesUp(highest + 1),
+        Some(epoch) if epoch == own.epoch => Verdict::Contested,
+        Some(_) | None if was_passed_on => Verdict::GivesUp(highest + 1),
+        Some(_) | None if highest >= own.epoch => Verdict::Keeps(highest + 1),
+        // It has the highest epoch, and so is believed. Another owner has to give up, which is another's restore.
+        Some(_) | None => Verdict::Agrees,
     }
 }
 
+const KNOWN: &str = "select epoch, owned, peer from owned_buckets order by bucket";
 const BUCKETS: i16 = 1024;
-const CHANGE: &str = "select change_ownership($1, $2, $3, false, null)";
+const CHANGE: &str = "select change_ownership($1, $2, $3, $4, null)";
 
-/// # Errors
-/// When a shard does not answer, or the buckets changed meanwhile.
-pub async fn run(adopt: &Adopt) -> Result<()> {
-    let numbers: Vec<i16> = (0..BUCKETS).collect();
-    let shard = adopt.owners.connect(&adopt.name).await?;
-    let own = record::ownership(&shard.client, &numbers).await?;
-    let mut others = Vec::new();
-    for name in adopt.owners.names().filter(|name| *name != adopt.name) {
-        let other = adopt.owners.connect(name).await?;
-        others
-            .push(record::ownership(&other.client, &numbers).await.with_context(|| format!("shard {name}"))?);
-    }
-    ensure!(!others.is_empty(), "the list has no other shard to compare with");
-    let (mut given, mut known, mut epochs, mut lost) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (at, row) in own.iter().enumerate() {
-        let of_others: Vec<Ownership> = others.iter().map(|rows| rows[at]).collect();
-        match verdict(*row, &of_others) {
-            Verdict::Agrees => {}
-            Verdict::GivesUp(epoch) => {
-                given.push(numbers[at]);
-                known.push(row.epoch);
-                epochs.push(epoch);
-            }
-            Verdict::Lost => lost.push(numbers[at]),
+async fn known(client: &Client) -> Result<Vec<Known>> {
+    let rows = client.query(KNOWN, &[]).await.context("cannot read owned_buckets")?;
+    ensure!(rows.len() == BUCKETS as usize, "owned_buckets has {} rows, not {BUCKETS}", rows.len());
+    rows.iter()
+        .map(|row| {
+            let (epoch, owned) = (row.try_get(0)?, row.try_get(1)?);
+            Ok(Known { row: Ownership { epoch, owned }, peer: row.try_get(2)? })
+        })
+        .collect()
+}
+
+/// The records that stand in the way, or have to be closed.
+#[derive(Default)]
+struct Moves {
+    /// Open in the restored shard, and closed at their other shard.
+    ended: Vec<(Uuid, Outcome)>,
+    open: BTreeSet<Uuid>,
+    /// The buckets of the open ones.
+    buckets: BTreeSet<i16>,
+}
+
+async fn moves(shard: &Shard, others: &[Shard]) -> Result<Moves> {
+    let mut moves = Moves::default();
+    for recorded in record::open(&shard.client).await? {
+        let peer = match others.iter().find(|other| other.name == recorded.peer) {
+            Some(peer) => record::read(&peer.client, recorded.move_id).await?,
+            None => None,
+        };
+        if let Some(Record::Closed(outcome)) = peer.map(|peer| peer.record) {
+            moves.ended.push((recorded.move_id, outcome));
+        } else {
+            moves.open.insert(recorded.move_id);
+            moves.buckets.extend(recorded.buckets);
         }
     }
-    if !given.is_empty() && !adopt.dry_run {
-        shard
-            .client
-            .query_one(CHANGE, &[&given, &known, &epochs])
-            .await
-            .context("cannot give the buckets up")?;
+    for other in others {
+        for recorded in record::open(&other.client).await? {
+            moves.open.insert(recorded.move_id);
+            moves.buckets.extend(recorded.buckets);
+        }
     }
-    let gives = if adopt.dry_run { "would give up" } else { "gave up" };
-    println!(
-        "Shard {} {gives} {} buckets that were moved after the backup: {}",
-        adopt.name,
-        given.len(),
-        ranges(&given)
-    );
-    if !lost.is_empty() {
-        println!(
-            "{} buckets are owned by nobody: they are being moved, or went to this shard after the backup. `coroctl shard moves` shows \
-             open moves: {}",
-            lost.len(),
-            ranges(&lost)
+    Ok(moves)
+}
+
+/// Buckets, each with the epoch that it has and the next.
+#[derive(Default)]
+struct Changes {
+    buckets: Vec<i16>,
+    known: Vec<i64>,
+    epochs: Vec<i64>,
+}
+
+impl Changes {
+    fn push(&mut self, bucket: i16, known: i64, epoch: i64) {
+        self.buckets.push(bucket);
+        self.known.push(known);
+        self.epochs.push(epoch);
+    }
+}
+
+/// What is to be done, and what is not.
+#[derive(Default)]
+struct Plan {
+    given: Changes,
+    kept: Changes,
+    lost: Vec<i16>,
+    contested: Vec<i16>,
+    left: Vec<i16>,
+}
+
+impl Plan {
+    fn new(name: &str, own: &[Known], others: &[Vec<Known>], moving: &BTreeSet<i16>) -> Self {
+        let mut plan = Self::default();
+        for ((number, own), at) in (0_i16..).zip(own).zip(0_usize..) {
+            let of_others: Vec<Known> = others.iter().map(|rows| rows[at].clone()).collect();
+            let is_owned = of_others.iter().any(|other| other.row.owned);
+            match verdict(name, own.row, &of_others) {
+                _ if moving.contains(&number) => plan.left.push(number),
+                Verdict::Agrees => {}
+                Verdict::GivesUp(epoch) => {
+                    plan.given.push(number, own.row.epoch, epoch);
+                    if !is_owned {
+                        plan.lost.push(number);
+                    }
+                }
+                Verdict::Keeps(epoch) => plan.kept.push(number, own.row.epoch, epoch),
+                Verdict::Lost => plan.lost.push(number),
+                Verdict::Contested => plan.contested.push(number),
+            }
+        }
+        plan
+    }
+
+    /// All of it, or nothing.
+    async fn carry_out(&self, shard: &mut Shard, ended: &[(Uuid, Outcome)]) -> Result<()> {
+        let transaction = shard.client.transaction().await?;
+        for (move_id, outcome) in ended {
+            record::close(&transaction, *move_id, *outcome).await?;
+        }
+        let Self { given, kept, .. } = self;
+        let above: Vec<i64> = kept.epochs.iter().map(|epoch| epoch + 1).collect();
+        // An owner's epoch rises only by way of giving up.
+        for (buckets, known, epochs, owned) in [
+            (&given.buckets, &given.known, &given.epochs, false),
+            (&kept.buckets, &kept.known, &kept.epochs, false),
+            (&kept.buckets, &kept.epochs, &above, true),
+        ] {
+            transaction
+                .query_one(CHANGE, &[buckets, known, epochs, &owned])
+                .await
+                .context("cannot change the buckets")?;
+        }
+        transaction.commit().await.context("cannot change the buckets")
+    }
+
+    fn print(&self, name: &str, dry_run: bool) {
+        let would = if dry_run { "would " } else { "" };
+        let line = |does: &str, buckets: &[i16], which: &str| {
+            println!("Shard {name} {would}{does} {} buckets {which}: {}", buckets.len(), ranges(buckets));
+        };
+        line("give up", &self.given.buckets, "that were moved after the backup");
+        line("keep", &self.kept.buckets, "at an epoch above that of the other shards");
+        if !self.lost.is_empty() {
+            println!(
+                "{} buckets are owned by nobody: they went to this shard after the backup: {}",
+                self.lost.len(),
+                ranges(&self.lost)
+            );
+        }
+    }
+}
+
+/// # Errors
+/// When a shard does not answer, the buckets changed meanwhile, or some were left alone.
+pub async fn run(adopt: &Adopt) -> Result<()> {
+    let mut shard = adopt.owners.connect(&adopt.name).await?;
+    let own = known(&shard.client).await?;
+    let (mut others, mut of_others) = (Vec::new(), Vec::new());
+    for name in adopt.owners.names().filter(|name| *name != adopt.name) {
+        let other = adopt.owners.connect(name).await?;
+        of_others.push(known(&other.client).await.with_context(|| format!("shard {name}"))?);
+        others.push(other);
+    }
+    ensure!(!others.is_empty(), "the list has no other shard to compare with");
+    let moves = moves(&shard, &others).await?;
+    let plan = Plan::new(&adopt.name, &own, &of_others, &moves.buckets);
+    if !adopt.dry_run {
+        plan.carry_out(&mut shard, &moves.ended).await?;
+    }
+    plan.print(&adopt.name, adopt.dry_run);
+    if !moves.open.is_empty() {
+        let ids: Vec<String> = moves.open.iter().map(Uuid::to_string).collect();
+        bail!(
+            "{} buckets belong to moves that have not ended, and were left alone: {}. End these moves, and run this again; before you end one \
+             of this shard, compare both of its shards by hand: {}",
+            plan.left.len(),
+            ranges(&plan.left),
+            ids.join(", ")
         );
     }
+    ensure!(
+        plan.contested.is_empty(),
+        "{} buckets are owned by another shard at the same epoch, and were left alone: {}. Was that shard added (`coroctl shard add`)?",
+        plan.contested.len(),
+        ranges(&plan.contested)
+    );
     Ok(())
 }
 
@@ -115,19 +265,41 @@ mod tests {
     fn verdicts() {
         let owned = |epoch| Ownership { epoch, owned: true };
         let not = |epoch| Ownership { epoch, owned: false };
+        let owner = |epoch| Known { row: owned(epoch), peer: None };
+        let other = |epoch, peer: &str| Known { row: not(epoch), peer: Some(peer.to_owned()) };
+        let added = |epoch| Known { row: not(epoch), peer: None };
         for (own, others, expected) in [
-            (owned(5), vec![not(2), not(1)], Verdict::Agrees),
+            (owned(5), vec![added(2), added(1)], Verdict::Agrees),
+            // Born beside a shard that was added later.
+            (owned(1), vec![added(2)], Verdict::Keeps(3)),
             // Moved away after the backup.
-            (owned(5), vec![owned(7), not(1)], Verdict::GivesUp(8)),
+            (owned(5), vec![owner(7), added(1)], Verdict::GivesUp(8)),
+            (owned(5), vec![owner(7), added(9)], Verdict::GivesUp(10)),
             // Moved away, and on its way somewhere else.
-            (owned(5), vec![not(8), not(2)], Verdict::GivesUp(9)),
-            (owned(5), vec![owned(5)], Verdict::GivesUp(6)),
-            (not(6), vec![owned(7)], Verdict::Agrees),
+            (owned(5), vec![other(8, "three"), added(2)], Verdict::GivesUp(9)),
+            // The fence of a move to it was lifted.
+            (owned(5), vec![other(7, "one"), added(2)], Verdict::Keeps(8)),
+            // There and back, with a third shard in between that was barred.
+            (owned(5), vec![other(10, "one"), other(9, "two")], Verdict::Keeps(11)),
+            (owned(5), vec![other(10, "three"), other(9, "one")], Verdict::GivesUp(11)),
+            // Before the backup.
+            (owned(5), vec![other(4, "three"), added(2)], Verdict::Agrees),
+            (owned(1), vec![owner(1)], Verdict::Contested),
+            (not(6), vec![owner(7)], Verdict::Agrees),
             // Granted to it after the backup.
-            (not(2), vec![not(6), not(1)], Verdict::Lost),
-            (owned(9), vec![owned(7)], Verdict::Agrees),
+            (not(2), vec![other(6, "one"), added(1)], Verdict::Lost),
+            (owned(9), vec![owner(7)], Verdict::Agrees),
         ] {
-            assert_eq!(verdict(own, &others), expected, "{own:?}, {others:?}");
+            assert_eq!(verdict("one", own, &others), expected, "{own:?}, {others:?}");
         }
+    }
+
+    #[test]
+    fn buckets_of_open_moves_are_left_alone() {
+        let known = |epoch, owned| Known { row: Ownership { epoch, owned }, peer: None };
+        let own = vec![known(1, true), known(1, true)];
+        let others = vec![vec![known(2, false), known(3, true)]];
+        let plan = Plan::new("one", &own, &others, &BTreeSet::from([1]));
+        assert_eq!((plan.kept.buckets, plan.given.buckets, plan.left), (vec![0], vec![], vec![1]));
     }
 }

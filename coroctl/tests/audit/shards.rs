@@ -1,7 +1,8 @@
 //! Shards on real servers: what the commands print, and the SQL that copies the rows of a move.
 //!
-//! * [`moving`]: a mover, killed and hindered at each step. [`commands`]: what an operator types.
+//! * [`moving`]: a mover, killed and hindered at each step. [`commands`] and [`adopted`]: what an operator types.
 
+mod adopted;
 mod commands;
 mod moving;
 

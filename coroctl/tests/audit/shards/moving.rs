@@ -11,6 +11,7 @@ use coroctl::shard::replication;
 use saga::shards::bucket::Bucket;
 use sql::Database;
 use sql::harness::Harness;
+use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::{Pair, SUBSCRIBES, account, deposit, json, superuser_url, users};
@@ -19,25 +20,30 @@ use crate::fixture::superuser;
 /// More than a step takes on a busy machine.
 const STEP_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A mover of one bucket between two databases, as a new process would begin or resume it.
-async fn mover(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) -> Mover {
-    let shard = async |name: &str, harness: &Harness| {
-        let url = ShardUrl { name: name.to_owned(), url: superuser_url(harness) };
-        Shard::connect(&url).await.unwrap()
-    };
-    let (source, target) = (shard("from", from).await, shard("to", to).await);
+/// A move of one bucket between two databases that have not begun it.
+pub async fn described(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) -> Move {
+    let (source, target) = (superuser(from).await, superuser(to).await);
     let buckets = [bucket.number()];
-    let epoch = async |shard: &Shard| record::ownership(&shard.client, &buckets).await.unwrap()[0].epoch;
-    let incarnation = async |shard: &Shard| -> String {
-        shard.client.query_one("select incarnation()", &[]).await.unwrap().get(0)
+    let epoch = async |client: &Client| record::ownership(client, &buckets).await.unwrap()[0].epoch;
+    let incarnation = async |client: &Client| -> String {
+        client.query_one("select incarnation()", &[]).await.unwrap().get(0)
     };
-    let moved = Move {
+    Move {
         move_id,
         buckets: vec![bucket],
         attempts: vec![Attempt { source_epoch: epoch(&source).await, target_epoch: epoch(&target).await }],
         incarnations: [incarnation(&source).await, incarnation(&target).await],
         operator: "ada".to_owned(),
         tables: vec!["accounts".to_owned(), "ledger".to_owned()],
+    }
+}
+
+/// A mover of one bucket between two databases, as a new process would begin or resume it.
+async fn mover(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) -> Mover {
+    let moved = described(from, to, move_id, bucket).await;
+    let shard = async |name: &str, harness: &Harness| {
+        let url = ShardUrl { name: name.to_owned(), url: superuser_url(harness) };
+        Shard::connect(&url).await.unwrap()
     };
     // The session of a mover that was killed may live a moment longer.
     for _ in 0..100 {
