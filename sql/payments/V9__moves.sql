@@ -12,6 +12,7 @@ create table moves (
     target_epochs      bigint[]    not null,
     source_incarnation text        not null,
     target_incarnation text        not null,
+    relay_slots        text[]      not null,
     state              text        not null default 'open',
     operator           text        not null,
     began_at           timestamptz not null default now(),
@@ -24,6 +25,7 @@ create table moves (
     constraint moves_epochs_of_each_bucket check (
         cardinality(buckets) > 0 and cardinality(source_epochs) = cardinality(buckets)
         and cardinality(target_epochs) = cardinality(buckets)),
+    constraint moves_relay_slots_named check (cardinality(relay_slots) > 0),
     constraint moves_operator_name check (operator ~ '^[a-z0-9][a-z0-9._@-]{0,63}$')
 );
 comment on table moves is 'One row per move that this database took part in.';
@@ -31,6 +33,7 @@ comment on column moves.side is 'Whether this database is the source or the targ
 comment on column moves.peer is 'The name of the other shard.';
 comment on column moves.source_epochs is 'At the source: the epochs with which the present attempt began, in the order of buckets.';
 comment on column moves.source_incarnation is 'What incarnation() answered at the source when the move began. After another answer it is rolled back.';
+comment on column moves.relay_slots is 'The logical slots of the source when the move began, its relay''s: a grant waits for each.';
 comment on column moves.abort_requested_at is 'At the source: when an operator asked to abort. It counts until the grant.';
 
 create table moving_buckets (

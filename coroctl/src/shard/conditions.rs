@@ -28,6 +28,8 @@ pub struct Conditions {
     pub without_identity: Vec<String>,
     /// Tables without `user_id` that refer to a table of the move.
     pub referring: Vec<String>,
+    /// Logical slots of the source that are no move's.
+    pub relay_slots: Vec<String>,
     /// Keys of the source's relay that have dead letters.
     pub halted_keys: Option<u64>,
     /// By how much the clocks of the two servers differ, with the time that the question took.
@@ -78,6 +80,7 @@ pub enum Refusal {
     NotLogical,
     NoIdentity(String),
     Referring(String),
+    NoRelay,
     HaltedKeys(Option<u64>),
     Clocks(Option<Duration>),
     Busy(usize),
@@ -113,6 +116,7 @@ pub fn refusals(conditions: &Conditions) -> Vec<Refusal> {
     for table in &conditions.referring {
         refuse(true, Refusal::Referring(table.clone()));
     }
+    refuse(conditions.relay_slots.is_empty(), Refusal::NoRelay);
     refuse(conditions.halted_keys != Some(0), Refusal::HaltedKeys(conditions.halted_keys));
     let skewed = conditions.clock_skew.is_none_or(|skew| skew > CLOCK_SKEW_MAX);
     refuse(skewed, Refusal::Clocks(conditions.clock_skew));
@@ -162,6 +166,10 @@ impl fmt::Display for Refusal {
             Self::Referring(table) => write!(
                 f,
                 "The table {table} refers to rows of the move and has no user_id, so its rows would stay behind. Give it a user_id."
+            ),
+            Self::NoRelay => f.write_str(
+                "The source has no logical slot, so nobody says whether its events are emitted before those of the target. Start its relay, and \
+                 wait until /health says that it streams.",
             ),
             Self::HaltedKeys(Some(count)) => write!(
                 f,
@@ -258,6 +266,7 @@ mod tests {
             },
             without_identity: Vec::new(),
             referring: Vec::new(),
+            relay_slots: vec!["relay".to_owned()],
             halted_keys: Some(0),
             clock_skew: Some(CLOCK_SKEW_MAX),
             busy_buckets: 0,
@@ -280,6 +289,7 @@ mod tests {
             (|c| c.databases.is_logical = false, Refusal::NotLogical),
             (|c| c.without_identity.push("charges".to_owned()), Refusal::NoIdentity(table())),
             (|c| c.referring.push("charges".to_owned()), Refusal::Referring(table())),
+            (|c| c.relay_slots.clear(), Refusal::NoRelay),
             (|c| c.halted_keys = Some(1), Refusal::HaltedKeys(Some(1))),
             (|c| c.halted_keys = None, Refusal::HaltedKeys(None)),
             (

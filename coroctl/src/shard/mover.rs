@@ -10,7 +10,7 @@
 mod compare;
 pub mod conditions_read;
 mod execute;
-mod observe;
+pub mod observe;
 mod reconnect;
 pub mod record;
 mod side;

@@ -189,7 +189,8 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
         source_bytes_free: options.source_bytes_free,
         target_bytes_free: options.target_bytes_free,
     };
-    let refusals = refusals(&conditions_read::read(&source, &target, &numbers, &given).await?);
+    let conditions = conditions_read::read(&source, &target, &numbers, &given).await?;
+    let refusals = refusals(&conditions);
     if !refusals.is_empty() {
         let reasons: Vec<String> = refusals.iter().map(ToString::to_string).collect();
         bail!("the move is refused, and nothing was changed:\n{}", reasons.join("\n"));
@@ -209,6 +210,7 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
             target.client.query_one(INCARNATION, &[]).await?.try_get(0)?,
         ],
         operator: options.operator.clone(),
+        relay_slots: conditions.relay_slots,
         tables: conditions_read::tables(&source.client).await?,
     };
     println!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));
@@ -227,8 +229,9 @@ pub async fn resume(open: &Open) -> Result<()> {
     let known = record::read(&source.client, open.move_id).await?.unwrap_or(recorded);
     let buckets = known.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
     let tables = conditions_read::tables(&source.client).await?;
-    let Recorded { move_id, attempts, incarnations, operator, .. } = known;
-    finish(source, target, Move { move_id, buckets, attempts, incarnations, operator, tables }).await
+    let Recorded { move_id, attempts, incarnations, operator, relay_slots, .. } = known;
+    finish(source, target, Move { move_id, buckets, attempts, incarnations, operator, relay_slots, tables })
+        .await
 }
 
 /// Asks for the rollback, and carries it out.

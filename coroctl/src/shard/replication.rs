@@ -80,9 +80,18 @@ pub const END: &str = "
 pub const MARK: &str = "select pg_logical_emit_message(true, 'coro-move', $1)";
 pub const LSN: &str = "select pg_current_wal_flush_lsn()::text";
 
-/// Whether every slot of the list is confirmed up to the LSN; a slot that is missing is not. Parameters: LSN, names.
+/// The logical slots of the relay, and of whoever else reads this database, in order. Those by which a subscription copies a table are
+/// gone soon, and another move's wait for nobody. Parameters: [`PREFIX`].
+pub const RELAY_SLOTS: &str = "
+    select slot_name::text from pg_replication_slots
+     where database = current_database() and slot_type = 'logical' and not temporary
+       and not starts_with(slot_name::text, $1) and slot_name::text !~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$'
+     order by 1";
+
+/// Whether every slot of the list is confirmed up to the LSN; a slot that is missing is not, and a list without slots is not. Parameters:
+/// LSN, names.
 pub const CONFIRMED: &str = "
-    select count(*) = cardinality($2::text[])
+    select cardinality($2::text[]) > 0 and count(*) = cardinality($2::text[])
       from pg_replication_slots
      where slot_name = any ($2::text[]) and confirmed_flush_lsn >= $1::text::pg_lsn";
 

@@ -5,9 +5,11 @@
 mod adopted;
 mod commands;
 mod moving;
+mod relay;
 
 use std::process::{Command, Output};
 
+use coroctl::shard::mover::observe;
 use coroctl::shard::replication;
 use saga::shards::bucket::Bucket;
 use serde_json::Value;
@@ -16,6 +18,7 @@ use sql::harness::Harness;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use self::relay::Relay;
 use crate::fixture::superuser;
 
 const MOVE: Uuid = Uuid::from_u128(0xD0);
@@ -27,6 +30,7 @@ static SUBSCRIBES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 struct Pair {
     one: Harness,
     two: Harness,
+    relays: Vec<Relay>,
 }
 
 impl Pair {
@@ -36,7 +40,20 @@ impl Pair {
             "select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, null)
                          from owned_buckets";
         superuser(&two).await.batch_execute(give_up).await.unwrap();
-        Self { one, two }
+        Self { one, two, relays: Vec::new() }
+    }
+
+    /// Whose databases are read by relays.
+    async fn emitting(kind: Database) -> Self {
+        let mut pair = Self::new(kind).await;
+        pair.start_relays().await;
+        pair
+    }
+
+    async fn start_relays(&mut self) {
+        for harness in [&self.one, &self.two] {
+            self.relays.push(Relay::of(harness).await);
+        }
     }
 
     /// `coroctl shard COMMAND` on both.
@@ -63,6 +80,9 @@ impl Pair {
     }
 
     async fn finish(self) {
+        for relay in self.relays {
+            relay.end().await;
+        }
         self.one.finish().await.unwrap();
         self.two.finish().await.unwrap();
     }
@@ -243,4 +263,34 @@ async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     }
     drop((source, target));
     pair.finish().await;
+}
+
+/// A relay's slot keeps a move waiting; what copies a table, or belongs to a move, does not.
+#[tokio::test]
+async fn the_slots_of_the_relay_are_known_from_the_others() {
+    let harness = Harness::new(Database::Balance).await.unwrap();
+    let client = superuser(&harness).await;
+    let found = async || observe::relay_slots(&client).await.unwrap();
+    assert_eq!(found().await, [] as [String; 0]);
+    let number = Uuid::now_v7().as_u128() % 1_000_000_000;
+    let names = [
+        format!("pg_{number}_sync_16400_7312345678901234567"),
+        replication::name(Uuid::from_u128(number)),
+        format!("pg_{number}_relay"),
+        format!("coro_{number}"),
+    ];
+    for name in &names {
+        relay::make_slot(&client, name).await;
+    }
+    assert_eq!(found().await, [names[3].clone(), names[2].clone()]);
+
+    let confirmed = async |slots: &[String]| -> bool {
+        client.query_one(replication::CONFIRMED, &[&"0/1", &slots]).await.unwrap().get(0)
+    };
+    assert!(confirmed(&found().await).await);
+    relay::drop_slot(&client, &names[3]).await;
+    assert!(!confirmed(&names).await, "one of them is gone");
+    assert!(!confirmed(&[]).await, "no slot confirms nothing");
+    drop(client);
+    harness.finish().await.unwrap();
 }

@@ -10,7 +10,7 @@ use super::super::conditions::{Conditions, Databases, Resources};
 use super::super::moves::Ownership;
 use super::super::replication::{REFERRING, TABLES, WITHOUT_IDENTITY};
 use super::Shard;
-use super::record;
+use super::{observe, record};
 
 const RELAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The metric of the relay, one line for each source.
@@ -71,6 +71,7 @@ pub async fn read(source: &Shard, target: &Shard, buckets: &[i16], given: &Given
         resources: resources(source, target, &tables, buckets.len(), given).await?,
         without_identity: names(WITHOUT_IDENTITY).await?,
         referring: names(REFERRING).await?,
+        relay_slots: observe::relay_slots(&source.client).await?,
         halted_keys: halted_keys(given.relay_admin_url).await,
         clock_skew: clock_skew(&source.client, &target.client).await?,
         busy_buckets: busy,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
 use super::super::moves::{Observed, Record, Subscription};
-use super::super::replication::{self, PREFIX};
+use super::super::replication;
 use super::record::{self, Recorded};
 use super::{Mover, Walk};
 
@@ -23,10 +23,6 @@ const LAG: &str = "
     select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
       from pg_replication_slots where slot_name = $1";
 const LAG_BYTES_MAX: i64 = 1 << 20;
-/// The slots of the relay, and of whoever else reads this database.
-const OTHER_SLOTS: &str = "
-    select coalesce(array_agg(slot_name::text), '{}') from pg_replication_slots
-     where database = current_database() and slot_type = 'logical' and not temporary and slot_name not like $1";
 
 impl Mover {
     /// All questions are asked at once, so that a fence is not up for longer than their answers take.
@@ -49,6 +45,7 @@ impl Mover {
         if let Some(recorded) = &source_record {
             self.moved.attempts.clone_from(&recorded.attempts);
             self.moved.incarnations.clone_from(&recorded.incarnations);
+            self.moved.relay_slots.clone_from(&recorded.relay_slots);
         }
         self.progress.transactions_ended = has_drained;
         let (target_has_flushed, relay_has_acknowledged) = positions;
@@ -120,12 +117,14 @@ impl Mover {
         Ok(row.context("pg_locks")?.try_get::<_, i64>(0)? == 0)
     }
 
-    /// Whether the target and the relay have come to the LSN.
+    /// Whether the target and the relay have come to the LSN: each slot that was there when the move began, and each that is there now.
     async fn positions(&self) -> Result<(bool, bool)> {
         let Some(lsn) = &self.progress.lsn else { return Ok((false, false)) };
         let client = &self.source.client;
-        let others = client.query_one(OTHER_SLOTS, &[&format!("{PREFIX}%")]).await.context("slots")?;
-        let others: Vec<String> = others.try_get(0)?;
+        let mut others = relay_slots(client).await?;
+        others.extend(self.moved.relay_slots.iter().cloned());
+        others.sort_unstable();
+        others.dedup();
         let confirmed = async |slots: &[String]| -> Result<bool> {
             let row = client.query_one(replication::CONFIRMED, &[lsn, &slots]).await.context("slots")?;
             Ok(row.try_get(0)?)
@@ -133,6 +132,15 @@ impl Mover {
         let own = [replication::name(self.moved.move_id)];
         Ok((confirmed(&own).await?, confirmed(&others).await?))
     }
+}
+
+/// The names of the source's other slots, in order.
+///
+/// # Errors
+/// When the shard does not answer.
+pub async fn relay_slots(client: &Client) -> Result<Vec<String>> {
+    let rows = client.query(replication::RELAY_SLOTS, &[&replication::PREFIX]).await.context("slots")?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 async fn incarnation(client: &Client) -> Result<String> {

@@ -17,6 +17,8 @@ pub struct Move {
     /// Of source and target.
     pub incarnations: [String; 2],
     pub operator: String,
+    /// The slots of the source's relay.
+    pub relay_slots: Vec<String>,
     /// The tables with a `user_id`.
     pub tables: Vec<String>,
 }
@@ -33,17 +35,18 @@ pub struct Recorded {
     pub record: Record,
     pub operator: String,
     pub abort_requested: bool,
+    pub relay_slots: Vec<String>,
 }
 
 const COLUMNS: &str = "move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation, \
-     target_incarnation, state, operator, abort_requested_at is not null";
+     target_incarnation, state, operator, abort_requested_at is not null, relay_slots";
 
 const OWNERSHIP: &str = "select epoch, owned from owned_buckets where bucket = any ($1::int2[]) order by array_position($1::int2[], bucket)";
 
 const INSERT: &str = "
     insert into moves (move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation, target_incarnation,
-                       operator)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing";
+                       operator, relay_slots)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing";
 
 const TAKE_BUCKETS: &str = "
     insert into moving_buckets (bucket, move_id) select unnest($1::int2[]), $2 on conflict (bucket) do nothing";
@@ -142,6 +145,7 @@ fn recorded(row: &Row) -> Result<Recorded> {
         record,
         operator: row.try_get(9)?,
         abort_requested: row.try_get(10)?,
+        relay_slots: row.try_get(11)?,
     })
 }
 
@@ -171,6 +175,7 @@ pub async fn announce(transaction: &Transaction<'_>, moved: &Move, side: Side, p
                 source_incarnation,
                 target_incarnation,
                 &moved.operator,
+                &moved.relay_slots,
             ],
         )
         .await

@@ -28,7 +28,7 @@ async fn rows(harness: &Harness, count: usize) -> Vec<(i64, bool)> {
 #[tokio::test]
 async fn a_restored_shard_gives_up_what_has_left_it_and_keeps_the_rest() {
     // The first is as its backup was; the second was added after it.
-    let pair = Pair::new(Database::Balance).await;
+    let pair = Pair::emitting(Database::Balance).await;
     change(&pair.two, 1, 3, true, "one").await;
     change(&pair.two, 2, 5, false, "one").await;
     change(&pair.two, 3, 6, false, "three").await;
@@ -64,7 +64,7 @@ async fn a_restored_shard_gives_up_what_has_left_it_and_keeps_the_rest() {
 /// Its backup has the record of a move that has ended since.
 #[tokio::test]
 async fn a_move_that_has_ended_elsewhere_is_in_nobodys_way() {
-    let pair = Pair::new(Database::Balance).await;
+    let pair = Pair::emitting(Database::Balance).await;
     let moved = described(&pair.one, &pair.two, Uuid::from_u128(0x700), Bucket::new(4).unwrap()).await;
     for (harness, side, peer) in [(&pair.one, Side::Source, "two"), (&pair.two, Side::Target, "one")] {
         let mut client = superuser(harness).await;

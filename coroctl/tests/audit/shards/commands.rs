@@ -13,13 +13,20 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     let _turn = SUBSCRIBES.lock().await;
     let (one, two) =
         (Harness::new(Database::Balance).await.unwrap(), Harness::new(Database::Balance).await.unwrap());
-    let pair = Pair { one, two };
+    let mut pair = Pair { one, two, relays: Vec::new() };
     if !pair.has_row_filters().await {
         return pair.finish().await;
     }
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
     let bucket = Bucket::of(user).number().to_string();
+    let begin = ["move", "--from", "one", "--to", "two", "--buckets", &bucket, "--operator", "ada"];
+    let refused = pair.admin(&begin);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let reasons = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(reasons.contains("nothing was changed") && reasons.contains("has no logical slot"), "{reasons}");
+    pair.start_relays().await;
+
     let succeeds = |arguments: &[&str], says: &str| {
         let output = pair.admin(arguments);
         let text = String::from_utf8_lossy(&output.stdout);
@@ -28,12 +35,6 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     let full = pair.admin(&["add", "one"]);
     assert!(String::from_utf8_lossy(&full.stderr).contains("has rows"), "{full:?}");
     succeeds(&["add", "two"], "owns no bucket now");
-
-    let begin = ["move", "--from", "one", "--to", "two", "--buckets", &bucket, "--operator", "ada"];
-    let refused = pair.admin(&begin);
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    let reasons = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(reasons.contains("nothing was changed"), "{reasons}");
     let disks = ["--source-bytes-free", "1000000000", "--target-bytes-free", "1000000000"];
     let found = async || [account(&pair.one, user).await, account(&pair.two, user).await];
     assert_eq!(found().await, [Some(5), None]);

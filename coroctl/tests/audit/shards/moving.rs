@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coroctl::shard::mover::record::{self, Move};
-use coroctl::shard::mover::{Mover, Shard, ShardUrl};
+use coroctl::shard::mover::{Mover, Shard, ShardUrl, observe};
 use coroctl::shard::moves::{Attempt, Outcome, Step};
 use coroctl::shard::replication;
 use saga::shards::bucket::Bucket;
@@ -14,6 +14,7 @@ use sql::harness::Harness;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::relay::{drop_slot, make_slot};
 use super::{Pair, SUBSCRIBES, account, deposit, json, superuser_url, users};
 use crate::fixture::superuser;
 
@@ -34,6 +35,7 @@ pub async fn described(from: &Harness, to: &Harness, move_id: Uuid, bucket: Buck
         attempts: vec![Attempt { source_epoch: epoch(&source).await, target_epoch: epoch(&target).await }],
         incarnations: [incarnation(&source).await, incarnation(&target).await],
         operator: "ada".to_owned(),
+        relay_slots: observe::relay_slots(&source).await.unwrap(),
         tables: vec!["accounts".to_owned(), "ledger".to_owned()],
     }
 }
@@ -123,7 +125,7 @@ async fn writes(urls: [String; 2], user: Uuid, stops: Arc<AtomicBool>) -> i64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
     let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::new(Database::Balance).await;
+    let pair = Pair::emitting(Database::Balance).await;
     if !pair.has_row_filters().await {
         return pair.finish().await;
     }
@@ -164,7 +166,7 @@ async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_aborted_move_leaves_everything_as_it_was() {
     let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::new(Database::Balance).await;
+    let pair = Pair::emitting(Database::Balance).await;
     if !pair.has_row_filters().await {
         return pair.finish().await;
     }
@@ -198,7 +200,7 @@ async fn an_aborted_move_leaves_everything_as_it_was() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move() {
     let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::new(Database::Balance).await;
+    let pair = Pair::emitting(Database::Balance).await;
     if !pair.has_row_filters().await {
         return pair.finish().await;
     }
@@ -210,18 +212,14 @@ async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move()
     advance_to(&mut first, Step::Fence).await;
     drop(first);
     let source = superuser(&pair.one).await;
-    let (make, remove) = (
-        "select from pg_create_logical_replication_slot($1::text::name, 'pgoutput')",
-        "select pg_drop_replication_slot($1::text::name)",
-    );
     let still = format!("{}_still", pair.one.name());
-    source.execute(make, &[&still]).await.unwrap();
+    make_slot(&source, &still).await;
     assert!(!owns(&pair.one, bucket).await && !owns(&pair.two, bucket).await);
 
     let mut second = mover(&pair.one, &pair.two, move_id, bucket).await;
     advance_to(&mut second, Step::TakeBack).await;
     assert!(owns(&pair.one, bucket).await);
-    source.execute(remove, &[&still]).await.unwrap();
+    drop_slot(&source, &still).await;
     assert_eq!(second.run().await.unwrap(), Outcome::Moved);
     assert_eq!(account(&pair.two, user).await, Some(5));
     drop((second, source));
@@ -232,7 +230,7 @@ async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_break_under_the_fence_end_no_move() {
     let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::new(Database::Balance).await;
+    let pair = Pair::emitting(Database::Balance).await;
     if !pair.has_row_filters().await {
         return pair.finish().await;
     }
@@ -258,7 +256,7 @@ async fn connections_that_break_under_the_fence_end_no_move() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_loses_its_subscription_under_the_fence_is_barred() {
     let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::new(Database::Balance).await;
+    let pair = Pair::emitting(Database::Balance).await;
     if !pair.has_row_filters().await {
         return pair.finish().await;
     }
