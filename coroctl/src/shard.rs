@@ -1,13 +1,15 @@
 //! `coroctl shard`: the shards of a service, and moves of buckets between them.
 //!
 //! * [`list`], [`plan`], [`verify`] read only. [`connections`]: the shards by their names, and the map that services make of them.
-//! * [`adopt`]: what a restored shard gives up. [`moving`]: `add`, `move`, `drain`, `resume`, `abort`. [`mover`]: carries out a move.
+//! * [`adopt`]: what a restored shard gives up. [`moving`]: `add`, `move`, `drain`. [`interrupted`]: `moves`, `resume`, `abort`. [`mover`]:
+//!   carries out a move.
 //! * [`moves`]: the next step of a move, from what its two shards recorded.
 //! * [`conditions`]: whether a move may begin. [`replication`]: the SQL by which its rows are copied.
 
 pub mod adopt;
 pub mod conditions;
 pub mod connections;
+pub mod interrupted;
 pub mod list;
 pub mod mover;
 pub mod moves;
@@ -43,11 +45,11 @@ pub enum Shard {
     /// Have a restored shard give up the buckets that were moved after its backup, before it is opened.
     Adopt(adopt::Adopt),
     /// Print the moves that have not ended.
-    Moves(moving::Listing),
+    Moves(interrupted::Listing),
     /// Go on with a move that was interrupted.
-    Resume(moving::Open),
+    Resume(interrupted::Open),
     /// Roll a move back. After the grant it goes forward all the same.
-    Abort(moving::Open),
+    Abort(interrupted::Open),
 }
 
 /// Carries out one of the commands.
@@ -63,8 +65,8 @@ pub async fn run(command: &Shard) -> Result<()> {
         Shard::Move(options) => moving::begin(options).await,
         Shard::Drain(options) => moving::drain(options).await,
         Shard::Adopt(options) => adopt::run(options).await,
-        Shard::Moves(options) => moving::list_moves(options).await,
-        Shard::Resume(options) => moving::resume(options).await,
-        Shard::Abort(options) => moving::abort(options).await,
+        Shard::Moves(options) => interrupted::list_moves(options).await,
+        Shard::Resume(options) => interrupted::resume(options).await,
+        Shard::Abort(options) => interrupted::abort(options).await,
     }
 }

@@ -17,6 +17,7 @@ create table moves (
     operator           text        not null,
     began_at           timestamptz not null default now(),
     abort_requested_at timestamptz,
+    granted_at         timestamptz,
     ended_at           timestamptz,
     constraint moves_pkey primary key (move_id),
     constraint moves_side_known check (side in ('source', 'target')),
@@ -33,6 +34,7 @@ comment on column moves.side is 'Whether this database is the source or the targ
 comment on column moves.peer is 'The name of the other shard.';
 comment on column moves.source_epochs is 'At the source: the epochs with which the present attempt began, in the order of buckets.';
 comment on column moves.source_incarnation is 'What incarnation() answered at the source when the move began. After another answer it is rolled back.';
+comment on column moves.granted_at is 'At the source: when it was recorded that the target owns the buckets. Nothing is removed before.';
 comment on column moves.relay_slots is 'The logical slots of the source when the move began, its relay''s: a grant waits for each.';
 comment on column moves.abort_requested_at is 'At the source: when an operator asked to abort. It counts until the grant.';
 

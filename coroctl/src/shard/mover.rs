@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use self::reconnect::in_time;
 pub use self::side::{Shard, ShardUrl};
-use super::moves::{AtSource, AtTarget, Drain, Outcome, Step, next};
+use super::moves::{AtSource, AtTarget, Contradiction, Drain, Outcome, Step, next};
 use record::Move;
 
 /// How often target, relay and transactions are asked for while the fence is up.
@@ -123,7 +123,8 @@ impl Mover {
         match step {
             Step::Done(outcome) => return Ok(Some(outcome)),
             Step::Refuse(contradiction) => bail!(
-                "the rows of owned_buckets contradict the move ({contradiction:?}). Nothing was changed. See `coroctl shard list`, and find out which shard was restored or changed by hand"
+                "{}. Nothing was changed. See `coroctl shard list`, and find out which shard was restored or changed by hand",
+                explain(contradiction)
             ),
             Step::AwaitCopy => {
                 self.compare().await?;
@@ -218,6 +219,7 @@ fn describe(step: Step) -> &'static str {
         Step::AwaitTarget => "the target catches up",
         Step::AwaitRelay => "the relay of the source catches up",
         Step::Grant => "grant: the target owns the buckets",
+        Step::RecordGrant => "the source records the grant",
         Step::Bar => "the target is barred",
         Step::TakeBack => "the source takes the buckets back",
         Step::Unsubscribe => "the subscription is removed",
@@ -227,6 +229,17 @@ fn describe(step: Step) -> &'static str {
         Step::Done(Outcome::Moved) => "moved",
         Step::Done(Outcome::RolledBack) => "rolled back",
         Step::Refuse(_) => "refused",
+    }
+}
+
+fn explain(contradiction: Contradiction) -> &'static str {
+    match contradiction {
+        Contradiction::TwoOwners => "both shards own the buckets",
+        Contradiction::ForeignEpoch => "the buckets have epochs that this move cannot have made",
+        Contradiction::LostGrant => {
+            "the target has lost its grant, which the source recorded, so nobody owns the buckets: it was restored to a time before. The \
+             source's rows may be partly removed, and what the target wrote meanwhile is on Kafka alone"
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 //!   another mover has gone on.
 //! * Before the source takes its buckets back, the target is barred: its epoch rises without a grant, so none can come. After a
 //!   grant a move only goes forward.
+//! * A grant is recorded at the source before anything is removed. A target that does not have it any more was restored to a time before
+//!   it: a person must look.
 //! * What was read counts once a synchronous commit of the reader's own has followed it on that shard: a primary that was
 //!   restarted shows commits that its standby does not have.
 //! * A shard whose incarnation changed before the grant (a promotion, a restore) may have lost what the other has. The move is
@@ -90,6 +92,8 @@ pub struct Observed {
     pub fenced_for: Duration,
     /// An operator asked to abort; it is in the source's record.
     pub abort_requested: bool,
+    /// The source's record says that the target was granted the buckets.
+    pub grant_recorded: bool,
     /// Both databases are in the incarnation that they were in when the move began.
     pub same_incarnations: bool,
 }
@@ -97,6 +101,12 @@ pub struct Observed {
 /// The next step of a move, whoever made the last one.
 pub fn next(observed: &Observed) -> Step {
     match (observed.source_record, observed.target_record) {
+        (Record::Open, Record::Absent | Record::Open)
+        | (Record::Closed(Outcome::Moved), Record::Absent | Record::Open)
+            if observed.grant_recorded && observed.target != AtTarget::Granted =>
+        {
+            Step::Refuse(Contradiction::LostGrant)
+        }
         (Record::Closed(outcome), Record::Open) => Step::Close(Side::Target, outcome),
         // A fence that a killed mover sent came late. No grant can come: it would need the target's record open.
         (Record::Open, Record::Closed(Outcome::RolledBack)) if observed.source == AtSource::Fenced => {
@@ -122,6 +132,7 @@ fn next_of_open(observed: &Observed) -> Step {
         (S::Fenced, T::Waits) if observed.subscription == Subscription::Absent => Step::Bar,
         (S::Fenced, T::Waits) => drain(observed),
         (S::Fenced, T::Barred) => Step::TakeBack,
+        (S::Fenced, T::Granted) if !observed.grant_recorded => Step::RecordGrant,
         (S::Fenced, T::Granted) => finish(observed),
         // The source has lost its fence. It gets one, so that its epoch rises when it takes the buckets back.
         (S::Owns, T::Barred) => Step::Fence,

@@ -1,4 +1,4 @@
-//! `coroctl shard add`, `move`, `drain`, `resume` and `abort`: the commands that change which shard owns a bucket.
+//! `coroctl shard add`, `move` and `drain`: the commands that change which shard owns a bucket.
 //!
 //! * They connect as a role that may change everything on both shards: subscriptions are made by superusers.
 //! * `move` is refused before it changes anything, with every reason at once.
@@ -16,9 +16,9 @@ use uuid::Uuid;
 use super::conditions::refusals;
 use super::connections::{self, Connected, ranges};
 use super::mover::conditions_read::{self, Given};
-use super::mover::record::{self, Move, Recorded};
+use super::mover::record::{self, Move};
 use super::mover::{Mover, Shard, ShardUrl};
-use super::moves::{Attempt, Outcome, Record, Side};
+use super::moves::{Attempt, Outcome};
 use super::{plan, replication};
 
 /// The shards, with a role that may change them.
@@ -100,20 +100,6 @@ pub struct Drain {
     name: String,
     #[command(flatten)]
     options: Options,
-    #[command(flatten)]
-    owners: Owners,
-}
-
-#[derive(Args)]
-pub struct Open {
-    /// The id of the move; `coroctl shard moves` prints it.
-    move_id: Uuid,
-    #[command(flatten)]
-    owners: Owners,
-}
-
-#[derive(Args)]
-pub struct Listing {
     #[command(flatten)]
     owners: Owners,
 }
@@ -217,89 +203,7 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
     finish(source, target, moved).await
 }
 
-/// # Errors
-/// When no shard has an open record of the move, one does not answer, or the move has to be resumed again.
-pub async fn resume(open: &Open) -> Result<()> {
-    let (shard, recorded) = find(open).await?;
-    let peer = open.owners.connect(&recorded.peer).await?;
-    let (source, target) = match recorded.side {
-        Side::Source => (shard, peer),
-        Side::Target => (peer, shard),
-    };
-    let known = record::read(&source.client, open.move_id).await?.unwrap_or(recorded);
-    let buckets = known.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
-    let tables = conditions_read::tables(&source.client).await?;
-    let Recorded { move_id, attempts, incarnations, operator, relay_slots, .. } = known;
-    finish(source, target, Move { move_id, buckets, attempts, incarnations, operator, relay_slots, tables })
-        .await
-}
-
-/// Asks for the rollback, and carries it out.
-///
-/// # Errors
-/// As [`resume`]; and when the source has no open record of the move.
-pub async fn abort(open: &Open) -> Result<()> {
-    let (shard, recorded) = find(open).await?;
-    let asked = match recorded.side {
-        Side::Source => record::request_abort(&shard.client, open.move_id).await?,
-        Side::Target => {
-            let source = open.owners.connect(&recorded.peer).await?;
-            record::request_abort(&source.client, open.move_id).await?
-        }
-    };
-    ensure!(asked, "the source has no open record of the move; `resume` ends it");
-    drop(shard);
-    resume(open).await
-}
-
-/// Prints the open moves of every shard.
-///
-/// # Errors
-/// When a shard does not answer.
-pub async fn list_moves(listing: &Listing) -> Result<()> {
-    let mut rows = Vec::new();
-    for listed in &listing.owners.shards_admin.0 {
-        let shard = listing.owners.connect(&listed.name).await?;
-        for recorded in record::open(&shard.client).await? {
-            let (from, to) = match recorded.side {
-                Side::Source => (&shard.name, &recorded.peer),
-                Side::Target => (&recorded.peer, &shard.name),
-            };
-            let asked = if recorded.abort_requested { "abort" } else { "" };
-            rows.push([
-                recorded.move_id.to_string(),
-                from.clone(),
-                to.clone(),
-                ranges(&recorded.buckets),
-                recorded.operator.clone(),
-                asked.to_owned(),
-            ]);
-        }
-    }
-    rows.sort();
-    rows.dedup_by(|a, b| a[0] == b[0]);
-    if rows.is_empty() {
-        println!("No move is open.");
-    } else {
-        println!("{}", crate::listing::table(["move", "from", "to", "buckets", "operator", ""], rows));
-    }
-    Ok(())
-}
-
-/// A shard with an open record of the move.
-async fn find(open: &Open) -> Result<(Shard, Recorded)> {
-    for listed in &open.owners.shards_admin.0 {
-        let shard = open.owners.connect(&listed.name).await?;
-        if let Some(recorded) = record::read(&shard.client, open.move_id).await?
-            && recorded.record == Record::Open
-        {
-            return Ok((shard, recorded));
-        }
-    }
-    bail!("no shard has an open record of move {}", open.move_id)
-}
-
-async fn finish(source: Shard, target: Shard, moved: Move) -> Result<()> {
+pub(super) async fn finish(source: Shard, target: Shard, moved: Move) -> Result<()> {
     let move_id = moved.move_id;
     let mut mover = Mover::new(source, target, moved, |line| println!("{line}")).await?;
     let outcome = match mover.run().await {

@@ -1,9 +1,10 @@
 //! Shards on real servers: what the commands print, and the SQL that copies the rows of a move.
 //!
-//! * [`moving`]: a mover, killed and hindered at each step. [`commands`] and [`adopted`]: what an operator types.
+//! * [`moving`]: a mover, killed and hindered at each step. [`commands`], [`interrupted`] and [`adopted`]: what an operator types.
 
 mod adopted;
 mod commands;
+mod interrupted;
 mod moving;
 mod relay;
 
@@ -66,7 +67,12 @@ impl Pair {
 
     /// `coroctl shard COMMAND` on both, as their superuser. The relay is that of the stack.
     fn admin(&self, arguments: &[&str]) -> Output {
-        let shards = format!("one={} two={}", superuser_url(&self.one), superuser_url(&self.two));
+        self.admin_of(["one", "two"], arguments)
+    }
+
+    /// With these names of the shards.
+    fn admin_of(&self, [one, two]: [&str; 2], arguments: &[&str]) -> Output {
+        let shards = format!("{one}={} {two}={}", superuser_url(&self.one), superuser_url(&self.two));
         let mut command = Command::new(env!("CARGO_BIN_EXE_coroctl"));
         let relay = std::env::var("RELAY_ADMIN_URL").expect("RELAY_ADMIN_URL");
         command.env_clear().env("SHARDS_ADMIN", shards).env("RELAY_ADMIN_URL", relay);

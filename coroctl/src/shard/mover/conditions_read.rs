@@ -23,6 +23,7 @@ const IS_MIGRATING: &str = "
          where l.locktype = 'advisory' and l.granted and d.datname = current_database()
            and l.objid = (hashtext('coro migrations')::bigint & 4294967295)::text::oid)";
 const VERSION: &str = "select max(version) from refinery_schema_history";
+const IS_OPEN: &str = "select exists (select from incarnations i where i.incarnation = incarnation())";
 const STATE: &str = "
     select exists (select from incarnations i where i.incarnation = incarnation()),
            current_setting('wal_level') = 'logical', current_setting('server_version_num')::int";
@@ -54,6 +55,14 @@ pub struct Given<'a> {
 pub async fn tables(client: &Client) -> Result<Vec<String>> {
     let rows = client.query(TABLES, &[]).await.context("cannot list the tables")?;
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Whether services use the database: its history is known to be whole.
+///
+/// # Errors
+/// When the shard does not answer.
+pub async fn is_open(client: &Client) -> Result<bool> {
+    Ok(client.query_one(IS_OPEN, &[]).await.context("incarnations")?.try_get(0)?)
 }
 
 /// # Errors

@@ -42,6 +42,7 @@ impl Mover {
             Step::Unsubscribe => self.unsubscribe().await,
             Step::DropSlot => self.drop_slot().await,
             Step::Fence | Step::Grant | Step::Bar | Step::TakeBack => self.change(step).await,
+            Step::RecordGrant => self.record_grant().await,
             Step::ListTransactions => self.list_transactions().await,
             Step::EndTransactions => self.end_transactions().await,
             Step::TakeLsn => self.take_lsn().await,
@@ -110,6 +111,15 @@ impl Mover {
         }
         transaction.commit().await.with_context(|| format!("{step:?} at shard {}", shard.name))?;
         shard.await_standby().await
+    }
+
+    async fn record_grant(&mut self) -> Result<()> {
+        let transaction = self.source.client.transaction().await?;
+        let is_open = guard(&transaction, &self.moved, Step::RecordGrant).await?;
+        ensure!(is_open, "the record was closed meanwhile; run this again");
+        record::record_grant(&transaction, self.moved.move_id).await?;
+        transaction.commit().await.context("cannot record the grant")?;
+        self.source.await_standby().await
     }
 
     async fn make_slot(&mut self) -> Result<()> {

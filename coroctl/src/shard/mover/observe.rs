@@ -62,6 +62,7 @@ impl Mover {
             target_has_rows: self.progress.target_walk != Walk::Done,
             drain: self.progress.drain(target_has_flushed, relay_has_acknowledged),
             fenced_for: self.progress.fenced_for(source, target, asked_at),
+            grant_recorded: source_record.as_ref().is_some_and(|recorded| recorded.grant_recorded),
             abort_requested: source_record.is_some_and(|recorded| recorded.abort_requested),
             same_incarnations: [incarnations.0, incarnations.1] == self.moved.incarnations,
         })

@@ -35,11 +35,13 @@ pub struct Recorded {
     pub record: Record,
     pub operator: String,
     pub abort_requested: bool,
+    pub grant_recorded: bool,
     pub relay_slots: Vec<String>,
 }
 
 const COLUMNS: &str = "move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation, \
-     target_incarnation, state, operator, abort_requested_at is not null, relay_slots";
+     target_incarnation, state, operator, abort_requested_at is not null, relay_slots, \
+     granted_at is not null";
 
 const OWNERSHIP: &str = "select epoch, owned from owned_buckets where bucket = any ($1::int2[]) order by array_position($1::int2[], bucket)";
 
@@ -52,6 +54,8 @@ const TAKE_BUCKETS: &str = "
     insert into moving_buckets (bucket, move_id) select unnest($1::int2[]), $2 on conflict (bucket) do nothing";
 
 const NEXT_ATTEMPT: &str = "update moves set source_epochs = $2, target_epochs = $3 where move_id = $1";
+
+const RECORD_GRANT: &str = "update moves set granted_at = coalesce(granted_at, now()) where move_id = $1";
 
 const CLOSE: &str = "update moves set state = $2, ended_at = now() where move_id = $1 and state = 'open'";
 const FREE_BUCKETS: &str = "delete from moving_buckets where move_id = $1";
@@ -146,6 +150,7 @@ fn recorded(row: &Row) -> Result<Recorded> {
         operator: row.try_get(9)?,
         abort_requested: row.try_get(10)?,
         relay_slots: row.try_get(11)?,
+        grant_recorded: row.try_get(12)?,
     })
 }
 
@@ -195,6 +200,15 @@ pub async fn next_attempt(transaction: &Transaction<'_>, moved: &Move, attempts:
     let source: Vec<i64> = attempts.iter().map(|attempt| attempt.source_epoch).collect();
     let target: Vec<i64> = attempts.iter().map(|attempt| attempt.target_epoch).collect();
     transaction.execute(NEXT_ATTEMPT, &[&moved.move_id, &source, &target]).await.context("moves")?;
+    Ok(())
+}
+
+/// At the source: the target owns the buckets.
+///
+/// # Errors
+/// When the shard does not answer.
+pub async fn record_grant(transaction: &Transaction<'_>, move_id: Uuid) -> Result<()> {
+    transaction.execute(RECORD_GRANT, &[&move_id]).await.context("cannot record the grant")?;
     Ok(())
 }
 

@@ -25,6 +25,8 @@ pub enum Step {
     AwaitTarget,
     AwaitRelay,
     Grant,
+    /// Writes into the source's record that the target owns the buckets.
+    RecordGrant,
     /// Bars the target from a grant of this attempt.
     Bar,
     /// Gives the source its buckets back, and writes the epochs of the next attempt into its record.
@@ -47,6 +49,8 @@ pub enum Contradiction {
     TwoOwners,
     /// The epochs belong to no step of this move.
     ForeignEpoch,
+    /// The grant was recorded, and the target does not have it: it was restored to a time before. The source's rows may be partly removed.
+    LostGrant,
 }
 
 /// A change of a bucket's row, made only to a row that has the known epoch.
@@ -81,6 +85,7 @@ impl Step {
             | Self::TakeLsn
             | Self::AwaitTarget
             | Self::AwaitRelay
+            | Self::RecordGrant
             | Self::Unsubscribe
             | Self::DropSlot
             | Self::Remove
@@ -95,7 +100,7 @@ impl Step {
         match self {
             Self::Empty | Self::Subscribe | Self::Grant | Self::Bar => Some(Side::Target),
             // A removal whose record is closed comes late: the bucket may be on its way back, and not owned.
-            Self::Fence | Self::TakeBack | Self::Remove => Some(Side::Source),
+            Self::Fence | Self::TakeBack | Self::RecordGrant | Self::Remove => Some(Side::Source),
             Self::Close(side, _) => Some(side),
             // They make the record, or are named after the move.
             Self::Announce(_) | Self::MakeSlot | Self::Unsubscribe | Self::DropSlot => None,
@@ -115,7 +120,7 @@ impl Step {
     pub fn permits(self, attempt: Attempt, row: Ownership) -> bool {
         match self {
             Self::Empty | Self::Subscribe => AtTarget::of(row, attempt) == AtTarget::Waits,
-            Self::Remove => AtSource::of(row, attempt) == AtSource::Fenced,
+            Self::RecordGrant | Self::Remove => AtSource::of(row, attempt) == AtSource::Fenced,
             // A fence that a killed mover sent may have come first.
             Self::Close(Side::Source, Outcome::RolledBack) => AtSource::of(row, attempt) == AtSource::Owns,
             Self::Announce(_)

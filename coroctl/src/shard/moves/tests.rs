@@ -21,6 +21,7 @@ fn following() -> Observed {
         drain: Drain::Unknown,
         fenced_for: Duration::ZERO,
         abort_requested: false,
+        grant_recorded: false,
         same_incarnations: true,
     }
 }
@@ -34,13 +35,13 @@ fn every_pair_of_rows_has_a_step() {
     // In the order of TARGETS: waits, granted, barred, other.
     let onward = [
         [Step::Fence, TWO_OWNERS, Step::Fence, FOREIGN],
-        [Step::ListTransactions, Step::Unsubscribe, Step::TakeBack, FOREIGN],
+        [Step::ListTransactions, Step::RecordGrant, Step::TakeBack, FOREIGN],
         [FOREIGN, FOREIGN, FOREIGN, FOREIGN],
     ];
     let back = [
         [Step::Unsubscribe, TWO_OWNERS, Step::Fence, FOREIGN],
         // After a grant there is only forward.
-        [Step::Bar, Step::Unsubscribe, Step::TakeBack, FOREIGN],
+        [Step::Bar, Step::RecordGrant, Step::TakeBack, FOREIGN],
         [FOREIGN, FOREIGN, FOREIGN, FOREIGN],
     ];
     for (row, source) in SOURCES.into_iter().enumerate() {
@@ -133,6 +134,7 @@ fn the_owner_of_the_buckets_closes_last() {
         has_slot: false,
         subscription: Subscription::Absent,
         source_has_rows: false,
+        grant_recorded: true,
         ..following()
     };
     let back = Observed {
@@ -149,6 +151,8 @@ fn the_owner_of_the_buckets_closes_last() {
     let (source, target) = (Side::Source, Side::Target);
     let (is_moved, is_back) = (Outcome::Moved, Outcome::RolledBack);
     for (observed, step) in [
+        (Observed { grant_recorded: false, has_slot: true, ..moved }, Step::RecordGrant),
+        (Observed { subscription: Subscription::Follows, ..moved }, Step::Unsubscribe),
         (Observed { has_slot: true, ..moved }, Step::DropSlot),
         (Observed { source_has_rows: true, ..moved }, Step::Remove),
         (moved, Step::Close(source, is_moved)),
@@ -169,6 +173,28 @@ fn the_owner_of_the_buckets_closes_last() {
     ] {
         assert_eq!(next(&observed), step, "{observed:?}");
     }
+}
+
+/// It was restored to a time before the grant. The source may have removed rows since.
+#[test]
+fn a_target_that_has_lost_a_recorded_grant_needs_a_person() {
+    let refused = Step::Refuse(Contradiction::LostGrant);
+    let recorded = Observed { source: AtSource::Fenced, grant_recorded: true, ..following() };
+    let moved = Record::Closed(Outcome::Moved);
+    for target in [AtTarget::Waits, AtTarget::Barred, AtTarget::Other] {
+        for (source_record, target_record) in [
+            (Record::Open, Record::Open),
+            (Record::Open, Record::Absent),
+            (moved, Record::Open),
+            (moved, Record::Absent),
+        ] {
+            for abort_requested in [false, true] {
+                let lost = Observed { target, source_record, target_record, abort_requested, ..recorded };
+                assert_eq!(next(&lost), refused, "{lost:?}");
+            }
+        }
+    }
+    assert_eq!(next(&Observed { target: AtTarget::Granted, ..recorded }), Step::Unsubscribe);
 }
 
 /// A move that another one followed has nothing to do, whatever the rows are by now.
@@ -232,6 +258,7 @@ fn rows_are_deleted_only_where_the_bucket_is_not() {
             let row = Ownership { epoch, owned };
             assert_eq!(Step::Empty.permits(ATTEMPT, row), epoch == 2 && !owned, "{row:?}");
             assert_eq!(Step::Remove.permits(ATTEMPT, row), epoch == 6 && !owned, "{row:?}");
+            assert_eq!(Step::RecordGrant.permits(ATTEMPT, row), epoch == 6 && !owned, "{row:?}");
             let rolled_back = Step::Close(Side::Source, Outcome::RolledBack);
             assert_eq!(rolled_back.permits(ATTEMPT, row), epoch == 5 && owned, "{row:?}");
         }
@@ -290,6 +317,7 @@ impl Shards {
                 observed.drain = Drain::At { target_has_flushed: true, relay_has_acknowledged: true };
             }
             Step::TakeBack => self.attempt = self.attempt.after_rollback(),
+            Step::RecordGrant => observed.grant_recorded = true,
             Step::Unsubscribe => observed.subscription = Subscription::Absent,
             Step::DropSlot => observed.has_slot = false,
             Step::Remove => observed.source_has_rows = false,

@@ -41,7 +41,7 @@ pub async fn described(from: &Harness, to: &Harness, move_id: Uuid, bucket: Buck
 }
 
 /// A mover of one bucket between two databases, as a new process would begin or resume it.
-async fn mover(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) -> Mover {
+pub async fn mover(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) -> Mover {
     let moved = described(from, to, move_id, bucket).await;
     let shard = async |name: &str, harness: &Harness| {
         let url = ShardUrl { name: name.to_owned(), url: superuser_url(harness) };
@@ -74,7 +74,7 @@ async fn until_step(mover: &mut Mover, steps: u128) -> Option<Outcome> {
 }
 
 /// Lets the mover go on until it has carried out the step.
-async fn advance_to(mover: &mut Mover, step: Step) {
+pub async fn advance_to(mover: &mut Mover, step: Step) {
     let advances = async {
         while mover.last() != Some(step) {
             assert_eq!(mover.advance().await.unwrap(), None, "ended before {step:?}");
@@ -83,7 +83,7 @@ async fn advance_to(mover: &mut Mover, step: Step) {
     tokio::time::timeout(STEP_TIMEOUT, advances).await.unwrap_or_else(|_| panic!("never {step:?}"));
 }
 
-async fn owns(harness: &Harness, bucket: Bucket) -> bool {
+pub async fn owns(harness: &Harness, bucket: Bucket) -> bool {
     let select = "select owned from owned_buckets where bucket = $1";
     superuser(harness).await.query_one(select, &[&bucket.number()]).await.unwrap().get(0)
 }

@@ -41,6 +41,7 @@ impl Moves {
             target_has_rows: !target.flushed.row.is_empty(),
             drain: self.drain(state),
             fenced_for,
+            grant_recorded: source.flushed.record_of == number && source.flushed.granted,
             abort_requested: state.plan.abort_requested,
             same_incarnations: promotions == state.plan.promotions
                 || self.broken == Some(Break::IncarnationsNotCompared),
@@ -134,6 +135,7 @@ impl Moves {
                 database.attempt = attempt.after_rollback();
                 state.plan.lifted = true;
             }
+            Step::RecordGrant => database.granted = true,
             Step::Close(_, outcome) => database.record = Record::Closed(outcome),
             _ => {}
         }
@@ -150,6 +152,7 @@ fn at(state: &State, step: Step) -> usize {
         | Step::MakeSlot
         | Step::Fence
         | Step::TakeBack
+        | Step::RecordGrant
         | Step::Remove
         | Step::DropSlot
         | Step::Close(Side::Source, _) => state.plan.source(),
@@ -181,6 +184,7 @@ fn announce(database: &mut Database, number: u8, side: Side, attempt: Attempt) {
         return;
     }
     (database.record_of, database.record, database.subscribed) = (number, Record::Open, false);
+    database.granted = false;
     database.attempt = match side {
         Side::Source => attempt,
         Side::Target => Attempt::default(),

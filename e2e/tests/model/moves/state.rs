@@ -52,6 +52,8 @@ pub struct Database {
     pub record: Record,
     /// In the record at the source.
     pub attempt: Attempt,
+    /// In the record at the source: the grant.
+    pub granted: bool,
     /// In the record at the target: the subscription exists.
     pub subscribed: bool,
 }
@@ -137,6 +139,7 @@ impl State {
             record_of: 0,
             record: Record::Absent,
             attempt: Attempt::default(),
+            granted: false,
             subscribed: false,
         };
         let owner = Database { row: vec![0], ..empty.clone() };

@@ -1,0 +1,124 @@
+//! `coroctl shard moves`, `resume` and `abort`: the moves that have not ended.
+//!
+//! * No move goes on while one of its shards is closed: a restored database may have lost what the other one knows.
+//! * Everything that a move needs is in its records.
+
+#![allow(clippy::print_stdout, reason = "its report is its output")]
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+use saga::shards::bucket::Bucket;
+use uuid::Uuid;
+
+use super::connections::ranges;
+use super::mover::record::{self, Move, Recorded};
+use super::mover::{Shard, conditions_read};
+use super::moves::{Record, Side};
+use super::moving::{self, Owners};
+
+#[derive(Args)]
+pub struct Open {
+    /// The id of the move; `coroctl shard moves` prints it.
+    move_id: Uuid,
+    #[command(flatten)]
+    owners: Owners,
+}
+
+#[derive(Args)]
+pub struct Listing {
+    #[command(flatten)]
+    owners: Owners,
+}
+
+/// # Errors
+/// When no shard has an open record of the move, one does not answer or is closed, or the move has to be resumed again.
+pub async fn resume(open: &Open) -> Result<()> {
+    let (source, target, recorded) = both(open).await?;
+    go_on(source, target, recorded).await
+}
+
+/// Asks for the rollback, and carries it out.
+///
+/// # Errors
+/// As [`resume`]; and when the source has no open record of the move.
+pub async fn abort(open: &Open) -> Result<()> {
+    let (source, target, recorded) = both(open).await?;
+    let asked = record::request_abort(&source.client, open.move_id).await?;
+    ensure!(asked, "the source has no open record of the move; `resume` ends it");
+    go_on(source, target, recorded).await
+}
+
+async fn go_on(source: Shard, target: Shard, recorded: Recorded) -> Result<()> {
+    let known = record::read(&source.client, recorded.move_id).await?.unwrap_or(recorded);
+    let buckets = known.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
+    let tables = conditions_read::tables(&source.client).await?;
+    let Recorded { move_id, attempts, incarnations, operator, relay_slots, .. } = known;
+    let moved = Move { move_id, buckets, attempts, incarnations, operator, relay_slots, tables };
+    moving::finish(source, target, moved).await
+}
+
+/// Source and target, and an open record.
+async fn both(open: &Open) -> Result<(Shard, Shard, Recorded)> {
+    let (shard, recorded) = find(open).await?;
+    let peer = open.owners.connect(&recorded.peer).await?;
+    for shard in [&shard, &peer] {
+        ensure!(
+            conditions_read::is_open(&shard.client).await?,
+            "shard {} is closed: it was restored, promoted or closed by hand, and may lack what the other shard of the move has. Nothing was \
+             changed. Run `coroctl shard adopt {}` and `recover` first (docs/runbooks/restore.md)",
+            shard.name,
+            shard.name
+        );
+    }
+    Ok(match recorded.side {
+        Side::Source => (shard, peer, recorded),
+        Side::Target => (peer, shard, recorded),
+    })
+}
+
+/// Prints the open moves of every shard.
+///
+/// # Errors
+/// When a shard does not answer.
+pub async fn list_moves(listing: &Listing) -> Result<()> {
+    let mut rows = Vec::new();
+    for name in listing.owners.names() {
+        let shard = listing.owners.connect(name).await?;
+        for recorded in record::open(&shard.client).await? {
+            let (from, to) = match recorded.side {
+                Side::Source => (&shard.name, &recorded.peer),
+                Side::Target => (&recorded.peer, &shard.name),
+            };
+            let asked = if recorded.abort_requested { "abort" } else { "" };
+            rows.push([
+                recorded.move_id.to_string(),
+                from.clone(),
+                to.clone(),
+                ranges(&recorded.buckets),
+                recorded.operator.clone(),
+                asked.to_owned(),
+            ]);
+        }
+    }
+    rows.sort();
+    rows.dedup_by(|a, b| a[0] == b[0]);
+    if rows.is_empty() {
+        println!("No move is open.");
+    } else {
+        println!("{}", crate::listing::table(["move", "from", "to", "buckets", "operator", ""], rows));
+    }
+    Ok(())
+}
+
+/// A shard with an open record of the move.
+async fn find(open: &Open) -> Result<(Shard, Recorded)> {
+    for name in open.owners.names() {
+        let shard = open.owners.connect(name).await?;
+        if let Some(recorded) = record::read(&shard.client, open.move_id).await?
+            && recorded.record == Record::Open
+        {
+            return Ok((shard, recorded));
+        }
+    }
+    bail!("no shard has an open record of move {}", open.move_id)
+}
