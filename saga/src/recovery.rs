@@ -8,7 +8,8 @@
 //!   offsets of the service's group stay as they are. Only one runs on a database at a time.
 //! * An event that contradicts a row, or whose row is missing, is a finding: it is printed, and it changes nothing. A database
 //!   with findings is not opened, unless the operator says so.
-//! * Where a service has several databases, one is recovered at a time. Events of users whom it does not own are passed over.
+//! * Where a service has several databases, one is recovered at a time. Events of users whom it does not own are passed over. Whom it owns
+//!   its backup does not know once buckets were moved: so such a database has to be adopted before (`coroctl shard adopt`).
 //! * A dry run prints what is lacking, and changes nothing.
 
 #![allow(clippy::print_stdout, reason = "what it finds is its output")]
@@ -48,6 +49,13 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Held by the session of a recovery: one at a time on a database.
 const LOCK: &str = "select pg_try_advisory_lock(hashtext('coro recovery'))";
 
+/// Whether buckets were moved from or to the database, table by table: an older backup has not both.
+const MOVED: [(&str, &str); 2] = [
+    ("owned_buckets", "select exists (select from owned_buckets where epoch > 1)"),
+    ("moves", "select exists (select from moves)"),
+];
+const IS_THERE: &str = "select to_regclass($1) is not null";
+
 /// What `recover` is given. Options that a service has too are called as there, and read from the same variables.
 // No Debug: it would print passwords.
 #[derive(Args, Clone)]
@@ -68,6 +76,9 @@ pub struct Settings {
     /// Open the database although events contradict its rows, or have no row. Look at each finding first.
     #[arg(long)]
     pub open_despite_findings: bool,
+    /// The database was adopted: it gave up the users who were moved to other databases after the backup (`coroctl shard adopt`).
+    #[arg(long)]
+    pub adopted: bool,
     /// The database of the service, as the role of the service.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
@@ -109,13 +120,19 @@ impl Recovery {
     /// Connects, whether the database is open or closed.
     ///
     /// # Errors
-    /// When the database does not answer, has no incarnations, or is being recovered.
+    /// When the database does not answer, has no incarnations, is being recovered, or has to be adopted before.
     pub async fn begin(settings: Settings, service: &'static str) -> anyhow::Result<Self> {
         let pool = postgres::pool(&settings.database_url, CONNECTIONS_MAX, &format!("{service} recover"))?;
         let session = pool.get().await.context("no connection to the database")?;
         let incarnation = incarnation::read(&session).await.context("cannot read the incarnation")?;
         let is_first: bool = session.query_one(LOCK, &[]).await.context("cannot lock the recovery")?.get(0);
         ensure!(is_first, "another recovery of this database is under way; wait for its end");
+        if !settings.adopted && buckets_were_moved(&session).await? {
+            let reason = "buckets were moved from or to this database, so its backup may own users whom another one has by now. Run \
+                          `coroctl shard adopt` (docs/MOVES.md), and then this with --adopted";
+            ensure!(settings.dry_run, reason);
+            println!("{reason}");
+        }
         let state = if incarnation.is_open { "open already" } else { "closed" };
         println!("incarnation {} is {state}", incarnation.name);
         Ok(Self { settings, service, pool, session, findings: 0, of_others: 0 })
@@ -218,6 +235,19 @@ impl Recovery {
         println!("{}", if opened { "the database is open" } else { "the database was open before" });
         Ok(())
     }
+}
+
+async fn buckets_were_moved(session: &Client) -> anyhow::Result<bool> {
+    for (table, question) in MOVED {
+        let is_there: bool =
+            session.query_one(IS_THERE, &[&table]).await.context("cannot read the catalog")?.get(0);
+        if is_there
+            && session.query_one(question, &[]).await.with_context(|| format!("cannot read {table}"))?.get(0)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Prints a line of progress now and then.

@@ -2,7 +2,8 @@
 --
 -- * The mover writes them (`coroctl shard`), as the owner. coroctl/src/shard/moves.rs has the steps and the rules.
 -- * Both shards of a move have its record. Whoever goes on with a move that was interrupted needs nothing else.
--- * The tables are the same in each database of the saga. They are not published, and no service reads them.
+-- * The tables are the same in each database of the saga, but for the service that may read `moves`. They are not published. `recover` alone
+--   asks whether there is a row.
 create table moves (
     move_id            uuid        not null,
     side               text        not null,
@@ -47,3 +48,4 @@ create table moving_buckets (
 comment on table moving_buckets is 'The buckets of open moves: a bucket takes part in one at a time.';
 
 grant select on moves, moving_buckets to coro_checker;
+grant select on moves to processor_svc;

@@ -18,6 +18,7 @@ use saga::contract::{
 };
 use saga::postgres::{self, Pool};
 use saga::recovery::Program;
+use saga::shards::bucket::Bucket;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
@@ -263,6 +264,35 @@ async fn an_entry_that_contradicts_the_ledger_keeps_the_database_closed() {
     assert_eq!(number(&restored.pool, &of(user)).await, 1, "the deposit of the backup");
     assert_eq!(number(&restored.pool, &of(other)).await, 2, "others go on");
     restored.recover(&topics, &["--open-despite-findings"]).await.unwrap();
+    assert!(restored.is_open().await);
+    restored.end().await;
+    ledger.finish().await;
+}
+
+/// Buckets went to and fro. What its backup owns may be another's by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_buckets_were_moved_has_to_be_adopted_before() {
+    let (ledger, topics) = (Ledger::new().await, Topics::new().await);
+    let user = ledger.user_with(100).await;
+    let owner = ledger.harness.owner().await.unwrap();
+    let other_bucket = (Bucket::of(user).number() + 1) % 1024;
+    for (known, owned) in [(1_i64, false), (2, true)] {
+        let change = "
+            select change_ownership(array[$1::int2], array[$2::int8], array[$2::int8 + 1], $3, 'other')";
+        owner.execute(change, &[&other_bucket, &known, &owned]).await.unwrap();
+    }
+    drop(owner);
+    let restored = Restored::of(&ledger).await;
+    ledger.apply(&[initiated(user, Uuid::now_v7(), 10)]).await.unwrap();
+    topics.emit_all(&entries(&ledger.pool).await);
+    let before = whole(&restored.pool).await;
+    let refused = restored.recover(&topics, &[]).await.unwrap_err().to_string();
+    assert!(refused.contains("--adopted"), "{refused}");
+    restored.recover(&topics, &["--dry-run"]).await.unwrap();
+    assert_eq!(whole(&restored.pool).await, before);
+    assert!(!restored.is_open().await);
+    restored.recover(&topics, &["--adopted"]).await.unwrap();
+    assert_eq!(whole(&restored.pool).await, whole(&ledger.pool).await);
     assert!(restored.is_open().await);
     restored.end().await;
     ledger.finish().await;
