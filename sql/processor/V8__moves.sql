@@ -13,6 +13,8 @@ create table moves (
     target_epochs      bigint[]    not null,
     source_incarnation text        not null,
     target_incarnation text        not null,
+    tables             text[]      not null,
+    schema_version     integer     not null,
     relay_slots        text[]      not null,
     state              text        not null default 'open',
     operator           text        not null,
@@ -27,6 +29,7 @@ create table moves (
     constraint moves_epochs_of_each_bucket check (
         cardinality(buckets) > 0 and cardinality(source_epochs) = cardinality(buckets)
         and cardinality(target_epochs) = cardinality(buckets)),
+    constraint moves_tables_named check (cardinality(tables) > 0),
     constraint moves_relay_slots_named check (cardinality(relay_slots) > 0),
     constraint moves_operator_name check (operator ~ '^[a-z0-9][a-z0-9._@-]{0,63}$')
 );
@@ -35,6 +38,8 @@ comment on column moves.side is 'Whether this database is the source or the targ
 comment on column moves.peer is 'The name of the other shard.';
 comment on column moves.source_epochs is 'At the source: the epochs with which the present attempt began, in the order of buckets.';
 comment on column moves.source_incarnation is 'What incarnation() answered at the source when the move began. After another answer it is rolled back.';
+comment on column moves.tables is 'The tables whose rows are moved: those with a user_id when the move began.';
+comment on column moves.schema_version is 'The latest migration of both databases when the move began.';
 comment on column moves.granted_at is 'At the source: when it was recorded that the target owns the buckets. Nothing is removed before.';
 comment on column moves.relay_slots is 'The logical slots of the source when the move began, its relay''s: a grant waits for each.';
 comment on column moves.abort_requested_at is 'At the source: when an operator asked to abort. It counts until the grant.';

@@ -90,8 +90,8 @@ async fn while_buckets_are_moved_nothing_is_applied() {
     apply(&one).await.unwrap();
     let begin =
         "insert into moves (move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation,
-                                    target_incarnation, relay_slots, operator)
-                 values (gen_random_uuid(), 'source', 'two', '{7}', '{1}', '{2}', 'a', 'b', '{relay}', 'ada')";
+                                    target_incarnation, tables, schema_version, relay_slots, operator)
+                 values (gen_random_uuid(), 'source', 'two', '{7}', '{1}', '{2}', 'a', 'b', '{accounts}', 11, '{relay}', 'ada')";
     owner.batch_execute(begin).await.unwrap();
     let refused = apply(&two).await.unwrap_err().to_string();
     assert!(refused.contains("buckets are being moved"), "{refused}");

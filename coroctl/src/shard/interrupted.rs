@@ -51,9 +51,10 @@ pub async fn abort(open: &Open) -> Result<()> {
 async fn go_on(source: Shard, target: Shard, recorded: Recorded) -> Result<()> {
     let known = record::read(&source.client, recorded.move_id).await?.unwrap_or(recorded);
     let buckets = known.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
-    let tables = conditions_read::tables(&source.client).await?;
-    let Recorded { move_id, attempts, incarnations, operator, relay_slots, .. } = known;
-    let moved = Move { move_id, buckets, attempts, incarnations, operator, relay_slots, tables };
+    let Recorded { move_id, attempts, incarnations, operator, relay_slots, tables, schema_version, .. } =
+        known;
+    let moved =
+        Move { move_id, buckets, attempts, incarnations, operator, relay_slots, tables, schema_version };
     moving::finish(source, target, moved).await
 }
 

@@ -18,7 +18,7 @@ use super::connections::{self, Connected, ranges};
 use super::mover::conditions_read::{self, Given};
 use super::mover::record::{self, Move};
 use super::mover::{Mover, Shard, ShardUrl};
-use super::moves::{Attempt, Outcome};
+use super::moves::{Attempt, Outcome, Side, Step};
 use super::{plan, replication};
 
 /// The shards, with a role that may change them.
@@ -198,6 +198,7 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
         operator: options.operator.clone(),
         relay_slots: conditions.relay_slots,
         tables: conditions_read::tables(&source.client).await?,
+        schema_version: conditions.databases.source_version,
     };
     println!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));
     finish(source, target, moved).await
@@ -208,6 +209,11 @@ pub(super) async fn finish(source: Shard, target: Shard, moved: Move) -> Result<
     let mut mover = Mover::new(source, target, moved, |line| println!("{line}")).await?;
     let outcome = match mover.run().await {
         Ok(outcome) => outcome,
+        Err(error) if mover.last() == Some(Step::Announce(Side::Source)) => {
+            return Err(error.context(
+                "the move has not begun. Should `coroctl shard moves` show it all the same, abort it",
+            ));
+        }
         Err(error) => return Err(error.context(unfinished(move_id, mover.is_fenced()))),
     };
     match outcome {

@@ -22,7 +22,6 @@ const IS_MIGRATING: &str = "
         select from pg_locks l join pg_database d on d.oid = l.database
          where l.locktype = 'advisory' and l.granted and d.datname = current_database()
            and l.objid = (hashtext('coro migrations')::bigint & 4294967295)::text::oid)";
-const VERSION: &str = "select max(version) from refinery_schema_history";
 const IS_OPEN: &str = "select exists (select from incarnations i where i.incarnation = incarnation())";
 const STATE: &str = "
     select exists (select from incarnations i where i.incarnation = incarnation()),
@@ -104,7 +103,7 @@ async fn databases(source: &Shard, target: &Shard) -> Result<Databases> {
     };
     for (shard, is_source) in [(source, true), (target, false)] {
         databases.is_migrating |= shard.client.query_one(IS_MIGRATING, &[]).await?.try_get::<_, bool>(0)?;
-        let version = shard.client.query_one(VERSION, &[]).await?.try_get(0)?;
+        let version = shard.client.query_one(record::SCHEMA_VERSION, &[]).await?.try_get(0)?;
         let state = shard.client.query_one(STATE, &[]).await?;
         if !state.try_get::<_, bool>(0)? {
             databases.closed.push(shard.name.clone());

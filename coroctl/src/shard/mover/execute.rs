@@ -70,6 +70,7 @@ impl Mover {
         };
         let (moved, shard) = (&self.moved, side_of(&mut self.source, &mut self.target, side));
         let transaction = shard.client.transaction().await?;
+        record::lock_schema(&transaction, moved).await.with_context(|| format!("shard {}", shard.name))?;
         record::announce(&transaction, moved, side, &peer).await?;
         transaction.commit().await.context("cannot write the record")
     }

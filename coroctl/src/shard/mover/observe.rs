@@ -46,6 +46,8 @@ impl Mover {
             self.moved.attempts.clone_from(&recorded.attempts);
             self.moved.incarnations.clone_from(&recorded.incarnations);
             self.moved.relay_slots.clone_from(&recorded.relay_slots);
+            self.moved.tables.clone_from(&recorded.tables);
+            self.moved.schema_version = recorded.schema_version;
         }
         self.progress.transactions_ended = has_drained;
         let (target_has_flushed, relay_has_acknowledged) = positions;

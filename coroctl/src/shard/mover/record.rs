@@ -19,8 +19,9 @@ pub struct Move {
     pub operator: String,
     /// The slots of the source's relay.
     pub relay_slots: Vec<String>,
-    /// The tables with a `user_id`.
+    /// The tables with a `user_id`, and the migration that made them so.
     pub tables: Vec<String>,
+    pub schema_version: i32,
 }
 
 /// A record as it was read.
@@ -37,21 +38,27 @@ pub struct Recorded {
     pub abort_requested: bool,
     pub grant_recorded: bool,
     pub relay_slots: Vec<String>,
+    pub tables: Vec<String>,
+    pub schema_version: i32,
 }
 
 const COLUMNS: &str = "move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation, \
      target_incarnation, state, operator, abort_requested_at is not null, relay_slots, \
-     granted_at is not null";
+     granted_at is not null, tables, schema_version";
 
 const OWNERSHIP: &str = "select epoch, owned from owned_buckets where bucket = any ($1::int2[]) order by array_position($1::int2[], bucket)";
 
 const INSERT: &str = "
     insert into moves (move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation, target_incarnation,
-                       operator, relay_slots)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) on conflict do nothing";
+                       operator, relay_slots, tables, schema_version)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) on conflict do nothing";
 
 const TAKE_BUCKETS: &str = "
     insert into moving_buckets (bucket, move_id) select unnest($1::int2[]), $2 on conflict (bucket) do nothing";
+
+// Migrations take this lock for themselves (`sql/src/admin.rs`).
+const LOCK_SCHEMA: &str = "select pg_try_advisory_xact_lock_shared(hashtext('coro migrations'))";
+pub const SCHEMA_VERSION: &str = "select max(version) from refinery_schema_history";
 
 const NEXT_ATTEMPT: &str = "update moves set source_epochs = $2, target_epochs = $3 where move_id = $1";
 
@@ -151,7 +158,29 @@ fn recorded(row: &Row) -> Result<Recorded> {
         abort_requested: row.try_get(10)?,
         relay_slots: row.try_get(11)?,
         grant_recorded: row.try_get(12)?,
+        tables: row.try_get(13)?,
+        schema_version: row.try_get(14)?,
     })
+}
+
+/// No migration is applied until the end of the transaction. The tables are those of the move, which later migrations leave alone: they find
+/// its record.
+///
+/// # Errors
+/// When one is being applied, was applied since the move was checked, or the shard does not answer.
+pub async fn lock_schema(transaction: &Transaction<'_>, moved: &Move) -> Result<()> {
+    let is_locked: bool =
+        transaction.query_one(LOCK_SCHEMA, &[]).await.context("the lock of migrations")?.try_get(0)?;
+    ensure!(is_locked, "a migration is being applied. Run this again once it has ended");
+    let version: i32 =
+        transaction.query_one(SCHEMA_VERSION, &[]).await.context("the migrations")?.try_get(0)?;
+    ensure!(
+        version == moved.schema_version,
+        "migration {version} was applied since the move was checked, which found {}. Abort the move if it has begun, and move the buckets once \
+         both shards have the same migrations",
+        moved.schema_version
+    );
+    Ok(())
 }
 
 /// Writes the record on one side, and takes its buckets.
@@ -181,6 +210,8 @@ pub async fn announce(transaction: &Transaction<'_>, moved: &Move, side: Side, p
                 target_incarnation,
                 &moved.operator,
                 &moved.relay_slots,
+                &moved.tables,
+                &moved.schema_version,
             ],
         )
         .await

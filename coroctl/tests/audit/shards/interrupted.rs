@@ -90,3 +90,58 @@ async fn no_move_goes_on_while_a_shard_is_closed() {
     assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [Some(5), None]);
     pair.finish().await;
 }
+
+/// A table that came after the publication has rows that nobody copied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resumed_move_is_about_the_tables_that_it_began_with() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::emitting(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    let move_id = Uuid::from_u128(0xA00);
+    let source = superuser(&pair.one).await;
+    deposit(&source, user, 5).await;
+    let mut first = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
+    advance_to(&mut first, Step::Subscribe).await;
+    drop(first);
+    source.batch_execute("create table notes (user_id uuid primary key)").await.unwrap();
+    source.execute("insert into notes values ($1)", &[&user]).await.unwrap();
+    let resumed = pair.admin_of(["from", "to"], &["resume", &move_id.to_string()]);
+    let text = String::from_utf8_lossy(&resumed.stdout);
+    assert!(text.contains("The target owns the buckets."), "{resumed:?}");
+    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
+    let notes: i64 = source.query_one("select count(*) from notes", &[]).await.unwrap().get(0);
+    assert_eq!(notes, 1, "removed, and never copied");
+    drop(source);
+    pair.finish().await;
+}
+
+/// Whichever of the two comes first: the tables of a move stay as they are.
+#[tokio::test]
+async fn a_move_does_not_begin_beside_a_migration_nor_after_one() {
+    let pair = Pair::emitting(Database::Balance).await;
+    let [user, _] = users();
+    let mut mover = mover(&pair.one, &pair.two, Uuid::from_u128(0xB00), Bucket::of(user)).await;
+    let migration = "select from pg_advisory_lock(hashtext('coro migrations'))";
+    let unlock = "select pg_advisory_unlock_all()";
+    for (at, harness) in [&pair.one, &pair.two].into_iter().enumerate() {
+        let client = superuser(harness).await;
+        client.execute(migration, &[]).await.unwrap();
+        let beside = format!("{:#}", mover.advance().await.unwrap_err());
+        assert!(beside.contains("a migration is being applied"), "{beside}");
+        client.execute(unlock, &[]).await.unwrap();
+        let apply = "insert into refinery_schema_history (version, name, applied_on, checksum) values (99, 'test', '', '')";
+        client.batch_execute(apply).await.unwrap();
+        let after = format!("{:#}", mover.advance().await.unwrap_err());
+        assert!(after.contains("migration 99 was applied"), "{after}");
+        assert_eq!(record::open(&client).await.unwrap().len(), 0);
+        client.batch_execute("delete from refinery_schema_history where version = 99").await.unwrap();
+        mover.advance().await.unwrap();
+        assert_eq!(record::open(&client).await.unwrap().len(), 1, "shard {at}");
+        drop(client);
+    }
+    drop(mover);
+    pair.finish().await;
+}

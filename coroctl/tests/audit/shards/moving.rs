@@ -37,6 +37,7 @@ pub async fn described(from: &Harness, to: &Harness, move_id: Uuid, bucket: Buck
         operator: "ada".to_owned(),
         relay_slots: observe::relay_slots(&source).await.unwrap(),
         tables: vec!["accounts".to_owned(), "ledger".to_owned()],
+        schema_version: source.query_one(record::SCHEMA_VERSION, &[]).await.unwrap().get(0),
     }
 }
 
