@@ -23,6 +23,7 @@ mod handler;
 mod lag;
 mod lag_watch;
 mod metrics;
+mod passed_over;
 mod range;
 mod reader;
 mod settings;

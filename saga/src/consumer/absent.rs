@@ -1,9 +1,10 @@
 //! Keeps what was passed over, since the database of its user is away: per partition the first of such records.
 //!
 //! * Nothing from that record on is committed. What is behind it was applied or passed over too, and is read again with it.
-//! * Once a record was passed over, those behind it with the same key are too, whether or not the database answers by then. So the
-//!   order of a user's events is kept. Of a key one of 1024 slots is kept, so that no memory grows.
-//! * The first record is tried again with back-off. When its database answers, its partition is read again from it.
+//! * Once a record was passed over, those behind it of the same user are too, whether or not the database answers by then. So the
+//!   order of a user's events is kept. Of a user the bucket is kept, so that no memory grows ([`passed_over`](super::passed_over)).
+//! * The first record is tried again with back-off. When its database answers, its partition is read again from it. What waits and
+//!   is before it goes on waiting.
 //! * Those of a revoked partition are dropped: its new owner reads from there.
 
 use std::collections::btree_map::Entry;
@@ -19,6 +20,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::Subscriber;
 use super::batches::{Carried, Loop, RecordPosition, Verdict, record_position};
+use super::passed_over::{PassedOver, slot};
 use super::waiting::{PendingRecord, Waiting};
 use crate::backoff;
 use crate::shards::bucket::Bucket;
@@ -29,16 +31,9 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was passed over, by topic and partition.
 pub(super) struct Absent<'c> {
-    partitions: BTreeMap<(String, i32), PassedOver<'c>>,
+    partitions: BTreeMap<(String, i32), PassedOver<PendingRecord<'c>>>,
     pauses: ExponentialBackoff,
     next_try: Instant,
-}
-
-/// What was passed over of a partition.
-struct PassedOver<'c> {
-    first: PendingRecord<'c>,
-    /// The slots of the keys.
-    keys: HashSet<Bucket>,
 }
 
 impl<'c> Absent<'c> {
@@ -46,14 +41,14 @@ impl<'c> Absent<'c> {
         Self { partitions: BTreeMap::new(), pauses: backoff::unlimited(PAUSE_MAX), next_try: now }
     }
 
-    /// Passes over the records behind one of their key; returns the others.
+    /// Passes over the records behind one of their user; returns the others.
     pub(super) fn hold_over(&self, part: Vec<PendingRecord<'c>>) -> Vec<PendingRecord<'c>> {
         if self.partitions.is_empty() {
             return part;
         }
         let is_behind = |read: &PendingRecord<'c>| {
             let passed_over = self.partitions.get(&owned_partition(read));
-            passed_over.is_some_and(|passed_over| passed_over.keys.contains(&slot(read)))
+            passed_over.is_some_and(|of| of.is_behind(read.message.offset(), slot_of(read)))
         };
         part.into_iter().filter(|read| !is_behind(read)).collect()
     }
@@ -70,18 +65,10 @@ impl<'c> Absent<'c> {
                 rest.push(read);
                 continue;
             }
-            let slot = slot(&read);
+            let (offset, slot) = (read.message.offset(), slot_of(&read));
             match self.partitions.entry(owned_partition(&read)) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(PassedOver { first: read, keys: HashSet::from([slot]) });
-                }
-                Entry::Occupied(mut occupied) => {
-                    let passed_over = occupied.get_mut();
-                    passed_over.keys.insert(slot);
-                    if read.message.offset() < passed_over.first.message.offset() {
-                        passed_over.first = read;
-                    }
-                }
+                Entry::Vacant(vacant) => drop(vacant.insert(PassedOver::new(read, offset, slot))),
+                Entry::Occupied(mut occupied) => occupied.get_mut().add(read, offset, slot),
             }
         }
         rest
@@ -89,12 +76,8 @@ impl<'c> Absent<'c> {
 
     /// The last offset that may be stored for a partition whose record `last` is applied; `None`: none.
     pub(super) fn storable(&self, topic: &str, partition: i32, last: i64) -> Option<i64> {
-        match self.partitions.get(&(topic.to_owned(), partition)) {
-            Some(passed_over) if passed_over.first.message.offset() <= last => {
-                passed_over.first.message.offset().checked_sub(1).filter(|offset| *offset >= 0)
-            }
-            Some(_) | None => Some(last),
-        }
+        let passed_over = self.partitions.get(&(topic.to_owned(), partition));
+        passed_over.map_or(Some(last), |passed_over| passed_over.storable(last))
     }
 
     /// The partitions to try again, when it is time.
@@ -122,9 +105,8 @@ fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
     (topic.to_owned(), partition)
 }
 
-/// The key of an event is its user.
-fn slot(read: &PendingRecord<'_>) -> Bucket {
-    Bucket::of_bytes(read.message.key().unwrap_or_default())
+fn slot_of(read: &PendingRecord<'_>) -> Bucket {
+    slot(read.message.key().unwrap_or_default())
 }
 
 impl<'c, S: Subscriber> Loop<'c, S> {
@@ -142,17 +124,19 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         absent.keep_only(&self.consumer.assignment()?);
         let mut are_read_again = false;
         for key in absent.due(Instant::now()) {
-            let Some(PassedOver { first, .. }) = absent.partitions.get(&key) else { continue };
+            let Some(passed_over) = absent.partitions.get(&key) else { continue };
+            let first = &passed_over.first;
             self.metrics.retries.with_label_values(&["absent"]).inc();
             let verdict = self.apply_part(std::slice::from_ref(first), carried)?;
             if matches!(verdict, Verdict::Absent(_) | Verdict::Stopped) || !self.seek(first) {
                 continue;
             }
+            let comes_again = |read: &PendingRecord<'c>| {
+                owned_partition(read) == key && passed_over.comes_again(read.message.offset())
+            };
+            carried.retain(|read| !comes_again(read));
+            waiting.drop_those(comes_again);
             absent.partitions.remove(&key);
-            // What was read behind it comes again.
-            let is_behind = |read: &PendingRecord<'c>| owned_partition(read) == key;
-            carried.retain(|read| !is_behind(read));
-            waiting.drop_those(is_behind);
             are_read_again = true;
         }
         if are_read_again {

@@ -75,6 +75,42 @@ async fn the_events_of_a_user_stay_in_order() {
     assert_eq!(of_the_user, ["x1", "x1", "x2", "x3"]);
 }
 
+/// A record before it in the same batch, perhaps of another user in the same slot, is not behind it: nobody would read it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_before_it_in_its_slot_is_applied() {
+    let (topics, reader) = (Topics::new(&[("t", 1)]).await, away(&["x1"]));
+    topics.produce_keyed("t", 0, &[("slot", "a"), ("slot", "x1"), ("slot", "x2"), ("other", "b")]);
+    let member = topics.member(&reader, Limits::default());
+    reader.until(|state| state.applied == ["a", "b"]).await;
+    reader.state().absent.clear();
+    reader.until(|state| state.applied.contains(&"x2".to_owned())).await;
+    member.stop().await;
+    assert!(reader.state().applied.starts_with(&["a".to_owned()]), "{:?}", reader.state().applied);
+}
+
+/// What waits and is before it is not read again with it, so it goes on waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_before_it_is_not_dropped_when_it_is_read_again() {
+    let (topics, reader) = (Topics::new(&[("t", 1)]).await, away(&["x"]));
+    reader.state().moving.insert("waits");
+    topics.produce_keyed("t", 0, &[("moved", "waits"), ("there", "x"), ("here", "b")]);
+    let member = topics.member(&reader, Limits::default());
+    // Each of them was tried.
+    reader.until(|state| state.calls > 4).await;
+    assert_eq!(reader.state().applied, [] as [&str; 0]);
+    reader.state().absent.clear();
+    reader.until(|state| state.applied.contains(&"x".to_owned())).await;
+    // It was read again, and tried behind what waits.
+    let calls = reader.state().calls;
+    reader.until(|state| state.calls > calls + 1).await;
+    reader.state().moving.clear();
+    reader.until(|state| ["waits", "b"].iter().all(|text| state.applied.contains(&(*text).to_owned()))).await;
+    topics.produce("t", 0, &["c"]);
+    reader.until(|state| state.applied.contains(&"c".to_owned())).await;
+    member.stop().await;
+    assert_eq!(topics.committed("t", 0), Some(4));
+}
+
 /// A process that dies meanwhile has not lost it: the next one reads from there.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_passed_over_when_a_process_ended_is_read_by_the_next() {

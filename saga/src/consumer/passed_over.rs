@@ -1,0 +1,114 @@
+//! Decides about the records of one partition of which some were passed over. It does no I/O.
+//!
+//! * A record is passed over only if it is behind the first one that was. What is before it is applied, and nobody reads it again.
+//! * Of the users whose records were passed over one of 1024 slots is kept, which is their bucket: who shares it is on the same shard.
+//! * Once the partition is read again, what was applied the first time is known, as far as the partition had been read.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use crate::shards::bucket::Bucket;
+
+/// The slot of a record by its key, which is its user.
+pub(super) fn slot(key: &[u8]) -> Bucket {
+    match Uuid::try_parse_ascii(key) {
+        Ok(user_id) => Bucket::of(user_id),
+        Err(_) => Bucket::of_bytes(key),
+    }
+}
+
+/// A partition of which records were passed over; `R` is a record.
+pub(super) struct PassedOver<R> {
+    /// The first of them. Nothing from it on is committed.
+    pub(super) first: R,
+    offset: i64,
+    slots: HashSet<Bucket>,
+}
+
+impl<R> PassedOver<R> {
+    pub(super) fn new(first: R, offset: i64, slot: Bucket) -> Self {
+        Self { first, offset, slots: HashSet::from([slot]) }
+    }
+
+    /// Passes over another record.
+    pub(super) fn add(&mut self, record: R, offset: i64, slot: Bucket) {
+        self.slots.insert(slot);
+        if offset < self.offset {
+            (self.first, self.offset) = (record, offset);
+        }
+    }
+
+    /// Whether a record is behind one that was passed over, and perhaps of the same user.
+    pub(super) fn is_behind(&self, offset: i64, slot: Bucket) -> bool {
+        offset > self.offset && self.slots.contains(&slot)
+    }
+
+    /// Whether a record comes again when the partition is read from the first one on.
+    pub(super) fn comes_again(&self, offset: i64) -> bool {
+        offset >= self.offset
+    }
+
+    /// The last offset that may be stored once the record at `last` is applied; `None`: none.
+    pub(super) fn storable(&self, last: i64) -> Option<i64> {
+        if last < self.offset { Some(last) } else { self.offset.checked_sub(1).filter(|offset| *offset >= 0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AWAY: i16 = 7;
+    const WELL: i16 = 8;
+
+    fn bucket(number: i16) -> Bucket {
+        Bucket::new(number).unwrap()
+    }
+
+    /// Of a partition with the record 11 of a slot passed over.
+    fn passed_over() -> PassedOver<i64> {
+        PassedOver::new(11, 11, bucket(AWAY))
+    }
+
+    /// The record before it was read in the same batch, or waited for its row, and nobody reads it again.
+    #[test]
+    fn only_what_is_behind_the_first_is_passed_over_with_it() {
+        for (offset, slot, is_behind) in
+            [(10, AWAY, false), (11, AWAY, false), (12, AWAY, true), (10, WELL, false), (12, WELL, false)]
+        {
+            assert_eq!(passed_over().is_behind(offset, bucket(slot)), is_behind, "{offset} of slot {slot}");
+        }
+    }
+
+    #[test]
+    fn the_first_is_the_lowest_and_nothing_from_it_on_is_committed() {
+        let mut partition = passed_over();
+        partition.add(15, 15, bucket(WELL));
+        assert_eq!(partition.first, 11);
+        assert!(partition.is_behind(12, bucket(WELL)), "a user of that slot is away by now");
+        partition.add(9, 9, bucket(AWAY));
+        assert_eq!(partition.first, 9);
+        for (last, storable) in [(8, Some(8)), (9, Some(8)), (20, Some(8))] {
+            assert_eq!(partition.storable(last), storable, "{last} is applied");
+        }
+        assert_eq!(PassedOver::new((), 0, bucket(AWAY)).storable(5), None, "the very first record");
+    }
+
+    #[test]
+    fn a_record_comes_again_unless_it_is_before_the_first() {
+        let again: Vec<i64> = (9..14).filter(|offset| passed_over().comes_again(*offset)).collect();
+        assert_eq!(again, [11, 12, 13]);
+    }
+
+    /// So nobody of another shard is passed over, however many users of a shard that is away have events.
+    #[test]
+    fn the_slot_of_a_user_is_the_bucket() {
+        for user_id in (0..500).map(|_| Uuid::new_v4()) {
+            assert_eq!(slot(user_id.to_string().as_bytes()), Bucket::of(user_id));
+        }
+        for key in [b"".as_slice(), b"electricity", b"\xff\xfe"] {
+            assert_eq!(slot(key), Bucket::of_bytes(key));
+        }
+    }
+}
