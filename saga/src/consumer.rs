@@ -219,6 +219,17 @@ pub enum ApplyError {
     Other(anyhow::Error),
 }
 
+impl ApplyError {
+    /// Whether it says that events have to wait, and names none.
+    pub(crate) fn names_nothing(&self) -> bool {
+        match self {
+            Self::Missing(rows) => rows.is_empty(),
+            Self::Moving(items) | Self::Absent(items) => items.is_empty(),
+            Self::Other(_) => false,
+        }
+    }
+}
+
 impl<T: Into<anyhow::Error>> From<T> for ApplyError {
     fn from(error: T) -> Self {
         ApplyError::Other(error.into())

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -119,7 +119,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         Ok(batch)
     }
 
-    /// Applies the batch except for the records that wait. Retries without end; returns early only on shutdown.
+    /// Applies the batch except for the records that wait or are passed over. Retries without end; returns early only on shutdown.
     fn apply(
         &self,
         batch: Vec<PendingRecord<'c>>,
@@ -129,6 +129,10 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     ) -> anyhow::Result<()> {
         let mut parts = VecDeque::from([waiting.hold_back(batch)]);
         while let Some(part) = parts.pop_front() {
+            // Nothing of the rest is stored, so the next process reads it again.
+            if self.shutdown.is_cancelled() {
+                return Ok(());
+            }
             let mut part = absent.hold_over(part);
             match self.apply_part(&part, carried)? {
                 Verdict::Done => self.store_offsets(&part, absent)?,
@@ -210,14 +214,12 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             Err(ApplyError::Missing(missing)) => {
                 Attempt::End(Verdict::Missing(missing_rows(&events, missing)))
             }
-            Err(ApplyError::Absent(absent)) => {
-                let positions = absent.into_iter().map(|index| record_position(events[index].record.0));
-                Attempt::End(Verdict::Absent(positions.collect()))
+            // Without an event the part would come again as it is, at once.
+            Err(error) if error.names_nothing() => {
+                Attempt::Again(anyhow!("events have to wait, and it was not said which"))
             }
-            Err(ApplyError::Moving(moving)) => {
-                let positions = moving.into_iter().map(|index| record_position(events[index].record.0));
-                Attempt::End(Verdict::Moving(positions.collect()))
-            }
+            Err(ApplyError::Absent(absent)) => Attempt::End(Verdict::Absent(positions(&events, &absent))),
+            Err(ApplyError::Moving(moving)) => Attempt::End(Verdict::Moving(positions(&events, &moving))),
             Err(ApplyError::Other(error)) => match classify(&error) {
                 // A part that only parks records is not poison.
                 Failure::Poison if !events.is_empty() => Attempt::End(Verdict::Poison(log_text(&error))),
@@ -335,6 +337,10 @@ pub(super) type RecordPosition = (String, i32, i64);
 
 pub(super) fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
     (message.topic().to_owned(), message.partition(), message.offset())
+}
+
+fn positions<E>(events: &[Delivery<'_, E>], indices: &[usize]) -> HashSet<RecordPosition> {
+    indices.iter().map(|&index| record_position(events[index].record.0)).collect()
 }
 
 /// The missing rows by the position of their event.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use saga::consumer::Limits;
 
-use crate::harness::{Reader, SubscriberState, Topics};
+use crate::harness::{Reader, SubscriberState, Topics, WAIT_TIMEOUT};
 
 fn away(events: &[&'static str]) -> Reader {
     let absent: BTreeSet<&'static str> = events.iter().copied().collect();
@@ -109,6 +109,24 @@ async fn what_waits_before_it_is_not_dropped_when_it_is_read_again() {
     reader.until(|state| state.applied.contains(&"c".to_owned())).await;
     member.stop().await;
     assert_eq!(topics.committed("t", 0), Some(4));
+}
+
+/// A part that would come again as it is comes again after a pause, and the process can end in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_it_is_not_said_what_has_to_wait_the_loop_pauses_and_can_end() {
+    let (topics, reader) = (Topics::new(&[("t", 1)]).await, Reader::default());
+    reader.state().names_nothing = true;
+    topics.produce("t", 0, &["a", "b"]);
+    let member = topics.member(&reader, Limits::default());
+    reader.until(|state| state.calls > 2).await;
+    reader.state().names_nothing = false;
+    reader.until(|state| state.applied == ["a", "b"]).await;
+    reader.state().names_nothing = true;
+    topics.produce("t", 0, &["c"]);
+    let calls = reader.state().calls;
+    reader.until(|state| state.calls > calls).await;
+    tokio::time::timeout(WAIT_TIMEOUT, member.stop()).await.unwrap();
+    assert_eq!(topics.committed("t", 0), Some(2));
 }
 
 /// A process that dies meanwhile has not lost it: the next one reads from there.

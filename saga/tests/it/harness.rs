@@ -45,6 +45,8 @@ pub struct SubscriberState {
     pub moving: BTreeSet<&'static str>,
     /// The databases of the users of these events are away.
     pub absent: BTreeSet<&'static str>,
+    /// Events have to wait, and it is not said which.
+    pub names_nothing: bool,
 }
 
 /// The service's side of a test. `poison` is refused by a constraint, `ignore` is ignored.
@@ -106,6 +108,9 @@ impl Subscriber for Reader {
         if state.away || state.outages > 0 {
             state.outages = state.outages.saturating_sub(1);
             return Err(anyhow::anyhow!("the database is away").into());
+        }
+        if state.names_nothing {
+            return Err(ApplyError::Absent(Vec::new()));
         }
         let among = |set: &BTreeSet<&str>| -> Vec<usize> {
             (0..events.len()).filter(|&index| set.contains(events[index].event.as_str())).collect()
