@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Deadlines and leases are compared with the database's clock, so a row must not meet a clock that is far behind the last.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_millis(50);
-/// The first release whose publications have row filters (`server_version_num`).
+/// The first release whose publications have row filters, and whose subscriptions copy by them (`server_version_num`).
 pub const SERVER_MIN: i32 = 150_000;
 /// One slot for the subscription, and one for each of the two workers that copy tables at a time.
 pub const SLOTS_MIN: i64 = 3;
@@ -50,8 +50,9 @@ pub struct Databases {
     pub target_version: i32,
     /// The databases whose incarnation is not open.
     pub closed: Vec<String>,
-    /// `server_version_num` of the source.
+    /// `server_version_num` of each.
     pub source_server: i32,
+    pub target_server: i32,
     /// `wal_level` of the source is `logical`.
     pub is_logical: bool,
 }
@@ -76,7 +77,7 @@ pub enum Refusal {
     Migrating,
     VersionsDiffer { source: i32, target: i32 },
     Closed(String),
-    TooOld(i32),
+    TooOld { shard: &'static str, server: i32 },
     NotLogical,
     NoIdentity(String),
     Referring(String),
@@ -107,8 +108,9 @@ pub fn refusals(conditions: &Conditions) -> Vec<Refusal> {
     for name in &databases.closed {
         refuse(true, Refusal::Closed(name.clone()));
     }
-    let server = databases.source_server;
-    refuse(server < SERVER_MIN, Refusal::TooOld(server));
+    for (shard, server) in [("source", databases.source_server), ("target", databases.target_server)] {
+        refuse(server < SERVER_MIN, Refusal::TooOld { shard, server });
+    }
     refuse(!databases.is_logical, Refusal::NotLogical);
     for table in &conditions.without_identity {
         refuse(true, Refusal::NoIdentity(table.clone()));
@@ -149,9 +151,9 @@ impl fmt::Display for Refusal {
                 f,
                 "The database {name} is closed, since its history is not known to be whole. Run `recover` first (docs/runbooks/restore.md)."
             ),
-            Self::TooOld(server) => write!(
+            Self::TooOld { shard, server } => write!(
                 f,
-                "The source is PostgreSQL {}, whose publications have no row filters. Upgrade it to {} first.",
+                "The {shard} is PostgreSQL {}, which knows no row filters of publications. Upgrade it to {} first.",
                 server / 10_000,
                 SERVER_MIN / 10_000
             ),
@@ -253,6 +255,7 @@ mod tests {
                 target_version: 7,
                 closed: Vec::new(),
                 source_server: SERVER_MIN,
+                target_server: SERVER_MIN,
                 is_logical: true,
             },
             resources: Resources {
@@ -285,7 +288,8 @@ mod tests {
             (|c| c.databases.is_migrating = true, Refusal::Migrating),
             (|c| c.databases.target_version = 6, Refusal::VersionsDiffer { source: 7, target: 6 }),
             (|c| c.databases.closed.push("two".to_owned()), Refusal::Closed("two".to_owned())),
-            (|c| c.databases.source_server = 140_012, Refusal::TooOld(140_012)),
+            (|c| c.databases.source_server = 140_012, Refusal::TooOld { shard: "source", server: 140_012 }),
+            (|c| c.databases.target_server = 140_012, Refusal::TooOld { shard: "target", server: 140_012 }),
             (|c| c.databases.is_logical = false, Refusal::NotLogical),
             (|c| c.without_identity.push("charges".to_owned()), Refusal::NoIdentity(table())),
             (|c| c.referring.push("charges".to_owned()), Refusal::Referring(table())),

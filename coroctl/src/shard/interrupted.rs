@@ -20,6 +20,9 @@ use super::moving::{self, Owners};
 pub struct Open {
     /// The id of the move; `coroctl shard moves` prints it.
     move_id: Uuid,
+    /// The admin listener of the relay that reads the source. Without it no fence is put up.
+    #[arg(long, env = "RELAY_ADMIN_URL", value_name = "URL")]
+    relay_admin_url: Option<String>,
     #[command(flatten)]
     owners: Owners,
 }
@@ -34,7 +37,7 @@ pub struct Listing {
 /// When no shard has an open record of the move, one does not answer or is closed, or the move has to be resumed again.
 pub async fn resume(open: &Open) -> Result<()> {
     let (source, target, recorded) = both(open).await?;
-    go_on(source, target, recorded).await
+    go_on(open, source, target, recorded).await
 }
 
 /// Asks for the rollback, and carries it out.
@@ -45,17 +48,17 @@ pub async fn abort(open: &Open) -> Result<()> {
     let (source, target, recorded) = both(open).await?;
     let asked = record::request_abort(&source.client, open.move_id).await?;
     ensure!(asked, "the source has no open record of the move; `resume` ends it");
-    go_on(source, target, recorded).await
+    go_on(open, source, target, recorded).await
 }
 
-async fn go_on(source: Shard, target: Shard, recorded: Recorded) -> Result<()> {
+async fn go_on(open: &Open, source: Shard, target: Shard, recorded: Recorded) -> Result<()> {
     let known = record::read(&source.client, recorded.move_id).await?.unwrap_or(recorded);
     let buckets = known.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
     let Recorded { move_id, attempts, incarnations, operator, relay_slots, tables, schema_version, .. } =
         known;
     let moved =
         Move { move_id, buckets, attempts, incarnations, operator, relay_slots, tables, schema_version };
-    moving::finish(source, target, moved).await
+    moving::finish(source, target, moved, open.relay_admin_url.clone()).await
 }
 
 /// Source and target, and an open record.
@@ -90,19 +93,22 @@ pub async fn list_moves(listing: &Listing) -> Result<()> {
                 Side::Source => (&shard.name, &recorded.peer),
                 Side::Target => (&recorded.peer, &shard.name),
             };
-            let asked = if recorded.abort_requested { "abort" } else { "" };
+            let state = match (recorded.grant_recorded, recorded.abort_requested) {
+                (true, true | false) => "granted",
+                (false, true) => "abort",
+                (false, false) => "",
+            };
             rows.push([
                 recorded.move_id.to_string(),
                 from.clone(),
                 to.clone(),
                 ranges(&recorded.buckets),
                 recorded.operator.clone(),
-                asked.to_owned(),
+                state.to_owned(),
             ]);
         }
     }
-    rows.sort();
-    rows.dedup_by(|a, b| a[0] == b[0]);
+    let rows = merged(rows);
     if rows.is_empty() {
         println!("No move is open.");
     } else {
@@ -111,15 +117,44 @@ pub async fn list_moves(listing: &Listing) -> Result<()> {
     Ok(())
 }
 
-/// A shard with an open record of the move.
+/// A move once, though both of its shards have it. The source's record alone has a state.
+fn merged(mut rows: Vec<[String; 6]>) -> Vec<[String; 6]> {
+    rows.sort_by(|a, b| (&a[0], &b[5]).cmp(&(&b[0], &a[5])));
+    rows.dedup_by(|later, first| later[0] == first[0]);
+    rows
+}
+
+/// A shard with an open record of the move. The others need not answer.
 async fn find(open: &Open) -> Result<(Shard, Recorded)> {
+    let mut away = Vec::new();
     for name in open.owners.names() {
-        let shard = open.owners.connect(name).await?;
-        if let Some(recorded) = record::read(&shard.client, open.move_id).await?
-            && recorded.record == Record::Open
-        {
-            return Ok((shard, recorded));
+        let found = async {
+            let shard = open.owners.connect(name).await?;
+            let recorded = record::read(&shard.client, open.move_id).await?;
+            anyhow::Ok((shard, recorded))
+        };
+        match found.await {
+            Ok((shard, Some(recorded))) if recorded.record == Record::Open => return Ok((shard, recorded)),
+            Ok(_) => {}
+            Err(error) => away.push(format!("{name}: {error:#}")),
         }
     }
-    bail!("no shard has an open record of move {}", open.move_id)
+    match away.is_empty() {
+        true => bail!("no shard has an open record of move {}", open.move_id),
+        false => {
+            bail!("no shard that answers has an open record of move {}. {}", open.move_id, away.join("; "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_is_listed_once_with_its_state() {
+        let row = |id: &str, state: &str| [id, "one", "two", "7", "ada", state].map(str::to_owned);
+        let rows = vec![row("b", ""), row("a", ""), row("a", "abort"), row("b", "granted")];
+        assert_eq!(merged(rows), [row("a", "abort"), row("b", "granted")]);
+    }
 }

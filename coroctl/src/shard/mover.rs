@@ -9,6 +9,7 @@
 
 mod compare;
 pub mod conditions_read;
+mod copy;
 mod execute;
 pub mod observe;
 mod reconnect;
@@ -22,16 +23,16 @@ use tokio::time::sleep;
 
 use self::reconnect::in_time;
 pub use self::side::{Shard, ShardUrl};
+use super::conditions::Refusal;
 use super::moves::{AtSource, AtTarget, Contradiction, Drain, Outcome, Step, next};
 use record::Move;
 
 /// How often target, relay and transactions are asked for while the fence is up.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-const COPY_POLL_INTERVAL: Duration = Duration::from_millis(500);
 const RETRY_PAUSE_MIN: Duration = Duration::from_secs(1);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// After so many lifted fences a person decides: the copy goes on, and `resume` tries again.
-const LIFTS_MAX: u32 = 20;
+/// After so many fences that were lifted, or could not be put up, a person decides: the copy goes on, and `resume` tries again.
+const POSTPONED_MAX: u32 = 20;
 
 /// A move under way.
 pub struct Mover {
@@ -40,6 +41,8 @@ pub struct Mover {
     moved: Move,
     progress: Progress,
     last: Option<Step>,
+    /// The admin listener of the source's relay.
+    relay_admin_url: Option<String>,
     /// What is printed, a line at a time.
     report: fn(&str),
 }
@@ -61,7 +64,9 @@ struct Progress {
     /// The walks through the tables: the next block of each, or done.
     source_walk: Walk,
     target_walk: Walk,
-    lifts: u32,
+    postponed: u32,
+    /// When the state of the copy was printed last.
+    reported_at: Option<Instant>,
 }
 
 /// A walk through the tables of a move, from block to block, that deletes rows of its buckets.
@@ -79,11 +84,17 @@ impl Mover {
     ///
     /// # Errors
     /// When another mover works on one of them, or a shard does not answer.
-    pub async fn new(source: Shard, target: Shard, moved: Move, report: fn(&str)) -> Result<Self> {
+    pub async fn new(
+        source: Shard,
+        target: Shard,
+        moved: Move,
+        relay_admin_url: Option<String>,
+        report: fn(&str),
+    ) -> Result<Self> {
         for shard in [&source, &target] {
             shard.lock().await?;
         }
-        Ok(Self { source, target, moved, progress: Progress::default(), last: None, report })
+        Ok(Self { source, target, moved, progress: Progress::default(), last: None, relay_admin_url, report })
     }
 
     /// Goes on until the move has ended.
@@ -116,6 +127,10 @@ impl Mover {
     pub async fn advance(&mut self) -> Result<Option<Outcome>> {
         let observed = in_time(self.observe()).await?;
         let step = next(&observed);
+        // Where the target is barred nothing is handed over by it.
+        if step == Step::Fence && observed.target == AtTarget::Waits && !self.may_fence().await? {
+            return Ok(None);
+        }
         if self.last != Some(step) {
             (self.report)(describe(step));
             self.last = Some(step);
@@ -126,12 +141,7 @@ impl Mover {
                 "{}. Nothing was changed. See `coroctl shard list`, and find out which shard was restored or changed by hand",
                 explain(contradiction)
             ),
-            Step::AwaitCopy => {
-                self.compare().await?;
-                if !self.progress.has_compared {
-                    sleep(COPY_POLL_INTERVAL).await;
-                }
-            }
+            Step::AwaitCopy => self.await_copy().await?,
             Step::AwaitTransactions | Step::AwaitTarget | Step::AwaitRelay => sleep(POLL_INTERVAL).await,
             Step::Fence
             | Step::ListTransactions
@@ -159,14 +169,30 @@ impl Mover {
         if goes_back {
             return Ok(());
         }
-        self.progress.lifts += 1;
-        if self.progress.lifts >= LIFTS_MAX {
+        self.postpone("The fence was lifted: target or relay did not keep up within its time.").await
+    }
+
+    /// Asks the relay for halted keys, whose later rows would be emitted at the target before them. False, after a pause, if there are any.
+    async fn may_fence(&mut self) -> Result<bool> {
+        let halted_keys = conditions_read::halted_keys(self.relay_admin_url.as_deref()).await;
+        if halted_keys == Some(0) {
+            return Ok(true);
+        }
+        self.postpone(&Refusal::HaltedKeys(halted_keys).to_string()).await?;
+        Ok(false)
+    }
+
+    /// Waits before the next attempt, longer each time.
+    async fn postpone(&mut self, reason: &str) -> Result<()> {
+        self.progress.postponed += 1;
+        if self.progress.postponed >= POSTPONED_MAX {
             bail!(
-                "the fence was lifted {LIFTS_MAX} times: target or relay did not keep up within its time. The rows are still followed; resume the move when there is less load, or abort it"
+                "{reason} That was attempt {POSTPONED_MAX}. The rows are still followed; resume the move when the cause is mended, or abort it"
             );
         }
-        let pause = (RETRY_PAUSE_MIN * 2_u32.saturating_pow(self.progress.lifts - 1)).min(RETRY_PAUSE_MAX);
-        (self.report)(&format!("the fence was lifted; the next attempt comes in {} s", pause.as_secs()));
+        let pause =
+            (RETRY_PAUSE_MIN * 2_u32.saturating_pow(self.progress.postponed - 1)).min(RETRY_PAUSE_MAX);
+        (self.report)(&format!("{reason} The next attempt comes in {} s", pause.as_secs()));
         sleep(pause).await;
         Ok(())
     }
@@ -223,7 +249,7 @@ fn describe(step: Step) -> &'static str {
         Step::Bar => "the target is barred",
         Step::TakeBack => "the source takes the buckets back",
         Step::Unsubscribe => "the subscription is removed",
-        Step::DropSlot => "slot and publication are removed",
+        Step::DropSlot => "the slot is removed",
         Step::Remove => "rows of the buckets are removed from the source",
         Step::Close(..) => "the record is closed",
         Step::Done(Outcome::Moved) => "moved",

@@ -107,13 +107,13 @@ pub struct Drain {
 const GIVE_UP: &str = "
     select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, null)
       from owned_buckets where owned";
-const OWNED: &str = "select count(*) from owned_buckets where owned";
+const OWNED: &str = "select count(*) filter (where owned), max(epoch) from owned_buckets";
 const INCARNATION: &str = "select incarnation()";
 
 /// A new database owns every bucket, as the one shard that it could be; it gives them up before anybody asks it.
 ///
 /// # Errors
-/// When it has rows of users, or does not answer.
+/// When it has rows of users, was a shard before, or does not answer.
 pub async fn add(add: &Add) -> Result<()> {
     let shard = add.owners.connect(&add.name).await?;
     for table in conditions_read::tables(&shard.client).await? {
@@ -122,8 +122,15 @@ pub async fn add(add: &Add) -> Result<()> {
         let has_rows: bool = shard.client.query_one(&select, &[]).await?.try_get(0)?;
         ensure!(!has_rows, "{} of shard {} has rows. Only an empty database can be added", table, add.name);
     }
-    let owned: i64 = shard.client.query_one(OWNED, &[]).await?.try_get(0)?;
+    let row = shard.client.query_one(OWNED, &[]).await?;
+    let (owned, epoch): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     if owned > 0 {
+        ensure!(
+            epoch == 1,
+            "shard {} owns {owned} buckets, and has epochs up to {epoch}: it was a shard before, and nobody would own them. Move its buckets \
+             away (`coroctl shard drain`)",
+            add.name
+        );
         shard.client.query_one(GIVE_UP, &[]).await.context("cannot give the buckets up")?;
     }
     println!(
@@ -201,12 +208,17 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
         schema_version: conditions.databases.source_version,
     };
     println!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));
-    finish(source, target, moved).await
+    finish(source, target, moved, options.relay_admin_url.clone()).await
 }
 
-pub(super) async fn finish(source: Shard, target: Shard, moved: Move) -> Result<()> {
+pub(super) async fn finish(
+    source: Shard,
+    target: Shard,
+    moved: Move,
+    relay_admin_url: Option<String>,
+) -> Result<()> {
     let move_id = moved.move_id;
-    let mut mover = Mover::new(source, target, moved, |line| println!("{line}")).await?;
+    let mut mover = Mover::new(source, target, moved, relay_admin_url, |line| println!("{line}")).await?;
     let outcome = match mover.run().await {
         Ok(outcome) => outcome,
         Err(error) if mover.last() == Some(Step::Announce(Side::Source)) => {

@@ -47,7 +47,7 @@ pub struct Report {
     pub contested: Vec<i16>,
     /// Buckets that have changed their owner meanwhile, and were left out.
     pub moved: Vec<i16>,
-    /// Slots and subscriptions of moves: shard and name.
+    /// Slots, publications and subscriptions of moves: shard and name.
     pub replication: Vec<(String, String)>,
 }
 
@@ -123,6 +123,8 @@ fn name_of(owner: Owner, shards: &[Connected]) -> Option<String> {
 // Subscriptions may be read by anybody, but for how they connect.
 const REPLICATION: &str = "
     select 'slot ' || slot_name from pg_replication_slots where slot_name like $1
+    union all
+    select 'publication ' || pubname from pg_publication where pubname like $1
     union all
     select 'subscription ' || subname from pg_subscription where subname like $1
     order by 1";

@@ -73,6 +73,10 @@ impl Pair {
     /// With these names of the shards.
     fn admin_of(&self, [one, two]: [&str; 2], arguments: &[&str]) -> Output {
         let shards = format!("{one}={} {two}={}", superuser_url(&self.one), superuser_url(&self.two));
+        self.admin_with(&shards, arguments)
+    }
+
+    fn admin_with(&self, shards: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coroctl"));
         let relay = std::env::var("RELAY_ADMIN_URL").expect("RELAY_ADMIN_URL");
         command.env_clear().env("SHARDS_ADMIN", shards).env("RELAY_ADMIN_URL", relay);

@@ -16,11 +16,11 @@ const RELAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The metric of the relay, one line for each source.
 const HALTED_KEYS: &str = "cdc_relay_halted_keys{";
 
-// Migrations take this lock (`sql/src/admin.rs`).
+// Migrations take this lock for themselves (`sql/src/admin.rs`); a move that is written down shares it for a moment.
 const IS_MIGRATING: &str = "
     select exists (
         select from pg_locks l join pg_database d on d.oid = l.database
-         where l.locktype = 'advisory' and l.granted and d.datname = current_database()
+         where l.locktype = 'advisory' and l.granted and l.mode = 'ExclusiveLock' and d.datname = current_database()
            and l.objid = (hashtext('coro migrations')::bigint & 4294967295)::text::oid)";
 const IS_OPEN: &str = "select exists (select from incarnations i where i.incarnation = incarnation())";
 const STATE: &str = "
@@ -34,8 +34,7 @@ const TARGET_FREE: &str = "
                - (select count(*) from pg_stat_subscription where pid is not null),
            coalesce(current_setting('max_active_replication_origins', true),
                     current_setting('max_replication_slots'))::bigint - (select count(*) from pg_replication_origin)";
-const BYTES: &str =
-    "select coalesce(sum(pg_total_relation_size(t::regclass)), 0)::bigint from unnest($1::text[]) as t";
+const BYTES: &str = "select coalesce(sum(pg_total_relation_size(quote_ident(t)::regclass)), 0)::bigint from unnest($1::text[]) as t";
 const OWNED: &str = "select count(*) from owned_buckets where owned";
 const BUSY: &str = "select count(*) from moving_buckets where bucket = any ($1::int2[])";
 const CLOCK: &str = "select extract(epoch from clock_timestamp())::float8";
@@ -99,6 +98,7 @@ async fn databases(source: &Shard, target: &Shard) -> Result<Databases> {
         target_version: 0,
         closed: Vec::new(),
         source_server: 0,
+        target_server: 0,
         is_logical: true,
     };
     for (shard, is_source) in [(source, true), (target, false)] {
@@ -114,6 +114,7 @@ async fn databases(source: &Shard, target: &Shard) -> Result<Databases> {
             databases.source_server = state.try_get(2)?;
         } else {
             databases.target_version = version;
+            databases.target_server = state.try_get(2)?;
         }
     }
     Ok(databases)
@@ -144,7 +145,7 @@ async fn resources(
 }
 
 /// The sum over the relay's sources; nothing when it does not answer.
-async fn halted_keys(relay_admin_url: Option<&str>) -> Option<u64> {
+pub(super) async fn halted_keys(relay_admin_url: Option<&str>) -> Option<u64> {
     let url = format!("{}/metrics", relay_admin_url?.trim_end_matches('/'));
     let client = http_client::builder().timeout(RELAY_TIMEOUT).build().ok()?;
     let answer = client.get(&url).send().await.ok()?.error_for_status().ok()?;

@@ -50,6 +50,11 @@ impl Mover {
                 let (moved, shard) = (&self.moved, side_of(&mut self.source, &mut self.target, side));
                 let transaction = shard.client.transaction().await?;
                 if guard(&transaction, moved, step).await? {
+                    if side == Side::Source {
+                        // With the record, so that none is left of which nobody knows.
+                        let drop_it = replication::drop_publication(moved.move_id);
+                        transaction.batch_execute(&drop_it).await.context("cannot drop the publication")?;
+                    }
                     record::close(&transaction, moved.move_id, outcome).await?;
                 }
                 transaction.commit().await.context("cannot close the record")
@@ -170,11 +175,7 @@ impl Mover {
             }
             sleep(SLOT_FREE_INTERVAL).await;
         }
-        client.batch_execute(&replication::drop_slot(move_id)).await.context("cannot drop the slot")?;
-        client
-            .batch_execute(&replication::drop_publication(move_id))
-            .await
-            .context("cannot drop the publication")
+        client.batch_execute(&replication::drop_slot(move_id)).await.context("cannot drop the slot")
     }
 
     async fn list_transactions(&mut self) -> Result<()> {

@@ -23,6 +23,13 @@ const LAG: &str = "
     select coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn), 0)::bigint
       from pg_replication_slots where slot_name = $1";
 const LAG_BYTES_MAX: i64 = 1 << 20;
+/// The same of the relay: the slot that is farthest behind, one that is missing most of all.
+const RELAY_LAG: &str = "
+    select case when count(*) = cardinality($1::text[])
+                then coalesce(max(coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), confirmed_flush_lsn)::bigint, $2)), 0)
+                else $2::bigint end
+      from pg_replication_slots where slot_name = any ($1::text[])";
+const RELAY_LAG_BYTES_MAX: i64 = 8 << 20;
 
 impl Mover {
     /// All questions are asked at once, so that a fence is not up for longer than their answers take.
@@ -90,10 +97,9 @@ impl Mover {
             return Ok(Subscription::Copying);
         }
         // Behind the fence there is no way back to copying.
-        if self.progress.fenced_at.is_some() || self.lag().await? <= LAG_BYTES_MAX {
-            return Ok(Subscription::Follows);
-        }
-        Ok(Subscription::Copying)
+        let is_near = self.progress.fenced_at.is_some()
+            || (self.lag().await? <= LAG_BYTES_MAX && self.relay_lag().await? <= RELAY_LAG_BYTES_MAX);
+        Ok(if is_near { Subscription::Follows } else { Subscription::Copying })
     }
 
     /// Every table follows, and the target has not far to go.
@@ -104,10 +110,25 @@ impl Mover {
         Ok(follows && self.lag().await? <= LAG_BYTES_MAX)
     }
 
-    async fn lag(&self) -> Result<i64> {
+    pub(super) async fn lag(&self) -> Result<i64> {
         let name = replication::name(self.moved.move_id);
         let row = self.source.client.query_opt(LAG, &[&name]).await.context("pg_replication_slots")?;
         row.map_or(Ok(i64::MAX), |row| Ok(row.try_get(0)?))
+    }
+
+    pub(super) async fn relay_lag(&self) -> Result<i64> {
+        let slots = self.all_relay_slots().await?;
+        let row = self.source.client.query_one(RELAY_LAG, &[&slots, &i64::MAX]).await;
+        Ok(row.context("pg_replication_slots")?.try_get(0)?)
+    }
+
+    /// Each slot that was there when the move began, and each that is there now.
+    async fn all_relay_slots(&self) -> Result<Vec<String>> {
+        let mut slots = relay_slots(&self.source.client).await?;
+        slots.extend(self.moved.relay_slots.iter().cloned());
+        slots.sort_unstable();
+        slots.dedup();
+        Ok(slots)
     }
 
     /// Whether the listed transactions have ended.
@@ -120,14 +141,11 @@ impl Mover {
         Ok(row.context("pg_locks")?.try_get::<_, i64>(0)? == 0)
     }
 
-    /// Whether the target and the relay have come to the LSN: each slot that was there when the move began, and each that is there now.
+    /// Whether the target and the relay have come to the LSN.
     async fn positions(&self) -> Result<(bool, bool)> {
         let Some(lsn) = &self.progress.lsn else { return Ok((false, false)) };
         let client = &self.source.client;
-        let mut others = relay_slots(client).await?;
-        others.extend(self.moved.relay_slots.iter().cloned());
-        others.sort_unstable();
-        others.dedup();
+        let others = self.all_relay_slots().await?;
         let confirmed = async |slots: &[String]| -> Result<bool> {
             let row = client.query_one(replication::CONFIRMED, &[lsn, &slots]).await.context("slots")?;
             Ok(row.try_get(0)?)

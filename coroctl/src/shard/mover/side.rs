@@ -24,13 +24,18 @@ pub struct Shard {
 }
 
 // A commit waits for the synchronous standbys where there are any, whatever the role's setting is. The server notices that this
-// process is away, so that the lock does not outlive it.
+// process is away, so that the lock does not outlive it. Rows are compared as texts, so both write them in the same way.
 const SESSION: &str = "
     set application_name = 'coro-move';
     set synchronous_commit = on;
     set lock_timeout = '10s';
     set statement_timeout = '10min';
     set idle_in_transaction_session_timeout = '30s';
+    set timezone = 'UTC';
+    set datestyle = 'ISO, YMD';
+    set intervalstyle = 'postgres';
+    set bytea_output = 'hex';
+    set extra_float_digits = 1;
     set tcp_keepalives_idle = 10;
     set tcp_keepalives_interval = 5;
     set tcp_keepalives_count = 3";

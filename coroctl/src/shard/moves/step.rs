@@ -32,7 +32,7 @@ pub enum Step {
     /// Gives the source its buckets back, and writes the epochs of the next attempt into its record.
     TakeBack,
     Unsubscribe,
-    /// Removes the slot and the publication at the source.
+    /// Removes the slot at the source. The publication goes with the record.
     DropSlot,
     /// Deletes a chunk of the buckets' rows at the source, which has given them away.
     Remove,

@@ -12,7 +12,7 @@ use super::moving::described;
 use crate::fixture::superuser;
 
 /// As a move leaves the bucket.
-async fn change(harness: &Harness, bucket: i16, epoch: i64, owned: bool, peer: &str) {
+pub async fn change(harness: &Harness, bucket: i16, epoch: i64, owned: bool, peer: &str) {
     let change = "
         select change_ownership(array[bucket], array[epoch], array[$2::int8], $3, $4) from owned_buckets where bucket = $1";
     superuser(harness).await.execute(change, &[&bucket, &epoch, &owned, &peer]).await.unwrap();

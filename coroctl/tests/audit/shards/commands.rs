@@ -4,7 +4,8 @@ use saga::shards::bucket::Bucket;
 use sql::Database;
 use sql::harness::Harness;
 
-use super::{Pair, SUBSCRIBES, account, deposit, users};
+use super::adopted::change;
+use super::{Pair, SUBSCRIBES, account, deposit, json, users};
 use crate::fixture::superuser;
 
 /// As an operator does it: what is not known of the disks is a reason to refuse.
@@ -46,5 +47,20 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     assert_eq!(found().await, [Some(5), None]);
     let verified = pair.shard(&["verify", "--json"]);
     assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    pair.finish().await;
+}
+
+/// Its buckets have rows, or had some: nobody would own them.
+#[tokio::test]
+async fn a_shard_that_owns_a_bucket_by_a_move_is_not_added() {
+    let pair = Pair::new(Database::Balance).await;
+    let again = pair.admin(&["add", "two"]);
+    assert!(again.status.success(), "{again:?}");
+    change(&pair.two, 7, 3, true, "one").await;
+    let refused = pair.admin(&["add", "two"]);
+    let reason = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && reason.contains("was a shard before"), "{refused:?}");
+    let listed = json(&pair.shard(&["list", "--json"]));
+    assert_eq!(listed["shards"][1]["owned"], serde_json::json!([7]), "{listed}");
     pair.finish().await;
 }

@@ -8,7 +8,7 @@ use sql::Database;
 use uuid::Uuid;
 
 use super::moving::{advance_to, mover, owns};
-use super::{Pair, SUBSCRIBES, account, deposit, until, users};
+use super::{Pair, SUBSCRIBES, account, deposit, json, superuser_url, until, users};
 use crate::fixture::superuser;
 
 /// The target is as it was before the grant, and the source may have removed rows.
@@ -84,7 +84,12 @@ async fn no_move_goes_on_while_a_shard_is_closed() {
     let asked = record::read(&superuser(&pair.one).await, move_id).await.unwrap().unwrap().abort_requested;
     assert!(!asked, "a refused abort was written down");
 
-    let aborted = pair.admin_of(names, &["abort", &id]);
+    // A shard that has no part in it does not answer.
+    let urls = [superuser_url(&pair.one), superuser_url(&pair.two)];
+    let shards = format!("away=postgres://nobody@127.0.0.1:1/none from={} to={}", urls[0], urls[1]);
+    let listed = pair.admin_of(names, &["moves"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(&id), "{listed:?}");
+    let aborted = pair.admin_with(&shards, &["abort", &id]);
     let text = String::from_utf8_lossy(&aborted.stdout);
     assert!(text.contains("The source owns the buckets, as before."), "{aborted:?}");
     assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [Some(5), None]);
@@ -143,5 +148,27 @@ async fn a_move_does_not_begin_beside_a_migration_nor_after_one() {
         drop(client);
     }
     drop(mover);
+    pair.finish().await;
+}
+
+/// The publication goes with the record, so that no kill leaves it behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mover_that_is_killed_after_its_slot_was_dropped_leaves_no_publication() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::emitting(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    let move_id = Uuid::from_u128(0xE00);
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let mut first = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
+    advance_to(&mut first, Step::DropSlot).await;
+    drop(first);
+    let mut second = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
+    second.run().await.unwrap();
+    drop(second);
+    let verified = pair.shard(&["verify", "--json"]);
+    assert_eq!(json(&verified)["replication"], serde_json::json!([]), "{verified:?}");
     pair.finish().await;
 }

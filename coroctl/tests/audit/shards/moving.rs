@@ -1,7 +1,7 @@
 //! A mover on real servers, killed, hindered and aborted at each of its steps.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coroctl::shard::mover::record::{self, Move};
@@ -14,7 +14,7 @@ use sql::harness::Harness;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::relay::{drop_slot, make_slot};
+use super::relay::{Relay, drop_slot, make_slot};
 use super::{Pair, SUBSCRIBES, account, deposit, json, superuser_url, users};
 use crate::fixture::superuser;
 
@@ -41,9 +41,13 @@ pub async fn described(from: &Harness, to: &Harness, move_id: Uuid, bucket: Buck
     }
 }
 
-/// A mover of one bucket between two databases, as a new process would begin or resume it.
+/// A mover of one bucket between two databases, as a new process would begin or resume it. The relay is that of the stack.
 pub async fn mover(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) -> Mover {
-    let moved = described(from, to, move_id, bucket).await;
+    let relay = std::env::var("RELAY_ADMIN_URL").expect("RELAY_ADMIN_URL");
+    mover_with(Some(relay), [from, to], described(from, to, move_id, bucket).await).await
+}
+
+async fn mover_with(relay: Option<String>, [from, to]: [&Harness; 2], moved: Move) -> Mover {
     let shard = async |name: &str, harness: &Harness| {
         let url = ShardUrl { name: name.to_owned(), url: superuser_url(harness) };
         Shard::connect(&url).await.unwrap()
@@ -51,12 +55,20 @@ pub async fn mover(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) 
     // The session of a mover that was killed may live a moment longer.
     for _ in 0..100 {
         let shards = (shard("from", from).await, shard("to", to).await);
-        if let Ok(mover) = Mover::new(shards.0, shards.1, moved.clone(), |line| eprintln!("{line}")).await {
+        if let Ok(mover) = Mover::new(shards.0, shards.1, moved.clone(), relay.clone(), report).await {
             return mover;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("the shards stay locked");
+}
+
+static REPORTED: Mutex<String> = Mutex::new(String::new());
+
+fn report(line: &str) {
+    eprintln!("{line}");
+    let mut reported = REPORTED.lock().unwrap();
+    reported.push_str(line);
 }
 
 /// Lets the mover begin so many different steps, one after the other, and carry out all of them.
@@ -273,5 +285,77 @@ async fn a_target_that_loses_its_subscription_under_the_fence_is_barred() {
     assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
     assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
     drop(mover);
+    pair.finish().await;
+}
+
+/// Its later rows would be emitted at the target before those that wait for their release.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_fence_comes_up_while_it_is_not_known_whether_keys_are_halted() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::emitting(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    let bucket = Bucket::of(user);
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let move_id = Uuid::from_u128(0xC00);
+    REPORTED.lock().unwrap().clear();
+    let moved = described(&pair.one, &pair.two, move_id, bucket).await;
+    let mut unasked = mover_with(None, [&pair.one, &pair.two], moved).await;
+    let says = "does not say whether keys are halted";
+    tokio::time::timeout(STEP_TIMEOUT, async {
+        while !REPORTED.lock().unwrap().contains(says) {
+            assert_eq!(unasked.advance().await.unwrap(), None);
+        }
+    })
+    .await
+    .expect("it never asked");
+    assert!(owns(&pair.one, bucket).await);
+    drop(unasked);
+    let mut mover = mover(&pair.one, &pair.two, move_id, bucket).await;
+    assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
+    drop(mover);
+    pair.finish().await;
+}
+
+/// A fence would have to wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_fence_comes_up_while_a_slot_of_the_relay_is_missing() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::emitting(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    let bucket = Bucket::of(user);
+    let source = superuser(&pair.one).await;
+    deposit(&source, user, 5).await;
+    REPORTED.lock().unwrap().clear();
+    let gone = format!("{}_gone", pair.one.name());
+    make_slot(&source, &gone).await;
+    let mut mover = mover(&pair.one, &pair.two, Uuid::from_u128(0xD00), bucket).await;
+    advance_to(&mut mover, Step::Subscribe).await;
+    drop_slot(&source, &gone).await;
+    let says = "its relay an unknown distance";
+    let follows = "select coalesce(bool_and(srsubstate = 'r'), false)::text from pg_subscription_rel";
+    let target = superuser(&pair.two).await;
+    tokio::time::timeout(STEP_TIMEOUT, async {
+        while !REPORTED.lock().unwrap().contains(says)
+            || target.query_one(follows, &[]).await.unwrap().get::<_, String>(0) != "true"
+        {
+            assert_eq!(mover.advance().await.unwrap(), None);
+        }
+    })
+    .await
+    .expect("it never said so");
+    for _ in 0..4 {
+        mover.advance().await.unwrap();
+        assert_eq!(mover.last(), Some(Step::AwaitCopy));
+    }
+    let relay = Relay::named(&pair.one, &gone).await;
+    assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
+    relay.end().await;
+    drop((mover, source, target));
     pair.finish().await;
 }

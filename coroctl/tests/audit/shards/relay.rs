@@ -17,7 +17,12 @@ pub struct Relay {
 
 impl Relay {
     pub async fn of(harness: &Harness) -> Self {
-        let (client, slot) = (superuser(harness).await, format!("{}_relay", harness.name()));
+        Self::named(harness, &format!("{}_relay", harness.name())).await
+    }
+
+    /// With a slot of this name.
+    pub async fn named(harness: &Harness, slot: &str) -> Self {
+        let (client, slot) = (superuser(harness).await, slot.to_owned());
         make_slot(&client, &slot).await;
         let ends = Arc::new(AtomicBool::new(false));
         Self { ends: ends.clone(), task: tokio::spawn(confirm(client, slot, ends)) }
