@@ -6,7 +6,7 @@
 //! * A shard that does not answer hides its own buckets only. It keeps those that this process knows it to own, unless another
 //!   one owns them at a higher epoch by now.
 //! * A claim is believed if it is the one that this process knows, or has a higher epoch. A shard with a lower one has lost its
-//!   past.
+//!   past. Where the shard that this process knows has left the list, the same epoch is enough: its database may have another name.
 
 use super::bucket::{BUCKETS, Bucket};
 
@@ -24,6 +24,8 @@ pub enum Answer {
     Rows(Vec<BucketRow>),
     /// It could not be read.
     Away,
+    /// It has left the list.
+    Unlisted,
 }
 
 /// A shard by its index, and the epoch at which it owns a bucket.
@@ -82,11 +84,17 @@ impl Map {
                 claims[row.bucket.index()].push(Holder { shard, epoch: row.epoch });
             }
         }
-        let is_away = |shard: usize| answers.get(shard) == Some(&Answer::Away);
+        let is = |shard: usize, answer: &Answer| answers.get(shard) == Some(answer);
         let any_away = answers.contains(&Answer::Away);
         let mut next = self.clone();
         for (index, claims) in claims.iter().enumerate() {
-            let owner = owner(self.known[index], claims, is_away, any_away);
+            let last = match self.known[index] {
+                Some(known) if is(known.shard, &Answer::Away) => LastOwner::Away(known),
+                Some(known) if is(known.shard, &Answer::Unlisted) => LastOwner::Unlisted(known),
+                Some(known) => LastOwner::Answers(known),
+                None => LastOwner::Unknown,
+            };
+            let owner = owner(last, claims, any_away);
             if let Owner::Shard(holder) = owner {
                 next.known[index] = Some(holder);
             }
@@ -96,18 +104,35 @@ impl Map {
     }
 }
 
-/// The owner of one bucket. `known` is its last owner, `claims` are of the shards that answered.
-fn owner(known: Option<Holder>, claims: &[Holder], is_away: impl Fn(usize) -> bool, any_away: bool) -> Owner {
-    let best = claims.iter().max_by_key(|claim| claim.epoch);
+/// The last owner of a bucket that is known.
+#[derive(Clone, Copy)]
+enum LastOwner {
+    Unknown,
+    Answers(Holder),
+    Away(Holder),
+    Unlisted(Holder),
+}
+
+/// The owner of one bucket. `claims` are of the shards that answered.
+fn owner(last: LastOwner, claims: &[Holder], any_away: bool) -> Owner {
     let same = |epoch: i64| claims.iter().filter(|claim| claim.epoch == epoch).count();
-    let is_new = |claim: Holder| known.is_none_or(|known| claim == known || claim.epoch > known.epoch);
-    match (best, known) {
-        (Some(best), _) if same(best.epoch) > 1 => Owner::Contested,
-        (Some(best), _) if is_new(*best) => Owner::Shard(*best),
-        (Some(best), Some(known)) if best.epoch == known.epoch => Owner::Contested,
-        (Some(_) | None, Some(known)) if is_away(known.shard) => Owner::Shard(known),
-        (Some(_) | None, _) if any_away => Owner::Away,
-        (Some(_) | None, _) => Owner::Nobody,
+    let nobody = if any_away { Owner::Away } else { Owner::Nobody };
+    let unclaimed = match last {
+        LastOwner::Away(known) => Owner::Shard(known),
+        LastOwner::Unknown | LastOwner::Answers(_) | LastOwner::Unlisted(_) => nobody,
+    };
+    let Some(&best) = claims.iter().max_by_key(|claim| claim.epoch) else { return unclaimed };
+    if same(best.epoch) > 1 {
+        return Owner::Contested;
+    }
+    match last {
+        LastOwner::Unknown => Owner::Shard(best),
+        LastOwner::Unlisted(known) if best.epoch >= known.epoch => Owner::Shard(best),
+        LastOwner::Answers(known) | LastOwner::Away(known) if best == known || best.epoch > known.epoch => {
+            Owner::Shard(best)
+        }
+        LastOwner::Answers(known) | LastOwner::Away(known) if best.epoch == known.epoch => Owner::Contested,
+        LastOwner::Answers(_) | LastOwner::Away(_) | LastOwner::Unlisted(_) => unclaimed,
     }
 }
 
@@ -162,6 +187,12 @@ mod tests {
             (given_up(6), away(), Owner::Away, Owner::Away),
             (owned(4), away(), Owner::Away, shard(A, 4)),
             (away(), away(), shard(A, 5), Owner::Away),
+            // A has left the list: its database is B by now, or is gone.
+            (Answer::Unlisted, owned(5), shard(B, 5), shard(B, 5)),
+            (Answer::Unlisted, owned(7), shard(B, 7), shard(B, 7)),
+            (Answer::Unlisted, owned(4), Owner::Nobody, shard(B, 4)),
+            (Answer::Unlisted, given_up(1), Owner::Nobody, Owner::Nobody),
+            (Answer::Unlisted, away(), Owner::Away, Owner::Away),
         ] {
             let answers = [a, b];
             let before = Map::unread().next(&[owned(5), given_up(1)]);
@@ -195,7 +226,7 @@ mod tests {
 
     fn answer() -> impl Strategy<Value = Answer> {
         prop_oneof![
-            1 => Just(Answer::Away),
+            1 => prop_oneof![Just(Answer::Away), Just(Answer::Unlisted)],
             4 => (1..6_i64, any::<bool>()).prop_map(|(epoch, owned)| row(epoch, owned)),
         ]
     }

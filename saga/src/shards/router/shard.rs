@@ -40,6 +40,25 @@ pub(super) struct Shard {
     pub(super) is_away: bool,
 }
 
+/// Whether a shard can be asked, as this process knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Here,
+    Away,
+    /// It has left the list.
+    Unlisted,
+}
+
+impl Shard {
+    pub(super) fn standing(&self) -> Standing {
+        match (self.is_listed, self.is_away) {
+            (false, _) => Standing::Unlisted,
+            (true, true) => Standing::Away,
+            (true, false) => Standing::Here,
+        }
+    }
+}
+
 impl List {
     /// Changes `shards` to those of `text`; a shard keeps its index. On an error nothing is changed.
     pub(super) fn update(&self, text: &str, shards: &mut Vec<Shard>) -> anyhow::Result<()> {
@@ -65,12 +84,15 @@ impl List {
 
 /// One that is away is not asked.
 pub(super) async fn answer_unless_away(shard: &Shard) -> Answer {
-    if shard.is_away { Answer::Away } else { answer(shard).await }
+    match shard.standing() {
+        Standing::Away => Answer::Away,
+        Standing::Here | Standing::Unlisted => answer(shard).await,
+    }
 }
 
 pub(super) async fn answer(shard: &Shard) -> Answer {
     if !shard.is_listed {
-        return Answer::Rows(Vec::new());
+        return Answer::Unlisted;
     }
     let name = shard.listed.name.as_str();
     match timeout(READ_TIMEOUT, rows(&shard.pool)).await {
@@ -146,9 +168,9 @@ mod tests {
         let ((list, _), mut shards) = (list(), Vec::new());
         list.update("a=postgres://nobody@127.0.0.1:9/none", &mut shards).unwrap();
         assert_eq!(answer(&shards[0]).await, Answer::Away, "nobody is there");
-        shards[0].is_listed = false;
-        assert_eq!(answer(&shards[0]).await, Answer::Rows(Vec::new()));
         shards[0].is_away = true;
         assert_eq!(answer_unless_away(&shards[0]).await, Answer::Away);
+        shards[0].is_listed = false;
+        assert_eq!(answer_unless_away(&shards[0]).await, Answer::Unlisted);
     }
 }
