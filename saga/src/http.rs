@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream, StreamExt};
 use listener::Refusal;
 pub use listener::json::read as read_json;
@@ -31,6 +32,8 @@ use crate::trace::traceparent_or_new;
 
 /// A request's body must be complete within this.
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// One of several databases that takes longer does not make its service ready. The edge waits for a second.
+const READY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Largest accepted body. The largest valid request is well under 1 kB.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
 
@@ -154,18 +157,36 @@ pub fn log_unavailable(failed: &str, error: &anyhow::Error) {
 /// Whether this process can work now; the error says why not.
 pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// A process that can work if its database answers; with several, if one of them does.
+/// A process that can work if its database answers; with several, as soon as one of them does, within half a second.
 pub fn ready_with(databases: impl Into<Databases>) -> Ready {
     let databases = databases.into();
     Arc::new(move || {
         let pools = databases.pools();
         async move {
-            let answers = join_all(pools.iter().map(postgres::reachable)).await;
-            let away: Vec<String> = answers.iter().filter_map(|answer| answer.clone().err()).collect();
-            if away.len() < answers.len() { Ok(()) } else { Err(away.join("; ")) }
+            if let [pool] = &pools[..] {
+                return postgres::reachable(pool).await;
+            }
+            let in_time = |pool| tokio::time::timeout(READY_TIMEOUT, postgres::reachable(pool));
+            let late = |_| Err("a database does not answer in time".to_owned());
+            any_ready(pools.iter().map(|pool| in_time(pool).map(move |done| done.unwrap_or_else(late)))).await
         }
         .boxed()
     })
+}
+
+/// Does not wait for the others once one says yes.
+async fn any_ready(
+    answers: impl Iterator<Item = impl Future<Output = Result<(), String>>>,
+) -> Result<(), String> {
+    let mut answers: FuturesUnordered<_> = answers.collect();
+    let mut away = Vec::new();
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(()) => return Ok(()),
+            Err(why) => away.push(why),
+        }
+    }
+    Err(away.join("; "))
 }
 
 /// `GET /health`: the process is alive. Asks no dependency, so that a restart is never caused by one.
@@ -220,6 +241,7 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
+    use crate::shards::Router;
 
     #[tokio::test]
     async fn every_request_has_a_query() {
@@ -246,6 +268,36 @@ mod tests {
         assert_eq!(send(b"{\"a\":1,\"a\":1}").await.0, 400);
         let large = vec![b' '; BODY_BYTES_MAX + 1];
         assert_eq!(send(&large).await.0, 413);
+    }
+
+    /// The edge takes an instance out that does not answer within a second.
+    #[tokio::test]
+    async fn one_database_that_answers_is_enough_and_nobody_waits_for_the_others() {
+        let (yes, no) = (
+            || async { Ok(()) }.boxed(),
+            |why: &str| {
+                let why = why.to_owned();
+                async move { Err(why) }.boxed()
+            },
+        );
+        let frozen = || std::future::pending().boxed();
+        assert_eq!(any_ready([frozen(), yes(), no("a")].into_iter()).await, Ok(()));
+        assert_eq!(any_ready([no("a"), no("b")].into_iter()).await, Err("a; b".to_owned()));
+    }
+
+    /// They take connections, and answer nothing.
+    #[tokio::test]
+    async fn databases_that_are_frozen_are_not_waited_for() {
+        install_provider();
+        let (one, two) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let url = |socket: &TcpListener| format!("postgres://u@{}/none", socket.local_addr().unwrap());
+        let list = format!("one={} two={}", url(&one), url(&two));
+        let router = Router::listed(&list, |url| postgres::pool(url, 1, "test")).unwrap();
+        let late = "a database does not answer in time";
+        assert_eq!(ready_with(&router)().await, Err(format!("{late}; {late}")));
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ pub mod routes;
 use anyhow::Context;
 use serde_json::Value;
 use tokio_postgres::types::Json;
+use uuid::Uuid;
 
 use crate::postgres::Transaction;
 
@@ -33,6 +34,13 @@ pub struct Parked {
     pub body: Vec<u8>,
     /// The reason why it cannot be applied.
     pub reason: String,
+}
+
+impl Parked {
+    /// The user whom the message is about, if its key is one.
+    pub fn user_id(&self) -> Option<Uuid> {
+        Uuid::try_parse(self.message_key.as_deref()?).ok()
+    }
 }
 
 /// The text without NUL, the one character that Postgres cannot store, so that every message can be parked.

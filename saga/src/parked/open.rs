@@ -62,7 +62,8 @@ impl OpenMessages {
     pub async fn look(&self) -> anyhow::Result<()> {
         let mut open: i64 = 0;
         for pool in self.databases.pools() {
-            let rows = postgres::query(&pool, OPEN, &[], "cannot count parked messages").await?;
+            let count = postgres::query(&pool, OPEN, &[], "cannot count parked messages");
+            let rows = self.databases.in_time(count).await?;
             open += rows.first().context("a count is one row")?.get::<_, i64>(0);
         }
         self.count.with_label_values::<&str>(&[]).set(open);

@@ -11,10 +11,22 @@ pub enum Databases {
 }
 
 impl Databases {
+    /// Those that are away come last.
     pub fn pools(&self) -> Vec<Pool> {
         match self {
             Self::One(pool) => vec![pool.clone()],
             Self::Shards(router) => router.shards().into_iter().map(|(_, pool)| pool).collect(),
+        }
+    }
+
+    /// Waits for work on one of them, which has a limit where there are several ([`Router::in_time`]).
+    ///
+    /// # Errors
+    /// When the work failed, or did not end in time.
+    pub async fn in_time<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        match self {
+            Self::One(_) => work.await,
+            Self::Shards(router) => router.in_time(work).await,
         }
     }
 }

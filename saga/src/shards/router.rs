@@ -5,10 +5,13 @@
 //! * The list of shards is read again with the map.
 //! * Work that is refused has written nothing. It is repeated once the map was read again.
 //! * Where there are several shards, one that is away is not asked until it answers again (`away`). Its users are answered so at once.
-//! * Work about a bucket that nobody owns waits: a request for [`WAIT_TIMEOUT`] at most, an event without end.
+//!   Work that a shard does not end in time is given up, and the shard is away (`in_time`).
+//! * Work about a bucket that nobody owns waits: a request for [`WAIT_TIMEOUT`] at most; an event without end,
+//!   though what is behind it does not ([`consumer`](crate::consumer)).
 
 mod away;
 mod batch;
+mod in_time;
 mod metrics;
 mod shard;
 
@@ -21,11 +24,12 @@ use prometheus::Registry;
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use self::in_time::WORK_TIMEOUT;
 use self::metrics::RouterMetrics;
-use self::shard::{List, Shard, answer_unless_away};
+use self::shard::{List, Shard, Standing, answer_unless_away};
 use super::bucket::{BUCKETS, Bucket};
 use super::list::ListedShard;
-use super::map::{Answer, Map, Owner};
+use super::map::{Map, Owner};
 use super::ownership::{Ownership, Unowned, is_refused};
 use super::settings::Settings;
 use crate::backoff;
@@ -49,6 +53,8 @@ struct Inner {
     /// Held by who reads the shards.
     reading: tokio::sync::Mutex<()>,
     metrics: OnceLock<RouterMetrics>,
+    /// How long work on one of several shards may take.
+    work_timeout: Duration,
 }
 
 struct State {
@@ -57,6 +63,8 @@ struct State {
     /// How many times the shards were read.
     reading: u64,
     read_at: Option<Instant>,
+    /// Whether a task asks the shards that are away.
+    is_probed: bool,
 }
 
 /// The items of a batch that one shard owns.
@@ -83,7 +91,7 @@ impl Router {
     /// A service with one shard.
     pub fn one(pool: Pool) -> Self {
         let listed = ListedShard { name: "one".to_owned(), url: String::new() };
-        Self::new(vec![Shard { listed, pool, is_listed: true, is_away: false }], None)
+        Self::new(vec![Shard { listed, pool, is_listed: true, is_away: false }], None, WORK_TIMEOUT)
     }
 
     /// The router of a service of the saga, which gets no connection to a closed database.
@@ -107,16 +115,25 @@ impl Router {
         text: &str,
         open: impl Fn(&str) -> anyhow::Result<Pool> + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
+        Self::listed_within(text, open, WORK_TIMEOUT)
+    }
+
+    fn listed_within(
+        text: &str,
+        open: impl Fn(&str) -> anyhow::Result<Pool> + Send + Sync + 'static,
+        work_timeout: Duration,
+    ) -> anyhow::Result<Self> {
         let list = List { text: text.to_owned(), open: Box::new(open) };
         let mut shards = Vec::new();
         list.update(text, &mut shards)?;
-        Ok(Self::new(shards, Some(list)))
+        Ok(Self::new(shards, Some(list), work_timeout))
     }
 
-    fn new(shards: Vec<Shard>, list: Option<List>) -> Self {
-        let state = State { shards, map: Arc::new(Map::unread()), reading: 0, read_at: None };
+    fn new(shards: Vec<Shard>, list: Option<List>, work_timeout: Duration) -> Self {
+        let map = Arc::new(Map::unread());
+        let state = State { shards, map, reading: 0, read_at: None, is_probed: false };
         let (state, reading) = (Mutex::new(state), tokio::sync::Mutex::new(()));
-        Self(Arc::new(Inner { list, state, reading, metrics: OnceLock::new() }))
+        Self(Arc::new(Inner { list, state, reading, metrics: OnceLock::new(), work_timeout }))
     }
 
     /// Shows its metrics from now on.
@@ -129,11 +146,27 @@ impl Router {
         Ok(())
     }
 
-    /// The shards of the list, by name, for work that is done on each of them.
+    /// The shards of the list, by name, for work that is done on each of them; those that are away come last.
     pub fn shards(&self) -> Vec<(String, Pool)> {
         let state = self.state();
-        let listed = state.shards.iter().filter(|shard| shard.is_listed);
+        let of = |wanted| state.shards.iter().filter(move |shard| shard.standing() == wanted);
+        let listed = of(Standing::Here).chain(of(Standing::Away));
         listed.map(|shard| (shard.listed.name.clone(), shard.pool.clone())).collect()
+    }
+
+    /// As [`Router::shards`], by index.
+    pub(crate) fn places(&self) -> Vec<(usize, Pool)> {
+        let state = self.state();
+        let of =
+            |wanted| state.shards.iter().enumerate().filter(move |(_, shard)| shard.standing() == wanted);
+        let listed = of(Standing::Here).chain(of(Standing::Away));
+        listed.map(|(index, shard)| (index, shard.pool.clone())).collect()
+    }
+
+    /// The database of a user, if that is another one than this shard. `None`, too, when no shard can be asked about the user.
+    pub(crate) async fn apart(&self, shard: usize, user_id: Uuid) -> Option<Pool> {
+        let owned = self.ownership(&[user_id]).await.ok()?;
+        (owned.shard != shard).then_some(owned.pool)
     }
 
     /// The index of the shard that owned the user last, as far as this process knows; of the first one if it knows nothing.
@@ -252,7 +285,7 @@ impl Router {
             let error = match self.ownership(users).await {
                 Ok(ownership) => {
                     let known = ownership.clone();
-                    match work(ownership).await {
+                    match self.in_time(work(ownership)).await {
                         Err(error) if self.was_refused(&known, &error).await => {
                             // The map that was read may have the owner.
                             if !std::mem::replace(&mut was_refused, true) {
@@ -277,7 +310,7 @@ impl Router {
     /// meanwhile. Where the shard is away instead, it is not asked again before it answers.
     pub async fn was_refused(&self, known: &Ownership, error: &anyhow::Error) -> bool {
         let is_refused = is_refused(error);
-        self.may_be_away(known.shard, error);
+        self.may_be_away(known.shard, error).await;
         if is_refused {
             tracing::info!(
                 "a shard refused work about {} buckets; who owns them is read again",
@@ -314,7 +347,6 @@ impl Router {
         let shards = self.update_list();
         let answers = join_all(shards.iter().map(answer_unless_away)).await;
         self.answered(&answers);
-        let away = answers.iter().filter(|answer| **answer == Answer::Away).count();
         let mut state = self.state();
         let next = state.map.next(&answers);
         let contested: Vec<i16> = next.contested().map(Bucket::number).collect();
@@ -326,7 +358,6 @@ impl Router {
         }
         if let Some(metrics) = self.0.metrics.get() {
             metrics.contested.set(contested.len() as i64);
-            metrics.away.set(away as i64);
         }
         (state.map, state.reading, state.read_at) = (Arc::new(next), state.reading + 1, Some(Instant::now()));
     }
@@ -346,7 +377,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shards::map::BucketRow;
+    use crate::shards::map::{Answer, BucketRow};
 
     fn nowhere() -> Pool {
         crate::http::install_provider();

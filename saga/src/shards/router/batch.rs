@@ -4,6 +4,7 @@ use anyhow::anyhow;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::shard::Standing;
 use super::{Part, Router};
 use crate::consumer::{ApplyError, BatchCounts, MissingRow};
 use crate::parked::Parked;
@@ -40,7 +41,7 @@ impl Router {
             let done = parts.owned.into_iter().map(|part| {
                 let items: Vec<usize> = part.items.iter().map(|&item| left[item]).collect();
                 let (known, work) = (part.ownership.clone(), work(part.ownership, items.clone()));
-                async move { (known, items, work.await) }
+                async move { (known, items, self.in_time(work).await) }
             });
             let mut again = Vec::new();
             for (known, items, done) in join_all(done).await {
@@ -64,11 +65,12 @@ impl Router {
     }
 
     /// Applies a batch of events, on each shard those that it owns, and parks `unreadable`: each part in a transaction of its
-    /// own. `users` are those of the events. `work` gets the indices of its events, and its messages to park.
+    /// own, and all at the same time. `users` are those of the events. `work` gets the indices of its events, and its messages to
+    /// park.
     ///
     /// # Errors
-    /// When buckets are being moved, or shards are away: nothing of those was applied then. When rows are missing or a shard failed: the other parts may be
-    /// applied, and applying them again changes nothing.
+    /// When buckets are being moved, or shards are away: nothing of those was applied, or it is not known. When rows are missing or a
+    /// shard failed: the other parts may be applied, and applying them again changes nothing.
     pub async fn apply<F>(
         &self,
         users: &[Uuid],
@@ -91,37 +93,49 @@ impl Router {
         if !parts.moving.is_empty() {
             return Err(ApplyError::Moving(parts.moving));
         }
-        let (mut counts, mut missing) = (BatchCounts::default(), Vec::new());
-        for (part, unreadable) in self.with_unreadable(parts.owned, unreadable) {
+        let parked_users: Vec<Uuid> = unreadable.iter().filter_map(Parked::user_id).collect();
+        if self.are_several() && !parked_users.is_empty() {
+            // Nobody may have asked for these before.
+            self.split(&parked_users).await;
+        }
+        let works = self.with_unreadable(parts.owned, unreadable).into_iter().map(|(part, unreadable)| {
             let (known, items) = (part.ownership.clone(), part.items.clone());
-            match work(part.ownership, part.items, unreadable).await {
-                Ok(done) => counts = counts.plus(done),
-                Err(ApplyError::Missing(rows)) => missing.extend(
+            let work = work(part.ownership, part.items, unreadable);
+            async move { (known, items, self.in_time(work).await) }
+        });
+        let mut applied = Applied::default();
+        for (known, items, done) in join_all(works).await {
+            match done {
+                Ok(done) => applied.counts = applied.counts.plus(done),
+                Err(ApplyError::Missing(rows)) => applied.missing.extend(
                     rows.into_iter().map(|row| MissingRow { index: items[row.index], what: row.what }),
                 ),
                 Err(ApplyError::Other(error)) => {
                     self.was_refused(&known, &error).await;
-                    return Err(match self.away().contains(&known.shard) {
-                        true => ApplyError::Absent(items),
-                        false => ApplyError::Other(error),
-                    });
+                    let is_away = self.away().contains(&known.shard);
+                    applied.failed(items, is_away, error);
                 }
                 Err(other @ (ApplyError::Moving(_) | ApplyError::Absent(_))) => return Err(other),
             }
         }
-        if missing.is_empty() { Ok(counts) } else { Err(ApplyError::Missing(missing)) }
+        applied.result()
     }
 
-    /// Adds the messages to park. They have no user: the hash of a message's id says which shard has it, so that the same
-    /// message is parked once. Where that one cannot be asked, any other may have it.
+    /// Adds the messages to park. A message is parked on the shard of its user. One whose key is no user has the shard that the hash
+    /// of its id names, so that it is parked once. Where that one cannot be asked, any other may have it.
     fn with_unreadable(&self, owned: Vec<Part>, unreadable: &[Parked]) -> Vec<(Part, Vec<Parked>)> {
         let mut parts: Vec<(Part, Vec<Parked>)> = owned.into_iter().map(|part| (part, Vec::new())).collect();
-        let (map, reading) = self.current();
+        if unreadable.is_empty() {
+            return parts;
+        }
+        let ((map, reading), standings) = (self.current(), self.standings());
         for message in unreadable {
-            let shard = match map.owner(Bucket::of_text(&message.parked_id)) {
-                Owner::Shard(holder) => holder.shard,
-                Owner::Nobody | Owner::Away | Owner::Contested => 0,
+            let bucket = message.user_id().map_or_else(|| Bucket::of_text(&message.parked_id), Bucket::of);
+            let owner = match map.owner(bucket) {
+                Owner::Shard(holder) => Some(holder.shard),
+                Owner::Nobody | Owner::Away | Owner::Contested => None,
             };
+            let shard = parked_on(owner, &standings);
             match parts.iter_mut().find(|(part, _)| part.ownership.shard == shard) {
                 Some((_, messages)) => messages.push(message.clone()),
                 None => {
@@ -139,5 +153,92 @@ impl Router {
             ApplyError::Other(error) => self.was_refused(known, error).await,
             ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_) => false,
         }
+    }
+}
+
+/// What came of the parts of a batch.
+#[derive(Default)]
+struct Applied {
+    counts: BatchCounts,
+    missing: Vec<MissingRow>,
+    /// The events of shards that are away.
+    absent: Vec<usize>,
+    failed: Option<anyhow::Error>,
+}
+
+impl Applied {
+    /// The part with these events has failed. One without events waits for no user: it comes again, and then on another shard.
+    fn failed(&mut self, items: Vec<usize>, is_away: bool, error: anyhow::Error) {
+        if is_away && !items.is_empty() {
+            self.absent.extend(items);
+        } else {
+            self.failed = Some(error);
+        }
+    }
+
+    /// Whoever is away is passed over first, so that what else failed is tried without them.
+    fn result(self) -> Result<BatchCounts, ApplyError> {
+        let Self { counts, missing, absent, failed } = self;
+        match failed {
+            _ if !absent.is_empty() => Err(ApplyError::Absent(absent)),
+            Some(error) => Err(ApplyError::Other(error)),
+            None if !missing.is_empty() => Err(ApplyError::Missing(missing)),
+            None => Ok(counts),
+        }
+    }
+}
+
+/// The shard on which a message is parked: `owner`, if it can be asked, or else the first one that can.
+fn parked_on(owner: Option<usize>, standings: &[Standing]) -> usize {
+    let first = |wanted: Standing| standings.iter().position(|standing| *standing == wanted);
+    let owner = owner.filter(|&shard| standings.get(shard) == Some(&Standing::Here));
+    owner.or_else(|| first(Standing::Here)).or_else(|| first(Standing::Away)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Standing::{Away, Here, Unlisted};
+    use super::*;
+
+    #[test]
+    fn a_message_is_parked_on_its_owner_or_on_one_that_can_be_asked() {
+        for (owner, standings, expected) in [
+            (Some(1), vec![Here, Here], 1),
+            (Some(1), vec![Here, Away], 0),
+            (Some(0), vec![Away, Here], 1),
+            (Some(0), vec![Unlisted, Away, Here], 2),
+            (Some(1), vec![Unlisted, Away], 1),
+            (None, vec![Away, Here], 1),
+            (None, vec![Unlisted, Away, Away], 1),
+            (Some(0), vec![Here], 0),
+            (None, vec![Here], 0),
+        ] {
+            assert_eq!(parked_on(owner, &standings), expected, "{owner:?} of {standings:?}");
+        }
+    }
+
+    /// Without an event the whole batch would come again as it is, and without a pause.
+    #[test]
+    fn events_are_passed_over_where_there_are_some_and_before_anything_else_counts() {
+        let failed = |parts: &[(&[usize], bool)]| {
+            let missing = vec![MissingRow { index: 7, what: "row".to_owned() }];
+            let mut applied = Applied { missing, ..Applied::default() };
+            for (items, is_away) in parts {
+                applied.failed(items.to_vec(), *is_away, anyhow!("failed"));
+            }
+            applied.result().unwrap_err()
+        };
+        assert!(matches!(failed(&[]), ApplyError::Missing(_)));
+        assert!(matches!(failed(&[(&[][..], true)]), ApplyError::Other(_)), "what is parked has no event");
+        assert!(matches!(failed(&[(&[1][..], false)]), ApplyError::Other(_)));
+        let (alone, others) = (&[1, 2][..], [(&[3][..], false), (&[][..], true)]);
+        for parts in [vec![(alone, true)], vec![(alone, true), others[0], others[1]]] {
+            let passed_over = failed(&parts);
+            assert!(
+                matches!(&passed_over, ApplyError::Absent(items) if items[..] == [1, 2]),
+                "{passed_over:?}"
+            );
+        }
+        assert!(Applied::default().result().is_ok());
     }
 }

@@ -8,8 +8,8 @@ const REFUSALS: &str = "Statements that a database refused, since it does not ow
     repeated. Worry when it grows while no bucket is moved.";
 const CONTESTED: &str = "Buckets that two shards own at one epoch, when the shards were last read. Worry above 0: their users are \
     not served.";
-const AWAY: &str = "Shards that did not answer when they were last read. Worry above 0: the users of a shard that is away are \
-    not served. They are read when a bucket is moved, and while one has no owner.";
+const AWAY: &str = "Of several shards, those that are away: they cannot be reached, or do not answer in time. Worry above 0: the users of \
+    such a shard are not served.";
 
 pub(super) struct RouterMetrics {
     pub(super) refusals: IntCounter,
