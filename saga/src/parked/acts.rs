@@ -4,6 +4,9 @@
 //!   nothing that the message could not have done, and does it once.
 //! * A message that could be applied is not dismissed: a payment may wait for it.
 //! * Each act is a row of `parked_acts`, once per message. The same request again has the same answer.
+//! * A message may be on another shard than its user: the user was moved, or the shard was away when it was parked. Then it is
+//!   applied where the user is, by a transaction of its own, and the act is recorded where the message is. If the process ends in
+//!   between, the next request finds it applied.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -17,15 +20,15 @@ use super::Parked;
 use crate::backoff;
 use crate::consumer::{ApplyError, BatchCounts, Decoding};
 use crate::contract::{Envelope, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE};
-use crate::postgres::{Failure, Pool, Transaction, classify};
-use crate::shards::{Databases, Unowned, is_refused};
+use crate::postgres::{Failure, Pool, Transaction, classify, confirm_visible};
+use crate::shards::{Databases, Router, Unowned, is_refused};
 use crate::telemetry::log_text;
 
 /// A move lets go of a user after 300 milliseconds.
 const MOVING_TRIES_MAX: usize = 10;
 const MOVING_PAUSE_MAX: Duration = Duration::from_millis(100);
-const ELSEWHERE: &str =
-    "the user of the message is on another shard than the message by now: emit its event again";
+const STILL_MOVING: &str =
+    "the user of the message is being moved to another shard, and that has not ended in time";
 
 /// What an operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
@@ -199,6 +202,21 @@ const INSERT_ACT: &str = "
     on conflict do nothing
     returning operator, reason, outcome, acted_at";
 
+/// The database that has a message.
+struct Home<'a> {
+    pool: &'a Pool,
+    /// Its place among the shards, if there may be several.
+    shard: Option<(&'a Router, usize)>,
+}
+
+impl Home<'_> {
+    /// The database of the user of a message, if it is another one. What prevents to know it, prevents to apply the message too.
+    async fn apart(&self, message: &Parked) -> Option<Pool> {
+        let ((router, shard), user_id) = (self.shard?, message.user_id()?);
+        router.apart(shard, user_id).await
+    }
+}
+
 /// Carries out a request in the database that has the message.
 ///
 /// # Errors
@@ -208,15 +226,36 @@ pub async fn act_on<R: Reapply>(
     service: &R,
     request: &ActRequest,
 ) -> anyhow::Result<ActAnswer> {
-    let mut failed = None;
-    for pool in databases.pools() {
-        match act(&pool, service, request).await {
-            Ok(ActAnswer::Unknown) => {}
-            Ok(answer) => return Ok(answer),
+    let router = match databases {
+        Databases::One(pool) => return act(pool, service, request).await,
+        Databases::Shards(router) => router,
+    };
+    let (mut answer, mut failed) = (ActAnswer::Unknown, None);
+    for (shard, pool) in router.places() {
+        let home = Home { pool: &pool, shard: Some((router, shard)) };
+        match router.in_time(act_at(&home, service, request)).await {
+            Ok(next) => answer = of_both(answer, next),
             Err(error) => failed = Some(error),
         }
+        if matches!(answer, ActAnswer::Refused(_)) {
+            break;
+        }
     }
-    failed.map_or(Ok(ActAnswer::Unknown), Err)
+    match (answer, failed) {
+        (ActAnswer::Unknown, Some(error)) => Err(error),
+        (answer, _) => Ok(answer),
+    }
+}
+
+/// The answer about a message that two shards may have: while its own was away, another one got it too.
+fn of_both(one: ActAnswer, other: ActAnswer) -> ActAnswer {
+    match (one, other) {
+        (ActAnswer::Unknown, other) => other,
+        (one, ActAnswer::Unknown) => one,
+        (done @ ActAnswer::Done(_), ActAnswer::Done(_) | ActAnswer::Repeated(_)) => done,
+        (ActAnswer::Repeated(_) | ActAnswer::Refused(_), other) => other,
+        (ActAnswer::Done(_), refused @ ActAnswer::Refused(_)) => refused,
+    }
 }
 
 /// Carries out a request in one transaction, which is repeated while the user of the message is being moved to another shard.
@@ -224,45 +263,49 @@ pub async fn act_on<R: Reapply>(
 /// # Errors
 /// When the database failed. Nothing was written then, or the commit has no answer; the same request may be sent again.
 pub async fn act<R: Reapply>(pool: &Pool, service: &R, request: &ActRequest) -> anyhow::Result<ActAnswer> {
+    act_at(&Home { pool, shard: None }, service, request).await
+}
+
+async fn act_at<R: Reapply>(home: &Home<'_>, service: &R, request: &ActRequest) -> anyhow::Result<ActAnswer> {
     let mut pauses = backoff::unlimited(MOVING_PAUSE_MAX).take(MOVING_TRIES_MAX);
     loop {
-        let error = match act_once(pool, service, request).await {
+        let error = match act_once(home, service, request).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
         let is_moving = is_refused(&error) || error.downcast_ref() == Some(&Unowned::Moving);
         match pauses.next().filter(|_| is_moving) {
             Some(pause) => tokio::time::sleep(pause).await,
-            None if is_moving => return Err(error.context(ELSEWHERE)),
+            None if is_moving => return Err(error.context(STILL_MOVING)),
             None => return Err(error),
         }
     }
 }
 
-async fn act_once<R: Reapply>(pool: &Pool, service: &R, request: &ActRequest) -> anyhow::Result<ActAnswer> {
-    let mut client = pool.get().await.context("no connection to the database")?;
+async fn act_once<R: Reapply>(
+    home: &Home<'_>,
+    service: &R,
+    request: &ActRequest,
+) -> anyhow::Result<ActAnswer> {
+    let mut client = home.pool.get().await.context("no connection to the database")?;
     let mut transaction = client.transaction().await.context("cannot begin a transaction")?;
     let Some(message) = read(&transaction, &request.parked_id).await? else { return Ok(ActAnswer::Unknown) };
     if let Some(record) = record(&transaction, request).await? {
+        confirm_visible(&transaction).await?;
+        transaction.commit().await.context("cannot commit")?;
         return Ok(ActAnswer::Repeated(record));
     }
-    // What the message writes can be undone without what the act writes.
-    let savepoint = transaction.savepoint("message").await.context("cannot set a savepoint")?;
-    let (reapplied, effect) = match service.reapply(&savepoint, &message).await {
-        Ok(reapplied) => reapplied,
-        Err(error) if classify(&error) == Failure::Poison => (Reapplied::Impossible(log_text(&error)), None),
-        Err(error) => return Err(error),
+    let (verdict, effect) = match home.apart(&message).await {
+        // What the message writes can be undone without what the act writes.
+        None => {
+            let savepoint = transaction.savepoint("message").await.context("cannot set a savepoint")?;
+            apply(savepoint, service, request.act, &message).await?
+        }
+        Some(owner) => (apply_apart(&owner, service, request.act, &message).await?, None),
     };
-    let verdict = decide(request.act, &reapplied);
-    let (outcome, effect) = match verdict {
-        Verdict::Apply(outcome) => {
-            savepoint.commit().await.context("cannot keep what the message wrote")?;
-            (outcome.to_owned(), effect)
-        }
-        Verdict::Record(outcome) => {
-            savepoint.rollback().await.context("cannot undo what the message wrote")?;
-            (outcome, None)
-        }
+    let outcome = match verdict {
+        Verdict::Apply(outcome) => outcome.to_owned(),
+        Verdict::Record(outcome) => outcome,
         Verdict::Refuse(why) => return Ok(ActAnswer::Refused(why)),
     };
     let insert = transaction.prepare_cached(INSERT_ACT).await?;
@@ -280,6 +323,45 @@ async fn act_once<R: Reapply>(pool: &Pool, service: &R, request: &ActRequest) ->
         service.committed(effect);
     }
     Ok(ActAnswer::Done(done))
+}
+
+/// Applies the message in a transaction, or in a part of one, which keeps what the message wrote only if that is the verdict.
+async fn apply<R: Reapply>(
+    transaction: Transaction<'_>,
+    service: &R,
+    act: Act,
+    message: &Parked,
+) -> anyhow::Result<(Verdict, Option<R::Effect>)> {
+    let (reapplied, effect) = match service.reapply(&transaction, message).await {
+        Ok(reapplied) => reapplied,
+        Err(error) if classify(&error) == Failure::Poison => (Reapplied::Impossible(log_text(&error)), None),
+        Err(error) => return Err(error),
+    };
+    let verdict = decide(act, &reapplied);
+    if let Verdict::Apply(_) = verdict {
+        transaction.commit().await.context("cannot keep what the message wrote")?;
+        return Ok((verdict, effect));
+    }
+    transaction.rollback().await.context("cannot undo what the message wrote")?;
+    Ok((verdict, None))
+}
+
+/// Applies the message in the database of its user, who is elsewhere.
+async fn apply_apart<R: Reapply>(
+    owner: &Pool,
+    service: &R,
+    act: Act,
+    message: &Parked,
+) -> anyhow::Result<Verdict> {
+    let mut client = owner.get().await.context("no connection to the database of the user")?;
+    let transaction = client.transaction().await.context("cannot begin a transaction")?;
+    let (verdict, effect) = apply(transaction, service, act, message).await?;
+    // Its effect may be there by a commit that no standby has.
+    confirm_visible(&client).await?;
+    if let Some(effect) = effect {
+        service.committed(effect);
+    }
+    Ok(verdict)
 }
 
 async fn read(transaction: &Transaction<'_>, parked_id: &str) -> anyhow::Result<Option<Parked>> {
@@ -352,6 +434,31 @@ mod tests {
     }
 
     #[test]
+    fn the_copies_of_a_message_have_one_answer() {
+        let record = |outcome: &str| ActRecord {
+            operator: "alice".to_owned(),
+            reason: "a test".to_owned(),
+            outcome: outcome.to_owned(),
+            acted_at: Timestamp::UNIX_EPOCH,
+        };
+        let (unknown, refused) = (|| ActAnswer::Unknown, || ActAnswer::Refused("why".to_owned()));
+        let (done, repeated) =
+            (|| ActAnswer::Done(record("applied")), || ActAnswer::Repeated(record("applied")));
+        for (one, other, answer) in [
+            (unknown(), unknown(), unknown()),
+            (unknown(), done(), done()),
+            (done(), unknown(), done()),
+            (repeated(), done(), done()),
+            (done(), ActAnswer::Done(record("already")), done()),
+            (done(), repeated(), done()),
+            (repeated(), repeated(), repeated()),
+            (done(), refused(), refused()),
+        ] {
+            assert_eq!(of_both(one.clone(), other.clone()), answer, "{one:?} and {other:?}");
+        }
+    }
+
+    #[test]
     fn a_parked_record_has_its_envelope_again() {
         let headers = json!({"ce_type": "balance.held.v1", "ce_id": "balance/ledger/1/1", "ce_subject": "1"});
         let parked = Parked {
@@ -367,6 +474,10 @@ mod tests {
         assert_eq!((envelope.event_type, envelope.topic), (EventType::BalanceHeld, "BalanceTopic"));
         assert_eq!((envelope.key, envelope.id), (b"user".as_slice(), Some("balance/ledger/1/1")));
         assert_eq!((envelope.source, envelope.subject), (None, Some("1")));
+        assert_eq!(parked.user_id(), None, "its key is none");
+        let user_id = uuid::Uuid::from_u128(7);
+        let of_a_user = Parked { message_key: Some(user_id.to_string()), ..parked.clone() };
+        assert_eq!(of_a_user.user_id(), Some(user_id));
         let unknown = Parked { headers: json!({"ce_type": "no"}), ..parked.clone() };
         assert!(unknown.envelope().is_err());
         assert!(Parked { headers: json!({}), ..parked }.envelope().is_err());
