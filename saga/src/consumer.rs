@@ -10,7 +10,8 @@
 //!   Other partitions are read on, since one of them may bring the row. After [`Limits::missing`] the event is parked.
 //! * An event of a user who is being moved to another shard waits in the same way, and is never parked for it.
 //! * An event of a user whose database is away, while others are not, is passed over: the partition is read on, and nothing from that
-//!   event on is committed. Once the database answers, the partition is read again from there. No memory grows meanwhile.
+//!   event on is committed. Once the database answers, the partition is read again from there. No memory grows meanwhile. So is
+//!   an event of a user whom no shard owns for longer than [`Limits::moving`].
 //! * The lag of the group is measured beside the loop, so that a loop that stands still is seen.
 //! * A rebalance during a batch is harmless: the client refuses to store offsets of a lost partition, and the new owner
 //!   repeats its records.
@@ -67,13 +68,19 @@ pub struct Limits {
     /// How long an event may wait for its row. The row is committed before its events are emitted, so a longer absence
     /// means a restored or wrong database, which an operator must see.
     pub missing: Duration,
+    /// How long what is behind an event waits for its user, whom nobody owns. A move lets go after 300 milliseconds.
+    pub moving: Duration,
     /// How long the group waits for a member that does not poll; at least the session time-out of 6 seconds.
     pub poll: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { missing: Duration::from_secs(60), poll: Duration::from_secs(300) }
+        Self {
+            missing: Duration::from_secs(60),
+            moving: Duration::from_secs(2),
+            poll: Duration::from_secs(300),
+        }
     }
 }
 
@@ -210,8 +217,8 @@ pub struct MissingRow {
 pub enum ApplyError {
     /// The rows of these events are missing. The loop applies the other events by another call.
     Missing(Vec<MissingRow>),
-    /// The buckets of the users of these events, by their indices in the batch, are being moved to another shard. They wait
-    /// without a limit, and the loop applies the other events by another call.
+    /// The buckets of the users of these events, by their indices in the batch, are being moved to another shard. They wait, and
+    /// the loop applies the other events by another call. After [`Limits::moving`] they are as absent.
     Moving(Vec<usize>),
     /// The databases of the users of these events, by their indices in the batch, are away, and others are not. The loop applies
     /// the other events by another call, goes on, and reads these again once their database answers.
@@ -312,9 +319,7 @@ fn consume<S: Subscriber>(
     loop {
         let consumer = subscribe(subscription, limits.poll)?;
         let topic = subscription.topics.first().map(String::as_str);
-        let missing_timeout = limits.missing;
-        let reader =
-            Loop { consumer: &consumer, topic, subscriber, metrics, missing_timeout, shutdown, runtime };
+        let reader = Loop { consumer: &consumer, topic, subscriber, metrics, limits, shutdown, runtime };
         match reader.run()? {
             LoopEnd::Stopped => return Ok(()),
             LoopEnd::Lost => {

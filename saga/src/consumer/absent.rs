@@ -1,10 +1,11 @@
-//! Keeps what was passed over, since the database of its user is away: per partition the first of such records.
+//! Keeps what was passed over, since the database of its user is away or nobody owns the user for long: per partition the first
+//! of such records.
 //!
 //! * Nothing from that record on is committed. What is behind it was applied or passed over too, and is read again with it.
 //! * Once a record was passed over, those behind it of the same user are too, whether or not the database answers by then. So the
 //!   order of a user's events is kept. Of a user the bucket is kept, so that no memory grows ([`passed_over`](super::passed_over)).
-//! * The first record is tried again with back-off. When its database answers, its partition is read again from it. What waits and
-//!   is before it goes on waiting.
+//! * The first record is tried again with back-off. Once it can be applied, its partition is read again from it. What waits and
+//!   is before it goes on waiting. What was applied behind it is known, and only its offset is stored.
 //! * Those of a revoked partition are dropped: its new owner reads from there.
 
 use std::collections::btree_map::Entry;
@@ -20,7 +21,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::Subscriber;
 use super::batches::{Carried, Loop, RecordPosition, Verdict, record_position};
-use super::passed_over::{PassedOver, slot};
+use super::passed_over::{PassedOver, ReadAgain, slot};
 use super::waiting::{PendingRecord, Waiting};
 use crate::backoff;
 use crate::shards::bucket::Bucket;
@@ -32,25 +33,36 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 /// What was passed over, by topic and partition.
 pub(super) struct Absent<'c> {
     partitions: BTreeMap<(String, i32), PassedOver<PendingRecord<'c>>>,
+    /// The partitions that are read again.
+    again: BTreeMap<(String, i32), ReadAgain>,
     pauses: ExponentialBackoff,
     next_try: Instant,
 }
 
 impl<'c> Absent<'c> {
     pub(super) fn new(now: Instant) -> Self {
-        Self { partitions: BTreeMap::new(), pauses: backoff::unlimited(PAUSE_MAX), next_try: now }
+        let pauses = backoff::unlimited(PAUSE_MAX);
+        Self { partitions: BTreeMap::new(), again: BTreeMap::new(), pauses, next_try: now }
     }
 
-    /// Passes over the records behind one of their user; returns the others.
-    pub(super) fn hold_over(&self, part: Vec<PendingRecord<'c>>) -> Vec<PendingRecord<'c>> {
-        if self.partitions.is_empty() {
-            return part;
+    /// Passes over the records behind one of their user, and marks those that were applied before; returns all but the former.
+    pub(super) fn hold_over(&mut self, mut part: Vec<PendingRecord<'c>>) -> Vec<PendingRecord<'c>> {
+        if !self.partitions.is_empty() || !self.again.is_empty() {
+            part.retain_mut(|read| self.is_to_go_on(read));
         }
-        let is_behind = |read: &PendingRecord<'c>| {
-            let passed_over = self.partitions.get(&owned_partition(read));
-            passed_over.is_some_and(|of| of.is_behind(read.message.offset(), slot_of(read)))
-        };
-        part.into_iter().filter(|read| !is_behind(read)).collect()
+        part
+    }
+
+    fn is_to_go_on(&mut self, read: &mut PendingRecord<'c>) -> bool {
+        let (key, offset, slot) = (owned_partition(read), read.message.offset(), slot_of(read));
+        if let Some(again) = self.again.get(&key) {
+            read.was_applied |= again.was_applied(offset, slot);
+            if again.is_over(offset) {
+                self.again.remove(&key);
+            }
+        }
+        let is_behind = self.partitions.get_mut(&key).is_some_and(|of| of.is_behind(offset, slot));
+        read.was_applied || !is_behind
     }
 
     /// Takes the records at these positions out of `part`; returns the others.
@@ -96,7 +108,10 @@ impl<'c> Absent<'c> {
 
     /// Drops the records of partitions that are no longer assigned.
     fn keep_only(&mut self, assigned: &TopicPartitionList) {
-        self.partitions.retain(|(topic, partition), _| assigned.find_partition(topic, *partition).is_some());
+        let is_assigned =
+            |(topic, partition): &(String, i32)| assigned.find_partition(topic, *partition).is_some();
+        self.partitions.retain(|key, _| is_assigned(key));
+        self.again.retain(|key, _| is_assigned(key));
     }
 }
 
@@ -110,15 +125,15 @@ fn slot_of(read: &PendingRecord<'_>) -> Bucket {
 }
 
 impl<'c, S: Subscriber> Loop<'c, S> {
-    /// Tries the first record that was passed over of each partition. Where its database answers, the partition is read again
-    /// from there.
+    /// Tries the first record that was passed over of each partition. Once it can be applied, the partition is read again from
+    /// there.
     pub(super) fn read_absent_again(
         &self,
         carried: &mut Carried<'c>,
         waiting: &mut Waiting<'c>,
         absent: &mut Absent<'c>,
     ) -> anyhow::Result<()> {
-        if absent.partitions.is_empty() {
+        if absent.partitions.is_empty() && absent.again.is_empty() {
             return Ok(());
         }
         absent.keep_only(&self.consumer.assignment()?);
@@ -128,15 +143,20 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             let first = &passed_over.first;
             self.metrics.retries.with_label_values(&["absent"]).inc();
             let verdict = self.apply_part(std::slice::from_ref(first), carried)?;
-            if matches!(verdict, Verdict::Absent(_) | Verdict::Stopped) || !self.seek(first) {
+            let is_absent = matches!(verdict, Verdict::Absent(_) | Verdict::Moving(_) | Verdict::Stopped);
+            if is_absent || !self.seek(first) {
                 continue;
             }
             let comes_again = |read: &PendingRecord<'c>| {
                 owned_partition(read) == key && passed_over.comes_again(read.message.offset())
             };
+            let dropped = carried.iter().chain(waiting.records()).filter(|read| comes_again(read));
+            let dropped = dropped.map(|read| read.message.offset()).min();
             carried.retain(|read| !comes_again(read));
             waiting.drop_those(comes_again);
-            absent.partitions.remove(&key);
+            if let Some(passed_over) = absent.partitions.remove(&key) {
+                absent.again.insert(key, passed_over.read_again(dropped));
+            }
             are_read_again = true;
         }
         if are_read_again {

@@ -2,7 +2,8 @@
 //!
 //! * A batch that fails for a transient reason is applied again.
 //! * A batch with poison is halved until the poison record is alone; that record is parked.
-//! * A batch with missing rows is split: the events that wait and the records behind them leave it.
+//! * A batch with missing rows, or with users who are being moved, is split: the events that wait and the records behind them leave
+//!   it. An event whose user nobody owns for long is passed over instead (`absent`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use super::absent::Absent;
 use super::client::{ClientErrors, Health};
 use super::metrics::ConsumerMetrics;
 use super::waiting::{PendingRecord, Waiting, pauses};
-use super::{ApplyError, BatchCounts, Decoding, Delivery, MissingRow, Record, Subscriber};
+use super::{ApplyError, BatchCounts, Decoding, Delivery, Limits, MissingRow, Record, Subscriber};
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
 use crate::telemetry::log_text;
@@ -43,8 +44,7 @@ pub(super) struct Loop<'c, S> {
     pub(super) topic: Option<&'c str>,
     pub(super) subscriber: &'c S,
     pub(super) metrics: &'c ConsumerMetrics,
-    /// How long an event may wait for its row.
-    pub(super) missing_timeout: Duration,
+    pub(super) limits: Limits,
     pub(super) shutdown: &'c CancellationToken,
     pub(super) runtime: &'c Handle,
 }
@@ -160,8 +160,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                     parts.push_front(absent.pass_over(part, &positions));
                 }
                 Verdict::Moving(moving) => {
-                    tracing::debug!(events = moving.len(), "events wait for users that are being moved");
-                    let rest = waiting.sift(part, |read| moving.contains(&record_position(&read.message)));
+                    let rest = self.separate_moving(part, &moving, waiting, absent);
                     for later in &mut parts {
                         *later = waiting.hold_back(std::mem::take(later));
                     }
@@ -183,7 +182,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         for read in &mut part {
             let Some(what) = missing_rows.get(&record_position(&read.message)) else { continue };
             let since = *read.missed_at.get_or_insert_with(Instant::now);
-            if since.elapsed() > self.missing_timeout {
+            if since.elapsed() > self.limits.missing {
                 read.park_reason = Some(format!("missing: {what}"));
             } else {
                 tracing::warn!(what, "an event waits for its row, which is missing");
@@ -194,20 +193,50 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         })
     }
 
+    /// Returns the records to apply now. Those whose users nobody owns for longer than the limit are passed over, so that the records
+    /// behind them wait no longer.
+    fn separate_moving(
+        &self,
+        mut part: Vec<PendingRecord<'c>>,
+        moving: &HashSet<RecordPosition>,
+        waiting: &mut Waiting<'c>,
+        absent: &mut Absent<'c>,
+    ) -> Vec<PendingRecord<'c>> {
+        let mut late = HashSet::new();
+        for read in &mut part {
+            let position = record_position(&read.message);
+            if moving.contains(&position)
+                && read.moved_at.get_or_insert_with(Instant::now).elapsed() > self.limits.moving
+            {
+                late.insert(position);
+            }
+        }
+        tracing::debug!(events = moving.len(), "events wait for users that are being moved");
+        if !late.is_empty() {
+            tracing::warn!(
+                events = late.len(),
+                "events are passed over, since no shard owns their users; they are read again once one does"
+            );
+        }
+        let part = absent.pass_over(part, &late);
+        waiting.sift(part, |read| moving.contains(&record_position(&read.message)))
+    }
+
     pub(super) fn apply_part(
         &self,
         part: &[PendingRecord<'c>],
         carried: &mut Carried<'c>,
     ) -> anyhow::Result<Verdict> {
-        let Records { events, unreadable, contradictions } = self.decode(part);
-        let ignored = part.len() - events.len() - unreadable.len();
+        let Records { events, unreadable, contradictions, already } = self.decode(part);
+        let ignored = part.len() - events.len() - unreadable.len() - already;
+        let already = BatchCounts { already, ..BatchCounts::default() };
         if events.is_empty() && unreadable.is_empty() {
-            self.metrics.count(BatchCounts::default(), ignored, 0);
+            self.metrics.count(already, ignored, 0);
             return Ok(Verdict::Done);
         }
         self.retrying(carried, || match self.runtime.block_on(self.subscriber.apply(&events, &unreadable)) {
             Ok(applied) => {
-                self.metrics.count(applied, ignored, unreadable.len());
+                self.metrics.count(applied.plus(already), ignored, unreadable.len());
                 self.metrics.contradictions.inc_by((applied.contradictions + contradictions) as u64);
                 Attempt::End(Verdict::Done)
             }
@@ -230,8 +259,12 @@ impl<'c, S: Subscriber> Loop<'c, S> {
 
     fn decode<'m>(&self, part: &'m [PendingRecord<'c>]) -> Records<'m, S::Event> {
         let mut events = Vec::with_capacity(part.len());
-        let (mut unreadable, mut contradictions) = (Vec::new(), 0);
+        let (mut unreadable, mut contradictions, mut already) = (Vec::new(), 0, 0);
         for read in part {
+            if read.was_applied {
+                already += 1;
+                continue;
+            }
             let record = Record(&read.message);
             if let Some(reason) = &read.park_reason {
                 unreadable.push(record.park(reason));
@@ -247,7 +280,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 }
             }
         }
-        Records { events, unreadable, contradictions }
+        Records { events, unreadable, contradictions, already }
     }
 
     /// Calls `attempt` until it ends or shutdown begins. Polls the paused client in between.
@@ -330,6 +363,8 @@ struct Records<'m, E> {
     unreadable: Vec<Parked>,
     /// The number of unreadable records that contradict themselves.
     contradictions: usize,
+    /// The number of records that were applied before their partition was read again.
+    already: usize,
 }
 
 /// Topic, partition and offset.

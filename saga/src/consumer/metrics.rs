@@ -38,7 +38,7 @@ impl ConsumerMetrics {
         );
         let retries = Opts::new(
             "consumer_retries_total",
-            "Batches tried again, by reason: transient (the database or the search index failed) or missing (a row is not there yet). Worry when it keeps growing.",
+            "Batches tried again, by reason: transient (the database or the search index failed), missing (a row is not there yet, or the user is being moved) or absent (the first event that was passed over, since the shard of its user is away or nobody owns the user). Worry when it keeps growing.",
         );
         let sizes = HistogramOpts::new("consumer_batch_records", "Records per batch.")
             .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
@@ -50,7 +50,7 @@ impl ConsumerMetrics {
             retries: IntCounterVec::new(retries, &["reason"])?,
             waiting: IntGauge::new(
                 "consumer_waiting_records",
-                "Records that wait for a missing row, and the records behind them in their partitions. Worry when it stays above 0.",
+                "Records that wait for a missing row or for a user who is being moved, and the records behind them in their partitions. What is passed over, since its shard is away, is not counted: the lag has it. Worry when it stays above 0.",
             )?,
             batch_records: Histogram::with_opts(sizes)?,
             batch_seconds: Histogram::with_opts(seconds)?,
@@ -65,7 +65,7 @@ impl ConsumerMetrics {
         for outcome in ["applied", "already", "ignored", "parked"] {
             metrics.records.with_label_values(&[outcome]);
         }
-        for reason in ["transient", "missing"] {
+        for reason in ["transient", "missing", "absent"] {
             metrics.retries.with_label_values(&[reason]);
         }
         registry.register(Box::new(metrics.records.clone()))?;

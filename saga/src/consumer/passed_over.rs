@@ -24,11 +24,13 @@ pub(super) struct PassedOver<R> {
     pub(super) first: R,
     offset: i64,
     slots: HashSet<Bucket>,
+    /// The last record that was looked at since.
+    read_to: i64,
 }
 
 impl<R> PassedOver<R> {
     pub(super) fn new(first: R, offset: i64, slot: Bucket) -> Self {
-        Self { first, offset, slots: HashSet::from([slot]) }
+        Self { first, offset, slots: HashSet::from([slot]), read_to: offset }
     }
 
     /// Passes over another record.
@@ -39,8 +41,9 @@ impl<R> PassedOver<R> {
         }
     }
 
-    /// Whether a record is behind one that was passed over, and perhaps of the same user.
-    pub(super) fn is_behind(&self, offset: i64, slot: Bucket) -> bool {
+    /// Whether a record that is to be applied is behind one that was passed over, and perhaps of the same user.
+    pub(super) fn is_behind(&mut self, offset: i64, slot: Bucket) -> bool {
+        self.read_to = self.read_to.max(offset);
         offset > self.offset && self.slots.contains(&slot)
     }
 
@@ -52,6 +55,34 @@ impl<R> PassedOver<R> {
     /// The last offset that may be stored once the record at `last` is applied; `None`: none.
     pub(super) fn storable(&self, last: i64) -> Option<i64> {
         if last < self.offset { Some(last) } else { self.offset.checked_sub(1).filter(|offset| *offset >= 0) }
+    }
+
+    /// The partition is read again from the first one on. `dropped`: the first record that was read, comes again and was not looked
+    /// at, or waited.
+    pub(super) fn read_again(self, dropped: Option<i64>) -> ReadAgain {
+        let until = dropped.map_or(self.read_to, |dropped| self.read_to.min(dropped - 1));
+        ReadAgain { from: self.offset, until, slots: self.slots }
+    }
+}
+
+/// A partition that is read again.
+pub(super) struct ReadAgain {
+    from: i64,
+    /// Up to this record everything was applied or passed over.
+    until: i64,
+    /// The slots of whom was passed over.
+    slots: HashSet<Bucket>,
+}
+
+impl ReadAgain {
+    /// Whether a record was applied the first time.
+    pub(super) fn was_applied(&self, offset: i64, slot: Bucket) -> bool {
+        self.from < offset && offset <= self.until && !self.slots.contains(&slot)
+    }
+
+    /// Whether a record is behind all that was read before.
+    pub(super) fn is_over(&self, offset: i64) -> bool {
+        offset > self.until
     }
 }
 
@@ -99,6 +130,26 @@ mod tests {
     fn a_record_comes_again_unless_it_is_before_the_first() {
         let again: Vec<i64> = (9..14).filter(|offset| passed_over().comes_again(*offset)).collect();
         assert_eq!(again, [11, 12, 13]);
+    }
+
+    /// What is before the first one may wait still, and what was dropped was not applied.
+    #[test]
+    fn what_was_applied_is_not_applied_again() {
+        for (looked_at, dropped, applied) in [
+            (14, None, vec![12, 13, 14]),
+            (14, Some(13), vec![12]),
+            (14, Some(12), vec![]),
+            (14, Some(20), vec![12, 13, 14]),
+            (11, None, vec![]),
+        ] {
+            let mut partition = passed_over();
+            partition.is_behind(looked_at, bucket(WELL));
+            let again = partition.read_again(dropped);
+            let found: Vec<i64> = (5..25).filter(|offset| again.was_applied(*offset, bucket(WELL))).collect();
+            assert_eq!(found, applied, "looked at {looked_at}, dropped {dropped:?}");
+            assert!(!(5..25).any(|offset| again.was_applied(offset, bucket(AWAY))), "it was passed over");
+            assert!(!again.is_over(11) && again.is_over(15), "looked at {looked_at}, dropped {dropped:?}");
+        }
     }
 
     /// So nobody of another shard is passed over, however many users of a shard that is away have events.

@@ -1,4 +1,4 @@
-//! Keeps the records that wait for a missing row.
+//! Keeps the records that wait for a missing row, or for a user who is being moved.
 //!
 //! * Per partition it keeps everything from the first waiting record on, in order.
 //! * The kept records are tried again with back-off.
@@ -16,13 +16,17 @@ pub(super) struct PendingRecord<'c> {
     pub(super) message: BorrowedMessage<'c>,
     /// When its row was first missing.
     pub(super) missed_at: Option<Instant>,
+    /// When its user was first owned by nobody.
+    pub(super) moved_at: Option<Instant>,
     /// The reason to park it, whatever it decodes to.
     pub(super) park_reason: Option<String>,
+    /// It was applied before its partition was read again.
+    pub(super) was_applied: bool,
 }
 
 impl<'c> PendingRecord<'c> {
     pub(super) fn new(message: BorrowedMessage<'c>) -> Self {
-        Self { message, missed_at: None, park_reason: None }
+        Self { message, missed_at: None, moved_at: None, park_reason: None, was_applied: false }
     }
 
     pub(super) fn topic_partition(&self) -> (&str, i32) {
@@ -38,7 +42,7 @@ pub(super) fn pauses() -> ExponentialBackoff {
     crate::backoff::unlimited(PAUSE_MAX)
 }
 
-/// Per partition, everything from the first record on whose row is missing.
+/// Per partition, everything from the first record on that waits.
 pub(super) struct Waiting<'c> {
     records: Vec<PendingRecord<'c>>,
     pauses: ExponentialBackoff,
@@ -108,6 +112,10 @@ impl<'c> Waiting<'c> {
             let (topic, partition) = read.topic_partition();
             assigned.find_partition(topic, partition).is_some()
         });
+    }
+
+    pub(super) fn records(&self) -> impl Iterator<Item = &PendingRecord<'c>> {
+        self.records.iter()
     }
 
     /// Drops these records, which are read again.
