@@ -2,11 +2,15 @@
 //!
 //! * A connection of several hosts leads to another server after a promotion.
 //! * A server keeps its timeline for as long as it is a primary. One in recovery cannot be identified.
+//! * Each promotion has a higher timeline. One on a lower timeline than the session's was the primary before, and nobody stopped
+//!   it: it counts as a host that failed.
 
-use anyhow::{Context, Result};
+use std::cmp::Ordering;
+
+use anyhow::{Context, Result, anyhow};
 use tokio_postgres::Client;
 
-use crate::checkpoint::state::Checkpoint;
+use crate::checkpoint::state::{Checkpoint, Cluster};
 
 /// The first eight digits of a WAL file's name are its timeline.
 const QUERY: &str = "select system_identifier::text, \
@@ -20,6 +24,16 @@ pub struct ServerIdentity {
     pub timeline: u32,
 }
 
+/// A server that a second connection found, towards the one that the session reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Same,
+    /// It was promoted since, or is of another cluster.
+    Another,
+    /// It was the primary before.
+    Former,
+}
+
 /// The server that a session of this checkpoint reads.
 impl From<&Checkpoint> for ServerIdentity {
     fn from(checkpoint: &Checkpoint) -> ServerIdentity {
@@ -27,7 +41,35 @@ impl From<&Checkpoint> for ServerIdentity {
     }
 }
 
+impl From<&Cluster> for ServerIdentity {
+    fn from(cluster: &Cluster) -> ServerIdentity {
+        ServerIdentity { system_id: cluster.system_id.clone(), timeline: cluster.timeline }
+    }
+}
+
 impl ServerIdentity {
+    /// What a server is that a second connection found.
+    pub fn judge(&self, found: &ServerIdentity) -> Found {
+        if found.system_id != self.system_id {
+            return Found::Another;
+        }
+        match found.timeline.cmp(&self.timeline) {
+            Ordering::Equal => Found::Same,
+            Ordering::Greater => Found::Another,
+            Ordering::Less => Found::Former,
+        }
+    }
+
+    /// Why a former primary is not read.
+    pub fn former(&self, found: &ServerIdentity) -> anyhow::Error {
+        anyhow!(
+            "a host of the connection string takes writes on timeline {}, and was the primary before timeline {}: stop it. The other \
+             hosts are tried",
+            found.timeline,
+            self.timeline
+        )
+    }
+
     /// Asks the server of a connection.
     ///
     /// # Errors
@@ -36,5 +78,26 @@ impl ServerIdentity {
         let row = client.query_one(QUERY, &[]).await.context("the primary cannot be identified")?;
         let timeline: i32 = row.try_get(1)?;
         Ok(ServerIdentity { system_id: row.try_get(0)?, timeline: timeline.cast_unsigned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A former primary that ended the session on the promoted one would have the relay read it, and refuse.
+    #[test]
+    fn only_a_higher_timeline_of_the_same_cluster_is_another_primary() {
+        let server = |system_id: &str, timeline| ServerIdentity { system_id: system_id.to_owned(), timeline };
+        let session = server("1", 5);
+        for (found, expected) in [
+            (server("1", 5), Found::Same),
+            (server("1", 6), Found::Another),
+            (server("1", 4), Found::Former),
+            (server("2", 4), Found::Another),
+            (server("2", 5), Found::Another),
+        ] {
+            assert_eq!(session.judge(&found), expected, "{found:?}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! * Each check is a transaction that stays open until the next one: its snapshot still sees the rows that were replaced
 //!   since, and so the transactions that replaced them.
 //! * A check that reaches another server, since a standby was promoted, ends the session: the stream's server may be frozen and
-//!   never say so.
+//!   never say so. A former primary on a lower timeline ends nothing: the other hosts are tried.
 //! * A failed check is made up for: the next one compares with the last that succeeded.
 //! * Whether the routes still fit is checked beside this (`fit`), without delaying it.
 
@@ -27,7 +27,7 @@ use crate::postgres::lsn::Lsn;
 use crate::source::context::SourceContext;
 use crate::source::contract::Keys;
 use crate::source::coverage::{Command, Coverage, Replaced, losses, query};
-use crate::source::server_identity::ServerIdentity;
+use crate::source::server_identity::{Found, ServerIdentity};
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The limit of one check.
@@ -241,13 +241,20 @@ const WAL_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_c
 async fn connect(context: &SourceContext, identity: &ServerIdentity) -> Result<OpenSnapshot> {
     let client = context.database.connect().await?;
     let found = ServerIdentity::of(&client).await?;
-    if found != *identity {
-        let why = format!(
-            "another server is the primary now, on timeline {}; a new session begins there",
-            found.timeline
-        );
-        context.acks.fail(why.clone());
-        bail!("{why}");
+    match identity.judge(&found) {
+        Found::Same => {}
+        Found::Another => {
+            let why = format!(
+                "another server is the primary now, on timeline {}; a new session begins there",
+                found.timeline
+            );
+            context.acks.fail(why.clone());
+            bail!("{why}");
+        }
+        Found::Former => {
+            context.database.try_others();
+            return Err(identity.former(&found));
+        }
     }
     let version = answer(&client, "select pg_catalog.current_setting('server_version_num')").await?;
     let version: u32 = version.parse().context("the server's version is not readable")?;

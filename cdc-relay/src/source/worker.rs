@@ -215,6 +215,7 @@ impl SourceWorker {
         }
         let mut loaded = self.clients.load(0)?;
         self.clients.load_halted()?;
+        self.leave_former(&cluster, loaded.checkpoint.as_ref())?;
         let server = Server { cluster: &cluster, database: &database, slot: slot.as_ref() };
         self.follow_promotion(&mut session, server, &mut loaded)?;
         let Loaded { checkpoint, mut positions, publication, end } = loaded;

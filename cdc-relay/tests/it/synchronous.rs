@@ -133,6 +133,39 @@ async fn a_promotion_is_followed_without_a_command_and_undoes_nothing_that_was_e
     drop((relay, harness, third));
 }
 
+/// A former primary that nobody stopped answers while the promoted one is away. A relay that kept to it would be refused for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_primary_that_takes_writes_is_left_for_the_promoted_one() {
+    let _permits = permits(2).await;
+    let mut servers = pair().await;
+    let mut harness = harness_on(&servers, "former").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    distinct(&harness.topic(), 1).await;
+    checkpoint(&harness, "the checkpoint to say that standbys had all", |saved| saved["synchronous"] == true)
+        .await;
+    servers.1.crash();
+    servers.0.crash();
+    servers.1.take_slots(&servers.0);
+    servers.1.run().await;
+    let promoted = connect(&servers.1.address()).await;
+    promoted.query_one("select pg_promote()", &[]).await.expect("a promotion");
+    checkpoint(&harness, "the relay to follow", |saved| saved["timeline"] == 2).await;
+    servers.0.run().await;
+    servers.1.crash();
+    eventually("the relay to meet the former primary", || async {
+        relay.get("/health").filter(|report| report.contains("takes writes on timeline 1"))
+    })
+    .await;
+    servers.1.run().await;
+    relay.streams().await;
+    let saved = checkpoint(&harness, "a checkpoint", |_| true).await;
+    assert_eq!(saved["timeline"], 2, "{saved}");
+    harness.servers.postgres = servers.1.address();
+    harness.reconnect().await;
+    drop((relay, harness));
+}
+
 /// A role that sees no positions would hold everything for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_not_see_the_standbys_is_refused_and_goes_on_once_it_may() {

@@ -6,6 +6,8 @@
 //! * It is refused where events that are emitted again would get other ids.
 //! * Two relays may do this at the same time: the newer checkpoint counts, and only one of them gets the slot.
 
+use anyhow::Result;
+
 use super::{AttemptError, SourceWorker};
 use crate::checkpoint::failover::{Continuation, Evidence, branches, judge};
 use crate::checkpoint::refusal::Refusal;
@@ -16,6 +18,7 @@ use crate::routes::{Source, SynchronousRule};
 use crate::source::backfill::snapshot;
 use crate::source::clients::Loaded;
 use crate::source::inspect;
+use crate::source::server_identity::{Found, ServerIdentity};
 use crate::source::synchronous::Synchronous;
 
 /// The server of the session.
@@ -36,6 +39,22 @@ impl SourceWorker {
     pub(super) fn standbys(&self, checkpoint: &Checkpoint) -> Option<Synchronous> {
         let begin = || Synchronous::begin(&self.context, checkpoint.into(), checkpoint.synchronous);
         self.waits_for_standbys().then(begin)
+    }
+
+    /// Leaves a server that was the primary before the checkpoint's timeline began, if another host may be the primary now. With one
+    /// host `admit` refuses the timeline, as after a restore.
+    ///
+    /// # Errors
+    /// It is such a server. The next attempt tries the other hosts first.
+    pub(super) fn leave_former(&self, cluster: &Cluster, checkpoint: Option<&Checkpoint>) -> Result<()> {
+        let database = &self.context.database;
+        let Some(checkpoint) = checkpoint.filter(|_| database.host_count() > 1) else { return Ok(()) };
+        let (expected, found) = (ServerIdentity::from(checkpoint), ServerIdentity::from(cluster));
+        if expected.judge(&found) == Found::Former {
+            database.try_others();
+            return Err(expected.former(&found));
+        }
+        Ok(())
     }
 
     /// Saves the checkpoint with which the relay goes on after a promotion. Nothing changes where none was, and where
