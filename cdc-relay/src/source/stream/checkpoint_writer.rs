@@ -1,7 +1,8 @@
 //! Writes the checkpoint of a session to the state topic.
 //!
 //! * One write is in flight at a time. A checkpoint counts as saved when Kafka has acknowledged it.
-//! * Writes are rare: at most one per interval, and fewer while the source is idle.
+//! * Writes are rare: at most one per interval, and fewer while the source is idle. That standbys had everything is saved within a
+//!   second.
 //! * A checkpoint that stays is written again now and then. A relay that was suspended may write an older one once it wakes,
 //!   and compaction would keep that alone if it stayed the last.
 
@@ -85,15 +86,7 @@ impl CheckpointWriter {
             self.saved = written;
             hit(Failpoint::AfterCheckpoint);
         }
-        let confirmed = positions.progress.confirmed();
-        let interval = match confirmed.cmp(&self.saved.acknowledged) {
-            // The stream has not come to the checkpoint yet.
-            Ordering::Less => return Ok(false),
-            Ordering::Equal => WRITE_AGAIN_INTERVAL,
-            Ordering::Greater if at_once => Duration::ZERO,
-            Ordering::Greater if self.is_idle => WRITE_IDLE_INTERVAL,
-            Ordering::Greater => WRITE_INTERVAL,
-        };
+        let Some(interval) = self.interval(positions, at_once) else { return Ok(false) };
         if self.is_writing() || self.written_at.elapsed() < interval {
             return Ok(false);
         }
@@ -108,6 +101,19 @@ impl CheckpointWriter {
         self.written_at = Instant::now();
         self.is_idle = true;
         Ok(true)
+    }
+
+    /// The time after the last write at which the next one is due; `None` before the stream has come to the checkpoint.
+    fn interval(&self, positions: CheckpointPositions<'_>, at_once: bool) -> Option<Duration> {
+        Some(match positions.progress.confirmed().cmp(&self.saved.acknowledged) {
+            Ordering::Less => return None,
+            // A promotion before this is saved could not be followed.
+            Ordering::Equal if positions.synchronous != self.saved.synchronous => WRITE_IDLE_INTERVAL,
+            Ordering::Equal => WRITE_AGAIN_INTERVAL,
+            Ordering::Greater if at_once => Duration::ZERO,
+            Ordering::Greater if self.is_idle => WRITE_IDLE_INTERVAL,
+            Ordering::Greater => WRITE_INTERVAL,
+        })
     }
 
     fn next(
@@ -126,5 +132,51 @@ impl CheckpointWriter {
             phase: Phase::Streaming,
             ..self.saved.clone()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::chain_name::ChainName;
+    use crate::checkpoint::state::CommitId;
+
+    fn saved(acknowledged: u64, synchronous: bool) -> Checkpoint {
+        Checkpoint {
+            system_id: "1".to_owned(),
+            timeline: 1,
+            slot: "slot".to_owned(),
+            phase: Phase::Streaming,
+            acknowledged: Lsn(acknowledged),
+            sent_lsn: Lsn(acknowledged),
+            chain_name: ChainName::default(),
+            chain: Lsn::ZERO,
+            last: CommitId::default(),
+            vouched: Lsn(acknowledged),
+            synchronous,
+            routes: String::new(),
+        }
+    }
+
+    /// While nothing is committed the position may stay for long. That standbys had everything must not wait for it.
+    #[test]
+    fn a_write_is_due_sooner_where_the_checkpoint_says_something_new() {
+        let progress = Progress::new(0, Lsn(50), Lsn::ZERO);
+        let interval = |acknowledged, synchronous, at_once| {
+            let saved = saved(acknowledged, synchronous);
+            let writer = CheckpointWriter::new("topic".to_owned(), "key".to_owned(), saved);
+            let positions = CheckpointPositions {
+                progress: &progress,
+                sent_lsn: Lsn(50),
+                vouched: Lsn(50),
+                synchronous: true,
+            };
+            writer.interval(positions, at_once)
+        };
+        assert_eq!(interval(50, true, false), Some(WRITE_AGAIN_INTERVAL));
+        assert_eq!(interval(50, false, false), Some(WRITE_IDLE_INTERVAL), "standbys had everything");
+        assert_eq!(interval(40, true, false), Some(WRITE_IDLE_INTERVAL));
+        assert_eq!(interval(40, true, true), Some(Duration::ZERO));
+        assert_eq!(interval(60, false, true), None, "the stream has not come to the checkpoint");
     }
 }
