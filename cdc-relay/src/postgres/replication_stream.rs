@@ -7,6 +7,7 @@
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -57,6 +58,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 const READ_BYTES_MIN: usize = 64 << 10;
 /// How long the server may accept none of our output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a session that waits for something else confirms.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The result of `Replication::wait`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,6 +263,24 @@ impl Replication {
             }
         }
         Ok(())
+    }
+
+    /// Confirms nothing new every second while `work` runs: the server ends a session that is silent for long. The caller finds a
+    /// broken connection with its next read.
+    pub fn confirm_while<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (working, over) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while over.recv_timeout(STATUS_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    if self.confirm(Lsn::ZERO, false).is_err() {
+                        return;
+                    }
+                }
+            });
+            let result = work();
+            drop(working);
+            result
+        })
     }
 
     fn wait_writable(&self) -> Result<()> {

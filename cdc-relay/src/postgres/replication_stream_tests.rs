@@ -63,6 +63,20 @@ fn frames_are_found_however_the_reads_cut_them() {
     }
 }
 
+/// A server that gets nothing for six seconds ends the session, and another relay reads the slot.
+#[test]
+fn the_server_gets_a_status_while_something_else_takes_long() {
+    let (mut stream, mut server) = pair();
+    let mut status = [0u8; 39];
+    let work = || server.read_exact(&mut status).unwrap();
+    stream.confirm_while(work);
+    assert_eq!((status[0], status[5], &status[6..30]), (b'd', b'r', &[0u8; 24][..]));
+    // Afterwards it is as before.
+    stream.confirm(Lsn(7), false).unwrap();
+    server.read_exact(&mut status).unwrap();
+    assert_eq!(status[6..14], 7u64.to_be_bytes());
+}
+
 #[test]
 fn messages_can_be_looked_at_without_being_taken() {
     let (mut stream, mut server) = pair();

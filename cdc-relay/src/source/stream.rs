@@ -3,6 +3,7 @@
 //! * It is one loop on a thread of its own, without a task or a channel between the socket and the producer.
 //! * The checkpoint is saved only up to where every sink has acknowledged, and the slot is confirmed only up to where the
 //!   checkpoint is saved.
+//! * Whatever it waits for, the server gets a status every second: it ends a session that is silent, and another relay begins.
 //! * `read_scheduler` decides when to read.
 
 mod ack_tracker;
@@ -217,10 +218,16 @@ impl<'a> Stream<'a> {
         let until = Instant::now() + timeout;
         let open = usize::from(self.current.is_emitted());
         let acks = self.acks.shared();
+        let mut is_connected = true;
         acks.wait_until(0, DRAIN_INTERVAL, || {
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if now >= until {
                 return Ok(true);
             }
+            // Nothing is read, so only we are known to be there. A silent session would be ended, and another relay would begin to
+            // read before this one has saved.
+            self.slot.received(now);
+            is_connected = is_connected && self.confirm().is_ok();
             self.acks.collect(&self.metrics)?;
             self.save_snapshot_progress()?;
             let acknowledged = self.acks.progress.pending() == open;
@@ -231,7 +238,9 @@ impl<'a> Stream<'a> {
             Ok(false)
         })?;
         // The connection may be what failed. Then the next session confirms.
-        let _ = self.replication.confirm(self.confirmable(), false);
+        if is_connected {
+            let _ = self.replication.confirm(self.confirmable(), false);
+        }
         Ok(())
     }
 

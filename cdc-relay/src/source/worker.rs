@@ -7,7 +7,7 @@ mod slot;
 mod tables;
 
 use self::promotion::Server;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,16 @@ use backon::BackoffBuilder;
 use crate::checkpoint::progress::TransactionSeq;
 use crate::checkpoint::refusal::Break;
 use crate::checkpoint::refusal::Refusal;
-use crate::checkpoint::state::{Checkpoint, admit};
+use crate::checkpoint::state::{Checkpoint, Cluster, admit};
 use crate::observe::status::State;
 use crate::postgres::error::PostgresError;
+use crate::postgres::facts::Facts;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::replication_stream::{Origins, Replication};
 use crate::postgres::session::Session;
 use crate::routes::{NewTable, OriginRule, TableName};
-use crate::source::backfill::snapshot::{self, Snapshots};
+use crate::source::backfill::rows::Table;
+use crate::source::backfill::snapshot::{self, Snapshots, TableProgress};
 use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::context::SourceContext;
 use crate::source::contract::{self, Checked, Contract, ContractError, Keys};
@@ -97,6 +99,17 @@ struct ReadySource {
     /// The confirmed position of the slot.
     begin: Lsn,
     record: Record,
+}
+
+/// A start whose session reads the slot.
+#[derive(Clone, Copy)]
+struct Begun<'a> {
+    checkpoint: &'a Checkpoint,
+    record: &'a Record,
+    cluster: &'a Cluster,
+    facts: &'a Facts,
+    /// The state topic was read up to here.
+    end: i64,
 }
 
 /// The records of a source in the state topic that decide how it begins.
@@ -204,7 +217,7 @@ impl SourceWorker {
         let (cluster, database) = inspect::primary(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
-        let mut tables = self.existing(&facts);
+        let tables = self.existing(&facts);
         self.keys = Keys::of(&facts, &self.context.source);
         // Topics are made only for a contract that holds, and before a standby waits, so that it lacks only the slot.
         self.clients.connect()?;
@@ -218,7 +231,7 @@ impl SourceWorker {
         self.leave_former(&cluster, loaded.checkpoint.as_ref())?;
         let server = Server { cluster: &cluster, database: &database, slot: slot.as_ref() };
         self.follow_promotion(&mut session, server, &mut loaded)?;
-        let Loaded { checkpoint, mut positions, publication, end } = loaded;
+        let Loaded { checkpoint, positions, publication, end } = loaded;
         let start = admit(checkpoint.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let (mut checkpoint, known) =
@@ -240,31 +253,43 @@ impl SourceWorker {
             Err(error) if error.code() == Some(OBJECT_IN_USE) => return Err(AttemptError::Standby),
             Err(error) => return Err(self.attempt_error(error.into())),
         };
+        let begun = Begun { checkpoint: &checkpoint, record: &record, cluster: &cluster, facts: &facts, end };
+        let snapshots = replication.confirm_while(|| self.take_slot(&slot_name, begun, tables, positions))?;
+        self.stream(replication, ReadySource { checkpoint, begin: confirmed, record }, snapshots)
+    }
+
+    /// Checks what only the reader of the slot can check, and saves the checkpoint. Returns the snapshots.
+    fn take_slot(
+        &mut self,
+        slot_name: &str,
+        begun: Begun<'_>,
+        mut tables: Vec<Table>,
+        mut positions: BTreeMap<String, TableProgress>,
+    ) -> Result<Option<Snapshots>, AttemptError> {
+        let Begun { checkpoint, record, cluster, facts, end } = begun;
         // From here on nobody else can advance the slot. If another relay did so after the checkpoint was read, begin again.
-        let confirmed_now = self.confirmed(&slot_name)?;
+        let confirmed = self.confirmed(slot_name)?;
         let later = self.clients.load(end)?;
         if later.checkpoint.is_some_and(|later| {
-            later.acknowledged > checkpoint.acknowledged || !later.is_in_phase_of(&checkpoint)
-        }) || later.publication.is_some_and(|later| later != record)
+            later.acknowledged > checkpoint.acknowledged || !later.is_in_phase_of(checkpoint)
+        }) || later.publication.is_some_and(|later| later != *record)
         {
             return Err(AttemptError::Standby);
         }
-        if confirmed_now > checkpoint.acknowledged {
-            let (slot, confirmed, acknowledged) = (slot_name, confirmed_now, checkpoint.acknowledged);
+        if confirmed > checkpoint.acknowledged {
+            let (slot, acknowledged) = (slot_name.to_owned(), checkpoint.acknowledged);
             return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
         }
         positions.extend(later.positions);
-        tables.extend(self.healing(&facts, &positions)?);
-        // The server ends a session that is silent for long. The save also connects the producer before the first row.
-        replication.confirm(Lsn::ZERO, false)?;
-        self.clients.save(&checkpoint)?;
+        tables.extend(self.healing(facts, &positions)?);
+        // It also connects the producer before the first row.
+        self.clients.save(checkpoint)?;
         let found = tables.into_iter().map(|table| {
             let position = positions.remove(&table.name());
             (table, position)
         });
         let SourceContext { source, database, metrics, acks, .. } = &*self.context;
-        let snapshots = snapshot::begin(source, &cluster, found.collect(), database, metrics, acks)?;
-        self.stream(replication, ReadySource { checkpoint, begin: confirmed, record }, snapshots)
+        Ok(snapshot::begin(source, cluster, found.collect(), database, metrics, acks)?)
     }
 
     /// Checks the contract before anything is made. Harmful tables leave the relay's own publication first.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use stack::servers::Server;
 
-use crate::harness::{Harness, Servers};
+use crate::harness::{Harness, Servers, eventually};
 use crate::load::under_load;
 use crate::servers::{PrivateServer, permits};
 
@@ -100,6 +100,30 @@ async fn a_kafka_that_hangs_under_load_costs_nothing() {
     }
     load.stop().await;
     oracle.judge(&harness).await.expect(400);
+    drop((relay, harness));
+}
+
+/// The server ends a session that is silent for six seconds, and another relay begins to read while the first one still waits for its
+/// sinks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_stops_while_kafka_hangs_keeps_its_slot_until_it_ends() {
+    let _permits = permits(2).await;
+    let kafka = PrivateServer::start(Server::Kafka).await;
+    let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
+    let mut harness = Harness::on(servers, "drains").await;
+    let relay = harness.streaming().await;
+    kafka.signal(Signal::STOP);
+    harness.row("a", 1, 1, "made").await;
+    eventually("a row in flight", || async {
+        (relay.metric("cdc_relay_in_flight_bytes{sink=\"kafka\"") > 0.0).then_some(())
+    })
+    .await;
+    let asked = Instant::now();
+    relay.signal(Signal::TERM);
+    harness.slot_is_free().await;
+    let took = asked.elapsed();
+    kafka.signal(Signal::CONT);
+    assert!(took >= Duration::from_secs(9), "the slot was free after {took:?}");
     drop((relay, harness));
 }
 

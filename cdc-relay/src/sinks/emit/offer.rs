@@ -6,8 +6,9 @@ use anyhow::{Result, bail};
 
 use crate::sinks::kafka::Sent;
 
-/// How long the producer's queue may stay full before the session starts over.
-const QUEUE_FULL_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the producer's queue may stay full before the session starts over. The server gets no status meanwhile, so it is less than
+/// `wal_sender_timeout` and the second since the last one.
+const QUEUE_FULL_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Offers the same record until the producer takes it: the next one must not overtake it.
 pub fn offer(mut send: impl FnMut() -> Result<Sent>) -> Result<()> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use rdkafka::message::Message;
 
 use self::context::ReleaseContext;
-use super::Stream;
+use super::{ReleaseInput, Stream};
 use crate::dead_letter::halts::{change_destination, table_destination};
 use crate::dead_letter::record::DeadLetter;
 use crate::dead_letter::release::{ReleaseOrder, ReleasePass, ReleaseRecord};
@@ -47,7 +47,8 @@ impl Stream<'_> {
         }
         self.await_acks()?;
         // If a key is halted again, its dead letters begin here.
-        let end = self.release_input.reader.open(self.release_input.topic, i64::MAX)?.end();
+        let ReleaseInput { reader, topic, .. } = self.release_input;
+        let end = self.replication.confirm_while(|| reader.open(topic, i64::MAX))?.end();
         self.emitter.set_dead_letter_offset(end);
         self.release_input.reader.disconnect();
         Ok(())
@@ -57,7 +58,7 @@ impl Stream<'_> {
         let input = self.release_input;
         let publication = self.emitter.source().publication.get_ref().clone();
         let mut context = ReleaseContext::new(CurrentRows::new(input.database, &publication));
-        let mut reading = input.reader.open(input.topic, from)?;
+        let mut reading = self.replication.confirm_while(|| input.reader.open(input.topic, from))?;
         loop {
             self.make_room()?;
             let message = match reading.next(TEND_INTERVAL)? {
@@ -91,7 +92,11 @@ impl Stream<'_> {
         if dead_letter.destination == change_destination(&dead_letter.table) {
             return Err(Problem(dead_letter.reason.clone()).into());
         }
-        let relation = context.current_rows.relation_of(dead_letter)?;
+        let rows = &mut context.current_rows;
+        let relation = match dead_letter.has_types() {
+            true => rows.relation_of(dead_letter)?,
+            false => self.replication.confirm_while(|| rows.relation_of(dead_letter))?,
+        };
         let plan = context.plan(self.emitter, &relation)?;
         check_destination(&plan, dead_letter)?;
         dead_letter.fill(&plan.shape, &mut context.builder);
@@ -115,7 +120,8 @@ impl Stream<'_> {
         at: PgTime,
         context: &mut ReleaseContext<'_>,
     ) -> Result<(), DeadLetterError> {
-        let relation = context.current_rows.fill(dead_letter, &mut context.builder)?;
+        let ReleaseContext { current_rows, builder, .. } = context;
+        let relation = self.replication.confirm_while(|| current_rows.fill(dead_letter, builder))?;
         let plan = context.plan(self.emitter, &relation)?;
         let row = Row::insert(context.builder.tuple()?);
         let planned = PlannedRow { plan: &plan, row: &row };
