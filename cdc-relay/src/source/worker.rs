@@ -1,11 +1,13 @@
 //! Runs one source on a thread of its own: connects, compares with the checkpoint, streams, and after a failure begins again
 //! with back-off.
 
+mod emitted;
 mod promotion;
 mod publication;
 mod slot;
 mod tables;
 
+use self::emitted::Emitted;
 use self::promotion::Server;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -128,7 +130,7 @@ struct SourceWorker {
     new_tables: BTreeSet<TableName>,
     clients: KafkaClients,
     next_transaction_seq: TransactionSeq,
-    sent_lsn: Lsn,
+    emitted: Emitted,
     stalls: u32,
     /// Whether the last session got anything acknowledged.
     advanced: bool,
@@ -151,7 +153,7 @@ pub fn run(context: SourceContext) {
     let mut worker = SourceWorker {
         clients: KafkaClients::new(&context),
         next_transaction_seq: 0,
-        sent_lsn: Lsn::ZERO,
+        emitted: Emitted::default(),
         stalls: 0,
         advanced: false,
         fingerprint: context.source.fingerprint(),
@@ -315,6 +317,8 @@ impl SourceWorker {
         let identity = ServerIdentity::from(&checkpoint);
         let watch = Watch::begin(&self.context, identity, coverage, keys, checkpoint.acknowledged);
         let standbys = self.standbys(&checkpoint);
+        let mut emitted = Emitted::before(&checkpoint);
+        let sent_lsn = self.emitted.until(&checkpoint);
         let start = SessionStart {
             checkpoint,
             begin,
@@ -328,7 +332,7 @@ impl SourceWorker {
             checkpoint_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes_max: relay.in_flight_bytes as i64,
             first_transaction_seq: self.next_transaction_seq,
-            sent_lsn: self.sent_lsn,
+            sent_lsn,
             stalls: self.stalls,
         };
         let (emitter, reader) = self.clients.both()?;
@@ -343,8 +347,9 @@ impl SourceWorker {
         let (acks, metrics) = (&self.context.acks, &self.context.metrics);
         let clients = SessionClients { emitter, release_input, acks, metrics };
         let (result, outcome) = Stream::new(replication, clients, start, snapshots).run();
-        (self.next_transaction_seq, self.sent_lsn, self.stalls) =
-            (outcome.next_transaction_seq, outcome.sent_lsn, outcome.stalls);
+        (self.next_transaction_seq, self.stalls) = (outcome.next_transaction_seq, outcome.stalls);
+        emitted.sent_lsn = outcome.sent_lsn;
+        self.emitted = emitted;
         self.advanced = outcome.acknowledged > acknowledged;
         let record = match outcome.coverage {
             Some(coverage) => Record { coverage, ..record },

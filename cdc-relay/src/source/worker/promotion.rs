@@ -75,7 +75,8 @@ impl SourceWorker {
         };
         let (expected, found) = (checkpoint.timeline, server.cluster.timeline);
         // This process may have emitted more than was saved.
-        let known = Checkpoint { sent_lsn: checkpoint.sent_lsn.max(self.sent_lsn), ..checkpoint.clone() };
+        let sent_lsn = checkpoint.sent_lsn.max(self.emitted.until(checkpoint));
+        let known = Checkpoint { sent_lsn, ..checkpoint.clone() };
         let history = branches(&inspect::timeline_history(session, found)?);
         let unfinished = snapshot::unfinished(&self.context.source, server.cluster, &loaded.positions);
         let judged = judge(&Evidence {
