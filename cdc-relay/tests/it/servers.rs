@@ -77,6 +77,15 @@ impl PrivateServer {
         standby
     }
 
+    /// Starts an archive of the WAL of this Postgres, which flushes what it receives and says so. Call it after `standby`, which admits
+    /// replication.
+    pub fn archive(&self) -> Child {
+        let folder = self.layout.server_dir("archive").expect("a folder");
+        let mut archive = self.tool("pg_receivewal");
+        archive.arg("--synchronous").arg("--directory").arg(folder).arg("--dbname").arg(self.address());
+        archive.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pg_receivewal")
+    }
+
     /// Takes over the logical slots of a Postgres, as Patroni copies them. Neither of the two may run.
     pub fn take_slots(&self, primary: &PrivateServer) {
         assert!(self.running.is_empty() && primary.running.is_empty(), "one of them runs");

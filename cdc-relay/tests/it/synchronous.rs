@@ -166,6 +166,37 @@ async fn a_former_primary_that_takes_writes_is_left_for_the_promoted_one() {
     drop((relay, harness));
 }
 
+/// An archive of the WAL flushes all of it and cannot be promoted. A list that names everybody makes the server count it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_of_the_wal_is_no_standby() {
+    let _permits = permits(2).await;
+    let mut servers = pair().await;
+    let mut harness = harness_on(&servers, "archive").await;
+    let sql = connect(&servers.0.address()).await;
+    sql.batch_execute("alter system set synchronous_standby_names = 'ANY 1 (*)'").await.expect("the setting");
+    sql.batch_execute("select pg_reload_conf()").await.expect("reload");
+    let mut archive = servers.0.archive();
+    eventually("the server to count the archive", || async {
+        let query = "select from pg_stat_replication where application_name = 'pg_receivewal'
+                     and sync_state = 'quorum' and flush_lsn is not null";
+        sql.query_opt(query, &[]).await.expect("pg_stat_replication")
+    })
+    .await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    distinct(&harness.topic(), 1).await;
+    servers.1.crash();
+    harness.row("a", 2, 1, "made").await;
+    let report = held(&relay).await;
+    assert!(report.contains("0 are connected"), "{report}");
+    assert_eq!(kafka::written(&harness.topic()).await, 1, "the row that the standby has");
+    servers.1.run().await;
+    distinct(&harness.topic(), 2).await;
+    archive.kill().expect("signal");
+    archive.wait().expect("wait");
+    drop((relay, harness));
+}
+
 /// A role that sees no positions would hold everything for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_not_see_the_standbys_is_refused_and_goes_on_once_it_may() {

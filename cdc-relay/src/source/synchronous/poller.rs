@@ -6,7 +6,7 @@
 //! * While a transaction waits for long, the other hosts are tried now and then: a primary that lost its standbys to another one
 //!   answers, and may not know it yet.
 //! * Logical walsenders do not count. The server may mark one as synchronous (`*` matches every name, the relay's own too),
-//!   but no logical subscriber can be promoted.
+//!   but no logical subscriber can be promoted. Neither can a backup or an archive of the WAL.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +35,9 @@ const STANDBYS: &str = "select pg_catalog.current_setting('synchronous_standby_n
      coalesce(array_agg((w.flush_lsn - '0/0')::int8) filter (where w.pid is not null), '{}') \
      from (values (1)) one \
      left join pg_catalog.pg_stat_get_wal_senders() w on not exists ( \
-         select from pg_catalog.pg_replication_slots s where s.active_pid = w.pid and s.slot_type = 'logical')";
+         select from pg_catalog.pg_replication_slots s where s.active_pid = w.pid and s.slot_type = 'logical') \
+     and not exists ( \
+         select from pg_catalog.pg_stat_get_activity(w.pid) a where a.application_name in ('pg_basebackup', 'pg_receivewal'))";
 
 /// What came of a question.
 #[derive(Debug)]
