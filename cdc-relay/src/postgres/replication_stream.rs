@@ -232,6 +232,13 @@ impl Replication {
         is_data.then(|| body.start + 25..body.end)
     }
 
+    /// When the server sent the pgoutput message at this range, by its own clock.
+    pub fn sent_at(&self, data: &Range<usize>) -> PgTime {
+        let header = data.start.checked_sub(8).and_then(|at| self.buffer.get(at..data.start));
+        let time = header.and_then(|time| time.try_into().ok()).map(i64::from_be_bytes);
+        PgTime(time.unwrap_or_default())
+    }
+
     /// The number of bytes read and not yet taken as frames.
     pub fn buffered(&self) -> usize {
         self.end - self.at

@@ -78,6 +78,16 @@ fn the_server_gets_a_status_while_something_else_takes_long() {
 }
 
 #[test]
+fn a_message_has_the_time_at_which_the_server_sent_it() {
+    let (mut stream, mut server) = pair();
+    let body = [&b"w"[..], &1u64.to_be_bytes(), &2u64.to_be_bytes(), &3i64.to_be_bytes(), b"row"].concat();
+    server.write_all(&message(b'd', &body)).unwrap();
+    stream.read().unwrap();
+    let Some(Frame::Data(range)) = stream.frame().unwrap() else { panic!("no message") };
+    assert_eq!((stream.bytes(&range), stream.sent_at(&range)), (&b"row"[..], PgTime(3)));
+}
+
+#[test]
 fn messages_can_be_looked_at_without_being_taken() {
     let (mut stream, mut server) = pair();
     assert_eq!(stream.next_data().unwrap(), None);

@@ -204,6 +204,18 @@ impl Acks {
         slept
     }
 
+    /// Sleeps for `time`, whatever wakes the poller, or until `stop`.
+    pub fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.stopping() {
+            let rest = until.saturating_duration_since(Instant::now());
+            // A failed poll only shortens the pause.
+            if rest.is_zero() || self.sleep(rest).is_err() {
+                return;
+            }
+        }
+    }
+
     /// Sleeps until something wakes the poller, a signal arrives, or `timeout` has passed; takes the wake-ups.
     ///
     /// # Errors
@@ -223,5 +235,22 @@ impl Acks {
 impl AsFd for Acks {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waker.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A relay that handed its slot over stands aside for the whole time, though its sinks and its watchers wake it.
+    #[test]
+    fn only_a_stop_ends_a_pause() {
+        let acks = Acks::new().expect("an eventfd");
+        acks.wake();
+        let (began, time) = (Instant::now(), Duration::from_millis(50));
+        acks.pause(time);
+        assert!(began.elapsed() >= time);
+        acks.stop();
+        acks.pause(Duration::from_secs(3600));
     }
 }

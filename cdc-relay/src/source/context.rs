@@ -33,7 +33,6 @@ pub struct SourceContext {
 impl SourceContext {
     /// Waits for the time, or until the relay stops.
     pub fn pause(&self, time: Duration) {
-        // A failed poll only shortens the pause.
-        let _ = self.acks.sleep(time);
+        self.acks.pause(time);
     }
 }

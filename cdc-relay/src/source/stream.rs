@@ -190,7 +190,7 @@ impl<'a> Stream<'a> {
 
     fn stream(&mut self) -> Result<()> {
         while !self.acks.stopping() {
-            if self.handover.is_asked() && !self.current.is_open() {
+            if self.hands_over() {
                 bail!(HandedOver);
             }
             self.acks.collect(&self.metrics)?;
@@ -209,6 +209,11 @@ impl<'a> Stream<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the session is to end here, between two transactions, because another relay is to have the slot.
+    fn hands_over(&self) -> bool {
+        self.handover.is_asked() && !self.current.is_open()
     }
 
     /// Reads nothing more, and waits until everything emitted is acknowledged, saved and confirmed.

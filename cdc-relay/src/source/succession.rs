@@ -6,8 +6,9 @@
 //! * A relay is known where it waits: by the name of its session in the source's database. No relay knows another's address.
 //! * Without sharing, a reader keeps its slot until it ends, and nobody asks for it.
 //! * A reader that is asked by a relay before it in the order drains as at its end, and stands aside for a moment. A request
-//!   is a logical message in the WAL, so it needs no connection between relays. An old one is ignored.
-//! * A relay asks rarely, and ever more rarely: one that cannot read after all must not make the others restless.
+//!   is a logical message in the WAL, so it needs no connection between relays. An old one is ignored, by the server's clock alone.
+//! * A relay asks rarely, and ever more rarely: one that cannot read after all must not make the others restless. Once it has read for
+//!   a while, it asks as at first.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -115,9 +116,9 @@ impl Candidate {
         Request { slot: self.slot.clone(), instance: self.instance.clone() }
     }
 
-    /// Whether the reader should hand the slot over.
-    pub fn yields_to(&self, request: &Request, committed_at: PgTime, now: PgTime) -> bool {
-        let age = now.0.saturating_sub(committed_at.0);
+    /// Whether the reader should hand the slot over. Both times are the server's: a relay's clock may differ.
+    pub fn yields_to(&self, request: &Request, committed_at: PgTime, sent_at: PgTime) -> bool {
+        let age = sent_at.0.saturating_sub(committed_at.0);
         self.shares
             && request.slot == self.slot
             && age < REQUEST_AGE_MAX.as_micros() as i64
@@ -154,6 +155,13 @@ impl StandbyWait {
     /// The relay reads the slot itself, or cannot.
     pub fn ends(&mut self) {
         (self.since, self.free_since) = (None, None);
+    }
+
+    /// The relay has read the slot for so long. If that was more than a moment, it can read, and asks as at first.
+    pub fn has_read(&mut self, time: Duration) {
+        if time >= REQUEST_INTERVAL_MIN {
+            (self.asked_at, self.interval) = (None, REQUEST_INTERVAL_MIN);
+        }
     }
 
     /// Whether the others that wait matter now.

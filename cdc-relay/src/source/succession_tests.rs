@@ -76,7 +76,7 @@ fn a_reader_yields_to_a_fresh_request_for_its_slot_by_a_relay_before_it() {
         if one.place(std::slice::from_ref(&other.instance)) == 0 { (one, other) } else { (other, one) };
     let (now, second) = (PgTime(1_000_000_000), 1_000_000);
     assert!(last.yields_to(&first.request(), PgTime(now.0 - second), now));
-    // A clock that is behind the server's changes nothing.
+    // The server's clock was set back in between.
     assert!(last.yields_to(&first.request(), PgTime(now.0 + second), now));
     assert!(!last.yields_to(&first.request(), PgTime(now.0 - 31 * second), now), "it is old");
     assert!(!first.yields_to(&last.request(), now, now), "it comes behind");
@@ -124,8 +124,19 @@ fn a_relay_asks_after_a_while_if_it_comes_first_and_then_ever_more_rarely() {
         assert!(standby_wait.is_due(false, at(then)), "{then}");
         assert_eq!(standby_wait.next(false, 0, at(then)), Move::Ask);
     }
-    // It read the slot in between: it settles again, and is as reluctant as before.
+    // It read the slot for a moment: it settles again, and is as reluctant as before.
     standby_wait.ends();
-    assert!(!standby_wait.is_due(false, at(2_000)));
-    assert!(standby_wait.is_due(false, at(2_005)));
+    standby_wait.has_read(Duration::from_secs(59));
+    assert!(!standby_wait.is_due(false, at(1_000)));
+    assert!(standby_wait.is_due(false, at(1_005)));
+    assert_eq!(standby_wait.next(false, 0, at(1_005)), Move::Ask);
+    assert!(!standby_wait.is_due(false, at(1_100)));
+    // It read the slot for a while: so it can.
+    standby_wait.ends();
+    standby_wait.has_read(Duration::from_secs(60));
+    assert!(!standby_wait.is_due(false, at(1_500)));
+    assert!(standby_wait.is_due(false, at(1_505)));
+    assert_eq!(standby_wait.next(false, 0, at(1_505)), Move::Ask);
+    assert!(!standby_wait.is_due(false, at(1_564)));
+    assert!(standby_wait.is_due(false, at(1_565)));
 }

@@ -346,7 +346,9 @@ impl SourceWorker {
         };
         let (acks, metrics) = (&self.context.acks, &self.context.metrics);
         let clients = SessionClients { emitter, release_input, acks, metrics };
+        let began = Instant::now();
         let (result, outcome) = Stream::new(replication, clients, start, snapshots).run();
+        self.standby_wait.has_read(began.elapsed());
         (self.next_transaction_seq, self.stalls) = (outcome.next_transaction_seq, outcome.stalls);
         emitted.sent_lsn = outcome.sent_lsn;
         self.emitted = emitted;

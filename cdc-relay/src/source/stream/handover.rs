@@ -1,6 +1,6 @@
 //! Hands the slot over to a relay that asks for it and comes before this one in the order of the source.
 //!
-//! * The session ends between two transactions, and waits for what is in flight, so that nothing is repeated.
+//! * The session ends after the transaction of the request, whatever it has received of later ones, and waits for what is in flight, so that nothing is repeated.
 
 use std::fmt;
 
@@ -29,10 +29,10 @@ impl Handover {
         Handover { candidate, is_asked: false }
     }
 
-    /// A request of a transaction that was committed at this time. `None`: it is not readable.
-    pub fn received(&mut self, request: Option<&Request>, committed_at: PgTime) {
+    /// A request of a transaction that was committed, and sent, at these times of the server. `None`: it is not readable.
+    pub fn received(&mut self, request: Option<&Request>, committed_at: PgTime, sent_at: PgTime) {
         self.is_asked |=
-            request.is_some_and(|request| self.candidate.yields_to(request, committed_at, PgTime::now()));
+            request.is_some_and(|request| self.candidate.yields_to(request, committed_at, sent_at));
     }
 
     pub fn is_asked(&self) -> bool {

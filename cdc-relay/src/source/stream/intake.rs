@@ -60,9 +60,11 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Processes the complete frames of the buffer, up to a transaction that waits for standbys.
+    /// Processes the complete frames of the buffer, up to a transaction that waits for standbys or belongs to the relay that asked for
+    /// the slot.
     pub(super) fn frames(&mut self) -> Result<()> {
-        while self.passes()?
+        while !self.hands_over()
+            && self.passes()?
             && let Some(frame) = self.replication.frame()?
         {
             match frame {
@@ -117,7 +119,7 @@ impl Stream<'_> {
             }
             Message::Logical { transactional, prefix, content, .. } => {
                 let command = if transactional { Command::read(prefix, content) } else { Command::Nothing };
-                return self.execute(command);
+                return self.execute(command, self.replication.sent_at(range));
             }
             Message::Origin { .. } => {
                 self.origin();
@@ -136,8 +138,9 @@ impl Stream<'_> {
         }
     }
 
-    /// Executes a command at this position of the stream: after all earlier commits, and before all later ones.
-    fn execute(&mut self, command: Command) -> Result<()> {
+    /// Executes a command at this position of the stream: after all earlier commits, and before all later ones. `sent_at`: when the
+    /// server sent it.
+    fn execute(&mut self, command: Command, sent_at: PgTime) -> Result<()> {
         if !self.current.is_emitted() {
             return Ok(()); // It was executed before, and every sink has acknowledged it.
         }
@@ -146,7 +149,7 @@ impl Stream<'_> {
             Command::Watermark(watermark) => self.meet_watermark(watermark),
             Command::Handover(request) => {
                 let committed_at = self.current.committed_at();
-                self.handover.received(request.as_ref(), committed_at);
+                self.handover.received(request.as_ref(), committed_at, sent_at);
                 Ok(())
             }
             Command::Nothing => Ok(()),
