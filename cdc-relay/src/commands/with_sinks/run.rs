@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use brokers::Brokers;
 use clap::Args;
 use listener::operators::Name;
@@ -39,8 +39,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 /// While it runs it follows the routes file, which it looks at every two seconds, and at once after SIGHUP. A source that was added
 /// starts, one that was removed ends once everything that is acknowledged is saved, and one that was changed ends and starts. The
 /// slot of a removed source stays until `cdc-relay remove` drops it. A file with mistakes, or with changes that a database
-/// refuses, changes nothing: /health, the metric cdc_relay_routes_file_refused and the log show them. `[relay]` and `[kafka]` are
-/// read at start alone.
+/// refuses, changes nothing: /health, the metric cdc_relay_routes_file_refused and the log show them, and it is read again every
+/// minute. `[relay]` and `[kafka]` are read at start alone.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
@@ -134,7 +134,7 @@ async fn follow(sources: &mut RunningSources<'_>, mut follower: Follower<'_>) ->
                     return source;
                 }
                 if let Err(error) = sources.take_off(&source) {
-                    follower.refused(&format!("source {source} cannot start again: {error:#}"));
+                    follower.cannot_start(&[(source, error)]);
                 }
             }
             () = file.changed(hangup) => {
@@ -147,7 +147,10 @@ async fn follow(sources: &mut RunningSources<'_>, mut follower: Follower<'_>) ->
 }
 
 impl Follower<'_> {
-    /// Reads the file, and has the sources follow it. A file that cannot be used changes nothing.
+    /// Reads the file, and has the sources follow it.
+    ///
+    /// # Errors
+    /// The file cannot be used. Nothing was changed.
     async fn read(&mut self, sources: &mut RunningSources<'_>) -> Result<()> {
         let ReadRoutes { routes, definitions } = self.file.read().map_err(Failure::into_error)?;
         let changes = self.definitions.changes(&definitions)?;
@@ -160,13 +163,26 @@ impl Follower<'_> {
         let check = tokio::task::spawn_blocking(move || contracts::check(&of, &names));
         check.await.context("the check of the contracts panicked")??;
         tracing::info!(?added, ?changed, ?removed, "the routes file has changed");
-        sources.follow(&changes, &routes)?;
+        let failed = sources.follow(&changes, &routes);
         self.definitions = definitions;
-        self.overview.applied();
+        if failed.is_empty() {
+            self.overview.applied();
+        } else {
+            self.cannot_start(&failed);
+        }
         Ok(())
     }
 
-    fn refused(&self, problem: &str) {
+    /// Has the next reading of the file start these sources. All others run by it.
+    fn cannot_start(&mut self, failed: &[(String, Error)]) {
+        failed.iter().for_each(|(source, _)| self.definitions.forget(source));
+        let problems: Vec<String> =
+            failed.iter().map(|(source, error)| format!("source {source} cannot start: {error:#}")).collect();
+        self.refused(&format!("the rest of the routes file is applied; {}", problems.join("; ")));
+    }
+
+    fn refused(&mut self, problem: &str) {
+        self.file.refused();
         if self.overview.refused(problem.to_owned()) {
             tracing::error!("{problem}");
         }

@@ -39,11 +39,8 @@ impl Definitions {
         let list = |key: &str| file.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let (topics, queues) = (part("topics"), part("queues"));
         let definition = |source: &Value| {
-            let kind = source
-                .get("kind")
-                .and_then(|of| list("kinds").iter().find(|kind| kind.get("name") == Some(of)));
-            let kind = kind.map(Value::to_string).unwrap_or_default();
-            format!("{source}\n{kind}\n{topics}\n{queues}")
+            let kinds = source.get("kind").map(|of| kinds(list("kinds"), of)).unwrap_or_default();
+            format!("{source}\n{kinds}\n{topics}\n{queues}")
         };
         let sources = names.into_iter().map(str::to_owned).zip(list("sources").iter().map(definition));
         Ok(Definitions {
@@ -55,6 +52,11 @@ impl Definitions {
     /// Keeps this source alone.
     pub fn only(&mut self, source: &str) {
         self.sources.retain(|name, _| name == source);
+    }
+
+    /// Takes a source out that does not run by what the file says of it. The next state has it as a new one.
+    pub fn forget(&mut self, source: &str) {
+        self.sources.remove(source);
     }
 
     /// The way from this state to the next.
@@ -78,6 +80,14 @@ impl Definitions {
         changes.removed = removed.cloned().collect();
         Ok(changes)
     }
+}
+
+/// The kind of this name. A name may be an environment variable, which only the reader of the file fills in: where no kind is written
+/// alike, it may be any of them.
+fn kinds(all: &[Value], of: &Value) -> String {
+    let texts = |kinds: &mut dyn Iterator<Item = &Value>| kinds.map(Value::to_string).collect::<String>();
+    let named = texts(&mut all.iter().filter(|kind| kind.get("name") == Some(of)));
+    if named.is_empty() { texts(&mut all.iter()) } else { named }
 }
 
 #[cfg(test)]
@@ -138,6 +148,16 @@ tables = [{ name = "bills" }]
         }
     }
 
+    /// The names are compared as they are written, before variables are filled in.
+    #[test]
+    fn a_kind_whose_name_is_a_variable_is_compared_too() {
+        for (from, to) in [("kind = \"k\"", "kind = \"${K}\""), ("name = \"k\"", "name = \"${K}\"")] {
+            let before = FILE.replacen(from, to, 1);
+            let changes = of(&before).changes(&of(&before.replacen("\"orders\"", "\"parcels\"", 1)));
+            assert_eq!(names(&changes.expect("shared parts").changed), ["a"], "{to}");
+        }
+    }
+
     #[test]
     fn what_only_a_start_reads_must_not_change() {
         for (from, to) in
@@ -146,6 +166,14 @@ tables = [{ name = "bills" }]
             let error = of(FILE).changes(&of(&FILE.replacen(from, to, 1))).expect_err("it has changed");
             assert!(error.to_string().contains("restart the relay"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_source_that_could_not_start_is_a_new_one_for_the_next_reading() {
+        let mut now = of(FILE);
+        now.forget("a");
+        let changes = now.changes(&of(FILE)).expect("shared parts");
+        assert_eq!(changes, Changes { added: vec!["a".to_owned()], ..Changes::default() });
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -65,11 +65,10 @@ impl<'a> RunningSources<'a> {
         routes.sources.iter().try_for_each(|source| self.start(routes, source))
     }
 
-    /// Follows the changes of a routes file.
-    ///
-    /// # Errors
-    /// When the system has no room for another source. The others run.
-    pub fn follow(&mut self, changes: &Changes, routes: &Arc<Routes>) -> Result<()> {
+    /// Follows the changes of a routes file. Returns the sources that cannot start, with the reason: the system has no room for another
+    /// one. The others run.
+    pub fn follow(&mut self, changes: &Changes, routes: &Arc<Routes>) -> Vec<(String, Error)> {
+        let mut failed = Vec::new();
         for name in &changes.removed {
             self.waiting.remove(name);
             self.stop(name);
@@ -79,11 +78,11 @@ impl<'a> RunningSources<'a> {
             if self.running.contains_key(name) {
                 self.waiting.insert(name.clone(), (Arc::clone(routes), source.clone()));
                 self.stop(name);
-            } else {
-                self.start(routes, source)?;
+            } else if let Err(error) = self.start(routes, source) {
+                failed.push((name.clone(), error));
             }
         }
-        Ok(())
+        failed
     }
 
     /// Waits for the end of a thread; for ever if there is none.
