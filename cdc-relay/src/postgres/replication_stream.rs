@@ -208,9 +208,17 @@ impl Replication {
         Ok(None)
     }
 
-    /// The range of the next whole frame, if it is a pgoutput message; the frame is not taken.
+    /// The range of the next frame that `frame` would take, if it is a pgoutput message; the frame is not taken.
     pub fn next_data(&self) -> Result<Option<Range<usize>>> {
-        Ok(self.message()?.and_then(|message| self.data(&message)))
+        let mut at = self.at;
+        while let Some(message) = self.message_at(at)? {
+            match message.0 {
+                // `frame` passes over these.
+                b'N' | b'S' => at = message.1.end,
+                _ => return Ok(self.data(&message)),
+            }
+        }
+        Ok(None)
     }
 
     /// The first value that `find` returns for one of the pgoutput messages in the buffer; none of them is taken.

@@ -87,6 +87,18 @@ fn a_message_has_the_time_at_which_the_server_sent_it() {
     assert_eq!((stream.bytes(&range), stream.sent_at(&range)), (&b"row"[..], PgTime(3)));
 }
 
+/// What is looked at decides whether the next frame may be taken, so it has to be that one.
+#[test]
+fn a_notice_hides_no_message_from_a_look() {
+    let (mut stream, mut server) = pair();
+    let notices = [message(b'N', b"SNOTICE\0\0"), message(b'S', b"TimeZone\0UTC\0")].concat();
+    server.write_all(&[notices, data(b"one")].concat()).unwrap();
+    stream.read().unwrap();
+    let looked = stream.next_data().unwrap().expect("a message");
+    assert_eq!(stream.frame().unwrap(), Some(Frame::Data(looked)));
+    assert_eq!(stream.next_data().unwrap(), None);
+}
+
 #[test]
 fn messages_can_be_looked_at_without_being_taken() {
     let (mut stream, mut server) = pair();

@@ -185,6 +185,18 @@ impl Drop for Synchronous {
     }
 }
 
+/// Checks that the role may see the standbys, before a command changes anything. Call it off the runtime.
+///
+/// # Errors
+/// It may not, or the server does not answer.
+pub fn ensure_visible(context: &SourceContext) -> Result<()> {
+    if context.runtime.block_on(look_up(context, &mut None))?.is_none() {
+        let role = context.database.get_user().unwrap_or_default().to_owned();
+        return Err(Refusal::StandbysHidden { role }.into());
+    }
+    Ok(())
+}
+
 /// Waits until enough synchronous standbys have flushed the WAL up to `position`, for a command that emits rows beside the
 /// stream. `waits` receives what it waits for. Call it off the runtime.
 ///

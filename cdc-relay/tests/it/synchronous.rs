@@ -212,6 +212,14 @@ async fn a_role_that_may_not_see_the_standbys_is_refused_and_goes_on_once_it_may
     let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains(&format!("grant pg_read_all_stats to {role}")), "{report}");
+    // A resnapshot finds it out before it drops the slot.
+    relay.stop().await;
+    harness.slot_is_free().await;
+    let output = harness.command("resnapshot").arg("--yes").output().expect("the program");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && stderr.contains("grant pg_read_all_stats"), "{stderr}");
+    assert!(harness.positions().await.1.is_some(), "the slot is there");
+    let relay = harness.start();
     let grant = format!("grant pg_read_all_stats to {role}");
     harness.sql.batch_execute(&grant).await.expect("the right");
     relay.streams().await;

@@ -57,8 +57,15 @@ pub fn resolved(routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
     if !source.has_patterns() {
         return Ok((routes.clone(), source.clone()));
     }
-    let mut session = Session::connect_to_read(&database(source)?)?;
-    let selected = published::ask(&mut session, source)?;
+    resolved_by(&mut Session::connect_to_read(&database(source)?)?, routes, source)
+}
+
+/// As [`resolved`], by a session with the source's database.
+pub fn resolved_by(session: &mut Session, routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
+    if !source.has_patterns() {
+        return Ok((routes.clone(), source.clone()));
+    }
+    let selected = published::ask(session, source)?;
     let routes = selected.resolve(routes, source, &BTreeSet::new()).map_err(Refusal::Contract)?;
     let source = routes.source(source.name.get_ref()).unwrap_or(source).clone();
     Ok((routes, source))

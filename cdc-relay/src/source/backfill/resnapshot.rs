@@ -35,7 +35,7 @@ use crate::source::context::SourceContext;
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
-use crate::source::synchronous::await_standbys;
+use crate::source::synchronous::{await_standbys, ensure_visible};
 
 /// The new slot waits for running transactions, and a row filter may skip many rows before the first one.
 const SLOT_AND_FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -86,6 +86,10 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     lock_out_others(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
     let tables = examine::examine(&mut session, &context, slot.as_ref(), &database)?;
+    let waits_for_standbys = context.source.synchronous == SynchronousRule::Require;
+    if waits_for_standbys {
+        ensure_visible(&context)?;
+    }
     if let Some(slot) = slot {
         if !agreed {
             let refusal = admit(checkpoint.as_ref(), &cluster, slot_name, Some(&slot), &database).err();
@@ -108,7 +112,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
             view(Step::Waits(&format!("making the slot: waiting for {blocker} to end")));
         })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
-    if context.source.synchronous == SynchronousRule::Require {
+    if waits_for_standbys {
         // Every row of the slot's snapshot was committed before it.
         await_standbys(&context, begins_at, &mut |what| view(Step::Waits(what)))?;
     }
