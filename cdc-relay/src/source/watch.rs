@@ -2,7 +2,9 @@
 //!
 //! * It has a connection of its own, and compares a small digest. It queries the whole coverage only if the digest changed.
 //! * Each check is a transaction that stays open until the next one: its snapshot still sees the rows that were replaced
-//!   since, and so the transactions that replaced them.
+//!   since, and so the transactions that replaced them. The first one is opened before the coverage of the session is queried, and one
+//!   follows the other within one message: what is altered once is not taken for altered twice.
+//! * A check that takes long goes on if the server answers another connection, for its snapshot would be lost with it.
 //! * A check that reaches another server, since a standby was promoted, ends the session: the stream's server may be frozen and
 //!   never say so. A former primary on a lower timeline ends nothing: the other hosts are tried.
 //! * A failed check is made up for: the next one compares with the last that succeeded.
@@ -18,7 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use self::fit::Fit;
 use crate::checkpoint::refusal::Break;
@@ -30,8 +32,9 @@ use crate::source::coverage::{Command, Coverage, Replaced, losses, query};
 use crate::source::server_identity::{Found, ServerIdentity};
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// The limit of one check.
+/// The limit of one check, and the one of a server that answers others.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+const SLOW_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A finding for the stream.
 #[derive(Debug, Clone)]
@@ -52,6 +55,16 @@ struct Shared {
     vouched: AtomicU64,
 }
 
+/// What a session begins with.
+pub struct WatchStart {
+    /// The server that it reads.
+    pub identity: ServerIdentity,
+    pub coverage: Coverage,
+    pub keys: Keys,
+    /// Opened before the coverage was queried. Without one, a change between the two queries cannot be told from several.
+    pub snapshot: Option<OpenSnapshot>,
+}
+
 /// The task that checks. It ends when this is dropped.
 pub struct Watch {
     shared: Arc<Shared>,
@@ -59,14 +72,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// `identity`: the server that the session reads. `coverage` and `keys` are those at the start of the session. `vouched`: the coverage was in force up to here.
-    pub fn begin(
-        context: &Arc<SourceContext>,
-        identity: ServerIdentity,
-        coverage: Coverage,
-        keys: Keys,
-        vouched: Lsn,
-    ) -> Watch {
+    /// `start`: what the session begins with. `vouched`: its coverage was in force up to here.
+    pub fn begin(context: &Arc<SourceContext>, start: WatchStart, vouched: Lsn) -> Watch {
+        let WatchStart { identity, coverage, keys, snapshot } = start;
         let shared = Arc::new(Shared::default());
         shared.vouched.store(vouched.0, Ordering::Release);
         let checker = Checker {
@@ -74,7 +82,7 @@ impl Watch {
             shared: Arc::clone(&shared),
             identity,
             coverage,
-            open: None,
+            open: snapshot,
             checked_at: vouched,
         };
         let task = context.runtime.spawn(checker.run(Fit::new(context, keys))).abort_handle();
@@ -115,9 +123,33 @@ impl Shared {
 }
 
 /// A connection with the transaction of the last check.
-struct OpenSnapshot {
+pub struct OpenSnapshot {
     client: Client,
     version: u32,
+    /// Empty before the first check.
+    digest: String,
+}
+
+impl OpenSnapshot {
+    /// Opens the snapshot of a session that begins. `None`: the server did not let us; the first check tries again. Call it off the
+    /// runtime.
+    pub fn open(context: &SourceContext, identity: &ServerIdentity) -> Option<OpenSnapshot> {
+        let opened = async { timeout(ANSWER_TIMEOUT, connect(context, identity)).await };
+        let opened = context.runtime.block_on(opened).unwrap_or_else(|_| Err(no_answer()));
+        opened
+            .inspect_err(|error| {
+                let source = context.source.name.get_ref();
+                tracing::warn!(source, "the publication cannot be watched yet: {error:#}");
+            })
+            .ok()
+    }
+}
+
+/// What one message finds out: by the snapshot of the last check, and by the next one.
+struct Look {
+    /// The end of the WAL before.
+    here: Lsn,
+    replaced: Replaced,
     digest: String,
 }
 
@@ -144,8 +176,7 @@ impl Checker {
                     }
                 }
                 _ = ticks.tick() => {
-                    let checked = timeout(ANSWER_TIMEOUT, self.check(&mut fit)).await;
-                    match checked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
+                    match self.check_patiently(&mut fit).await {
                         Ok(None) => outage.is_over(),
                         Ok(Some(refusal)) => return self.notify(Notice::Refused(refusal)),
                         Err(error) => {
@@ -159,40 +190,73 @@ impl Checker {
         }
     }
 
+    /// Checks once. A check that takes long goes on as long as the server answers another connection.
+    async fn check_patiently(&mut self, fit: &mut Fit) -> Result<Option<Refusal>> {
+        let (context, identity) = (Arc::clone(&self.context), self.identity.clone());
+        let mut checking = std::pin::pin!(self.check(fit));
+        if let Ok(checked) = timeout(ANSWER_TIMEOUT, &mut checking).await {
+            return checked;
+        }
+        let probed = timeout(ANSWER_TIMEOUT, connect(&context, &identity)).await;
+        drop(probed.unwrap_or_else(|_| Err(no_answer()))?);
+        timeout(SLOW_ANSWER_TIMEOUT, checking).await.unwrap_or_else(|_| Err(no_answer()))
+    }
+
     /// Checks once. Returns the refusal if the stream must not go on.
     async fn check(&mut self, fit: &mut Fit) -> Result<Option<Refusal>> {
         let publication = self.context.source.publication.get_ref().clone();
-        let (open, replaced) = match self.open.take() {
-            Some(open) => {
-                let replaced = replaced(&open.client, &publication).await?;
-                open.client.simple_query("commit").await?;
-                (open, replaced)
-            }
-            None => (connect(&self.context, &self.identity).await?, Replaced::default()),
+        let (open, has_seen) = match self.open.take() {
+            Some(open) => (open, true),
+            None => (connect(&self.context, &self.identity).await?, false),
         };
-        let here = answer(&open.client, WAL_END).await?.parse().map_err(anyhow::Error::msg)?;
-        open.client.simple_query("begin isolation level repeatable read read only").await?;
-        let digest = self.digest(&open).await?;
+        let Look { here, replaced, digest } = self.look(&open).await?;
         if digest == open.digest {
             self.vouch(here);
             self.open = Some(open);
             return Ok(None);
         }
+        // A new connection has not seen what was replaced since the last check.
+        let replaced = if has_seen { replaced } else { Replaced::default() };
         let found = answer(&open.client, &query::coverage_sql(open.version, &publication)).await?;
         let refusal = self.judge(query::read(&found, &self.context.source)?, &replaced, fit);
         if refusal.is_none() {
             self.vouch(here);
         }
         // The digest covers the tables of the new coverage.
-        let digest = self.digest(&open).await?;
+        let digest = answer(&open.client, &self.digest_sql(open.version)).await?;
         self.open = Some(OpenSnapshot { digest, ..open });
         Ok(refusal)
     }
 
-    async fn digest(&self, open: &OpenSnapshot) -> Result<String> {
+    /// Reads by the snapshot of the last check what was replaced since, and begins the next one. It is one message, since a change
+    /// that comes between the two is found by neither.
+    async fn look(&self, open: &OpenSnapshot) -> Result<Look> {
+        let replaced = query::replaced_sql(self.context.source.publication.get_ref());
+        let digest = self.digest_sql(open.version);
+        let messages =
+            open.client.simple_query(&format!("{WAL_END}; {replaced}; commit; {BEGIN}; {digest}")).await?;
+        let answers = by_statement(messages);
+        let [here, replaced, _commit, _begin, digest, ..] = answers.as_slice() else {
+            bail!("the server did not answer every statement");
+        };
+        let first = |rows: &[SimpleQueryRow]| {
+            let row = rows.first().context("the server returned no row")?;
+            Ok::<_, Error>(row.get(0).unwrap_or_default().to_owned())
+        };
+        let entry = |row: &SimpleQueryRow| {
+            let command = Command { transaction: row.get(1)?.to_owned(), number: row.get(2)?.parse().ok()? };
+            Some((row.get(0)?.to_owned(), command))
+        };
+        Ok(Look {
+            here: first(here)?.parse().map_err(Error::msg)?,
+            replaced: Replaced(replaced.iter().filter_map(entry).collect()),
+            digest: first(digest)?,
+        })
+    }
+
+    fn digest_sql(&self, version: u32) -> String {
         let source = &self.context.source;
-        let tables = self.coverage.watched(source);
-        answer(&open.client, &query::digest_sql(open.version, source.publication.get_ref(), &tables)).await
+        query::digest_sql(version, source.publication.get_ref(), &self.coverage.watched(source))
     }
 
     /// Records that nothing was lost up to the last check. Changes of transactions that were open then are visible by now.
@@ -235,9 +299,11 @@ impl Checker {
     }
 }
 
+const BEGIN: &str = "begin isolation level repeatable read read only";
 const WAL_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() \
                        else pg_catalog.pg_current_wal_lsn() end";
 
+/// Connects, and opens a snapshot.
 async fn connect(context: &SourceContext, identity: &ServerIdentity) -> Result<OpenSnapshot> {
     let client = context.database.connect().await?;
     let found = ServerIdentity::of(&client).await?;
@@ -258,6 +324,8 @@ async fn connect(context: &SourceContext, identity: &ServerIdentity) -> Result<O
     }
     let version = answer(&client, "select pg_catalog.current_setting('server_version_num')").await?;
     let version: u32 = version.parse().context("the server's version is not readable")?;
+    // The first query of the transaction takes the snapshot.
+    answer(&client, &format!("{BEGIN}; {WAL_END}")).await?;
     Ok(OpenSnapshot { client, version: version / 10_000, digest: String::new() })
 }
 
@@ -271,17 +339,21 @@ async fn answer(client: &Client, sql: &str) -> Result<String> {
     Ok(row.context("the server returned no row")?.to_owned())
 }
 
-/// Returns the replaced rows in the snapshot of the last check.
-async fn replaced(client: &Client, publication: &str) -> Result<Replaced> {
-    let messages = client.simple_query(&query::replaced_sql(publication)).await?;
-    let entry = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => {
-            let command = Command { transaction: row.get(1)?.to_owned(), number: row.get(2)?.parse().ok()? };
-            Some((row.get(0)?.to_owned(), command))
+/// The rows of each statement of a message.
+fn by_statement(messages: Vec<SimpleQueryMessage>) -> Vec<Vec<SimpleQueryRow>> {
+    let (mut statements, mut rows) = (Vec::new(), Vec::new());
+    for message in messages {
+        match message {
+            SimpleQueryMessage::Row(row) => rows.push(row),
+            SimpleQueryMessage::CommandComplete(_) => statements.push(std::mem::take(&mut rows)),
+            _ => {}
         }
-        _ => None,
-    };
-    Ok(Replaced(messages.iter().filter_map(entry).collect()))
+    }
+    statements
+}
+
+fn no_answer() -> Error {
+    anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs())
 }
 
 /// Logs the beginning and the end of an outage, and not each failure.

@@ -38,7 +38,7 @@ use crate::source::server_identity::ServerIdentity;
 use crate::source::stream::{HandedOver, ReleaseInput, SessionClients, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::succession::StandbyWait;
-use crate::source::watch::Watch;
+use crate::source::watch::{OpenSnapshot, Watch, WatchStart};
 
 /// How often a standby checks whether the slot is free.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
@@ -101,6 +101,7 @@ struct ReadySource {
     /// The confirmed position of the slot.
     begin: Lsn,
     record: Record,
+    watched: Option<OpenSnapshot>,
 }
 
 /// A start whose session reads the slot.
@@ -238,6 +239,8 @@ impl SourceWorker {
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let (mut checkpoint, known) =
             self.begin(start, &mut session, &cluster, SavedState { checkpoint, publication }, confirmed)?;
+        // It has to see what the publication is altered to from here on.
+        let watched = OpenSnapshot::open(&self.context, &ServerIdentity::from(&checkpoint));
         let record = self.covered(&mut session, known, &checkpoint)?;
         checkpoint.vouched = checkpoint.acknowledged;
         // Saved before anything is emitted without the rule.
@@ -257,7 +260,8 @@ impl SourceWorker {
         };
         let begun = Begun { checkpoint: &checkpoint, record: &record, cluster: &cluster, facts: &facts, end };
         let snapshots = replication.confirm_while(|| self.take_slot(&slot_name, begun, tables, positions))?;
-        self.stream(replication, ReadySource { checkpoint, begin: confirmed, record }, snapshots)
+        let ready = ReadySource { checkpoint, begin: confirmed, record, watched };
+        self.stream(replication, ready, snapshots)
     }
 
     /// Checks what only the reader of the slot can check, and saves the checkpoint. Returns the snapshots.
@@ -308,14 +312,18 @@ impl SourceWorker {
         ready: ReadySource,
         snapshots: Option<Snapshots>,
     ) -> Result<(), AttemptError> {
-        let ReadySource { checkpoint, begin, record } = ready;
+        let ReadySource { checkpoint, begin, record, watched } = ready;
         self.context.metrics.stream.sessions.inc();
         self.standby_wait.ends();
         let relay = &self.context.routes.relay;
         let (acknowledged, doubt) = (checkpoint.acknowledged, self.stuck.doubt());
-        let (coverage, keys) = (record.coverage.clone(), self.keys.clone());
-        let identity = ServerIdentity::from(&checkpoint);
-        let watch = Watch::begin(&self.context, identity, coverage, keys, checkpoint.acknowledged);
+        let watch = WatchStart {
+            identity: ServerIdentity::from(&checkpoint),
+            coverage: record.coverage.clone(),
+            keys: self.keys.clone(),
+            snapshot: watched,
+        };
+        let watch = Watch::begin(&self.context, watch, checkpoint.acknowledged);
         let standbys = self.standbys(&checkpoint);
         let mut emitted = Emitted::before(&checkpoint);
         let sent_lsn = self.emitted.until(&checkpoint);

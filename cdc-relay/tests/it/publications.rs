@@ -137,6 +137,37 @@ async fn a_row_that_leaves_the_filter_of_its_publication_is_emitted_as_the_route
     drop(relay);
 }
 
+/// A slow server must not make one change of the publication look like several: the proof is in the snapshot of the check before.
+#[tokio::test]
+async fn a_publication_that_is_altered_once_while_the_server_is_slow_is_taken_as_altered_once() {
+    let mut harness = Harness::bare("slowcheck").await;
+    run(&harness, "create table t (id int primary key, v int)").await;
+    run(&harness, "create publication p for table t with (publish = 'insert, update')").await;
+    let routes = five_lines(&harness, "{ name = \"t\", deletes = \"ignore\" }");
+    harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let relay = harness.streaming().await;
+    run(&harness, "begin; lock table pg_catalog.pg_publication in access exclusive mode").await;
+    eventually("a check that takes longer than it should", || async {
+        let query = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+                     and application_name = 'cdc-relay' and clock_timestamp() - query_start > interval '6 seconds'";
+        // A transaction sees the same activity all the time.
+        run(&harness, "select pg_stat_clear_snapshot()").await;
+        harness.sql.query_opt(query, &[]).await.expect("activity")
+    })
+    .await;
+    run(&harness, "alter publication p set (publish = 'insert, update, delete'); commit").await;
+    eventually("the relay to have noted what is published", || async {
+        let records = kafka::read(&format!("{}.state", harness.name));
+        let noted = |event: &&kafka::Event| event.key.ends_with("/publication");
+        records.iter().rfind(noted).filter(|event| event.value.contains("\"deletes\":true")).map(|_| ())
+    })
+    .await;
+    run(&harness, "insert into t values (1, 1)").await;
+    distinct(&format!("{}.t", harness.name), 1).await;
+    assert_eq!(relay.metric("cdc_relay_sessions_total"), 1.0, "one session all the time");
+    drop(relay);
+}
+
 /// The routes take what the publication sends: a publication without updates would miss them in silence.
 #[tokio::test]
 async fn a_publication_that_leaves_out_changes_of_the_routes_is_refused() {
