@@ -169,8 +169,8 @@ impl fmt::Display for Refusal {
 
 fn not_continued(expected: u32, found: u32, why: &str) -> String {
     format!(
-        "the cluster is on timeline {found}, the checkpoint has {expected}: a standby was promoted. Nothing was emitted that no \
-         synchronous standby had, but the relay cannot go on by itself: {why}. `cdc-relay failover` checks again. If the \
+        "the cluster is on timeline {found}, the checkpoint has {expected}: a standby was promoted. As many synchronous standbys as \
+         commits waited for had everything before it was emitted, but the relay cannot go on by itself: {why}. `cdc-relay failover` checks again. If the \
          obstacle cannot be removed: {AGAIN}"
     )
 }

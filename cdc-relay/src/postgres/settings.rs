@@ -32,8 +32,8 @@ pub const AT_START: [(&str, &str); 16] = [
 const AFTERWARDS: [(&str, &str); 9] = [
     ("idle_session_timeout", "0"),
     ("transaction_timeout", "0"),
-    // The relay sends its position every second. The server ends the session of one that does not, because it is suspended or
-    // its machine is gone, and a standby takes over.
+    // The relay sends its position every second, whatever it waits for; four seconds at most while the producer's queue is full. The
+    // server ends the session of one that does not, because it is suspended or its machine is gone, and a standby takes over.
     ("wal_sender_timeout", "6s"),
     // The relay reads nothing while Kafka accepts nothing.
     ("tcp_user_timeout", "0"),

@@ -72,6 +72,19 @@ fn checkpoint_fits(facts: &Facts, name: &str, checkpoint: Option<&Checkpoint>, s
                 ),
             ),
         },
+        // `run` judges more of it than is known here.
+        Err(Refusal::OtherTimeline { expected, found })
+            if found > expected && checkpoint.is_some_and(|checkpoint| checkpoint.synchronous) =>
+        {
+            let found =
+                format!("is of timeline {expected}, and the server is on {found}: a standby was promoted");
+            Finding::warning("slot.checkpoint", subject, found)
+                .why(
+                    "synchronous standbys had everything before it was emitted, so `cdc-relay run` goes on by itself if branch, slot and \
+                     routes fit, and says why if they do not",
+                )
+                .fix("start `cdc-relay run`")
+        }
         Err(refusal) => {
             let lost = !matches!(refusal, Refusal::Contract(_) | Refusal::SlotForeign { .. });
             let found = "does not fit the checkpoint, so the relay refuses to stream";
@@ -235,8 +248,8 @@ pub fn failover(facts: &Facts, name: Option<&str>, waits: bool) -> Vec<Finding> 
                 "the slot does not go with a promotion",
             )
             .why(
-                "before version 17 the server does not copy slots to standbys; after a promotion the relay refuses to \
-                     stream, since nobody knows whether the transactions in between were emitted",
+                "before version 17 the server does not copy slots to standbys; after a promotion to one without it the relay \
+                     refuses to stream, since transactions that were not emitted yet cannot be sent",
             )
             .fix("let Patroni keep it (its permanent slots), or upgrade to 17 and use failover slots")
             .fix("after a promotion without it: cdc-relay resnapshot"),

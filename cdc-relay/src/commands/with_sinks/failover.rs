@@ -31,14 +31,15 @@ use crate::source::inspect;
 
 /// Goes on with a promoted standby, if it provably has everything that was emitted, and nothing is lost.
 ///
-/// After a promotion `run` refuses, since the timeline differs. This command asks the server where its timeline branched
+/// After a promotion `run` goes on by itself where the checkpoint says that synchronous standbys had everything before it was
+/// emitted, and otherwise refuses, since the timeline differs. This command asks the server where its timeline branched
 /// off, reads on Kafka up to which commit anything was emitted, and checks the slot. All emitted events must have been
 /// committed before the branch, and the slot must exist and not be past the last acknowledged commit. Then the command
 /// writes the new timeline to the checkpoint, and `run` goes on in the same chain of positions. Otherwise it says why,
 /// and `cdc-relay resnapshot` is the alternative.
 ///
 /// The slot exists on the standby if it is a failover slot (PostgreSQL 17 and newer), or if Patroni keeps it there. The standby
-/// has all emitted changes if it is synchronous and the source says synchronous = "require", or if
+/// has all emitted changes if it is one of the synchronous ones that commits waited for and the source says synchronous = "require", or if
 /// synchronized_standby_slots names its physical slot. The old primary must be gone for good: its later commits are on no
 /// timeline that anybody reads.
 ///

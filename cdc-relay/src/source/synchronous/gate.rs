@@ -5,7 +5,7 @@
 //! * The stream shows the end of a commit record only at the end of the transaction. Where that is not in the buffer yet, the
 //!   transaction waits for the end of the WAL as an answer shows it that was asked for after the transaction had arrived: its
 //!   commit record is flushed before the server decodes it.
-//! * The server is asked only while something waits. Each pause is a quarter of the wait so far, within bounds: so asking adds
+//! * The server is asked while something waits, and at first until everything from before the session is flushed. Each pause is a quarter of the wait so far, within bounds: so asking adds
 //!   at most a quarter to a wait, and a standby that is away for long costs one query a second.
 
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! Goes on with a promoted standby by itself, if synchronous standbys had everything before it was emitted.
 //!
-//! * The checkpoint says that they had. Then a promoted synchronous standby has everything that was emitted, to Kafka and to a
-//!   queue, also what the checkpoint does not show yet.
+//! * The checkpoint says that they had. Then a promoted standby has everything that was emitted, to Kafka and to a queue, also what the
+//!   checkpoint does not show yet, if it is one of those that commits waited for. With `ANY n` of more than n names not every one is:
+//!   whoever promotes has to choose, as for the commits themselves. What was saved is compared with the branch in any case.
 //! * Everything else is judged as `cdc-relay failover` does: the branch of the timeline, the slot, the routes.
 //! * It is refused where events that are emitted again would get other ids.
 //! * Two relays may do this at the same time: the newer checkpoint counts, and only one of them gets the slot.
