@@ -16,7 +16,7 @@ use saga::identity::{Caller, Identity, Scope};
 use saga::parked;
 use saga::problem::{Kind, Problem};
 use saga::rate_limit::RateLimit;
-use saga::shards::{Router, Unowned};
+use saga::shards::Router;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -170,14 +170,8 @@ async fn cancel(public: &PublicContext, user_id: Uuid, id: &str) -> Result<Respo
 
 /// Every shard has all of them, so any may answer.
 async fn services(router: &Router) -> Result<Response, Problem> {
-    let mut found = Err(Unowned::Away.into());
-    for (_, pool) in router.shards() {
-        found = store::services(&pool).await;
-        if found.is_ok() {
-            break;
-        }
-    }
-    let services = found.map_err(|error| unavailable(&error))?;
+    let services = router.any(|pool| async move { store::services(&pool).await }).await;
+    let services = services.map_err(|error| unavailable(&error))?;
     let services: Vec<Value> = services
         .into_iter()
         .map(|(service_id, name)| json!({"service_id": service_id, "name": name}))

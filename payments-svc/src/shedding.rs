@@ -164,7 +164,7 @@ async fn look(sampler: Weak<Sampler>, interval: Duration, router: Router) {
         // The samples of users who are being moved, or whose shard is away, stay.
         for Part { ownership, items } in router.split(&users).await.owned {
             let samples: Vec<(Uuid, Uuid)> = items.into_iter().map(|item| samples[item]).collect();
-            match store::holds(&ownership, &samples).await {
+            match router.in_time(store::holds(&ownership, &samples)).await {
                 Ok(holds) => sampler.judge(&samples, &holds),
                 Err(error) => {
                     router.was_refused(&ownership, &error).await;

@@ -10,7 +10,8 @@
 //!   GB), on 2 cores.
 //! * No index names a column that a step updates: the age never changes, and the walk needs none.
 //! * The kept payments are bounded. While most of the room is used, nothing more is read, and the place to go on is kept.
-//! * Each shard is looked at by itself, and walked through again once it owns other users than before.
+//! * Each shard is looked at by itself, and walked through again once it owns other users than before. One that does not answer in
+//!   time ends the look.
 //! * An instance that cannot read reports nothing. Every instance measures the same rows, so their figures are equal.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -165,7 +166,7 @@ impl Unsettled {
         let mut ages = Vec::new();
         for (name, pool) in self.router.shards() {
             let of_shard = self.shards.entry(name).or_insert_with(OfShard::new);
-            ages.extend(of_shard.look(&pool).await?);
+            ages.extend(self.router.in_time(of_shard.look(&pool)).await?);
         }
         self.metrics.show_unsettled(&ages);
         Ok(())

@@ -131,12 +131,12 @@ impl Payments {
     }
 }
 
-fn golden(kind: &str) -> String {
+pub fn golden(kind: &str) -> String {
     let path = format!("{}/../saga/golden/{kind}.json", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(path).unwrap()
 }
 
-fn about(body: &str, user: Uuid, payment: Uuid) -> String {
+pub fn about(body: &str, user: Uuid, payment: Uuid) -> String {
     let body = body.replace("0198c0de-0000-7000-8000-000000000001", &user.to_string());
     body.replace("0198c0de-0000-7000-8000-000000000002", &payment.to_string())
 }

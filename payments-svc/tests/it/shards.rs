@@ -10,13 +10,17 @@ use payments_svc::saga::Event;
 use payments_svc::shedding::Shedding;
 use payments_svc::store::{self, Acceptance, Filter};
 use saga::consumer::{ApplyError, EventHandler};
+use saga::contract::BALANCE_TOPIC;
+use saga::parked::acts::{Act, ActAnswer, ActRecord, ActRequest, act_on};
+use saga::parked::{self as parked_messages, Parked};
 use saga::postgres;
 use saga::shards::bucket::Bucket;
-use saga::shards::{Ownership, Router, Unowned, is_refused};
+use saga::shards::{Databases, Ownership, Router, Unowned, is_refused};
 use sql::Database;
 use sql::harness::Harness;
 use uuid::Uuid;
 
+use crate::facts::{about, golden};
 use crate::{Payments, TTL, command, new_payment, parked};
 
 /// Far longer than a request takes.
@@ -328,4 +332,92 @@ async fn an_event_of_a_user_who_is_moved_waits_and_those_of_others_are_applied()
     let counts = handler.apply(&both, &[], parked).await.unwrap();
     assert_eq!((counts.applied, counts.already), (1, 1));
     payments.finish().await;
+}
+
+/// The hold of a payment, as if the payment had been missing.
+fn parked_hold(parked_id: &str, user_id: Uuid, payment_id: Uuid) -> Parked {
+    let kind = "balance.held.v1";
+    Parked {
+        parked_id: parked_id.to_owned(),
+        source: BALANCE_TOPIC.to_owned(),
+        message_key: Some(user_id.to_string()),
+        event_type: Some(kind.to_owned()),
+        headers: serde_json::json!({"ce_type": kind}),
+        body: about(&golden(kind), user_id, payment_id).into_bytes(),
+        reason: "missing: payment".to_owned(),
+    }
+}
+
+impl Two {
+    /// Parks a message on the first shard.
+    async fn park(&self, message: Parked) {
+        let mut client = self.router.shards()[0].1.get().await.unwrap();
+        let transaction = client.transaction().await.unwrap();
+        parked_messages::insert(&transaction, &[message]).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+
+    async fn act(&self, act: Act, parked_id: &str) -> ActAnswer {
+        let handler = Handler::new(self.router.clone(), &Metrics::register().unwrap());
+        let (parked_id, operator, reason) = (parked_id.to_owned(), "alice".to_owned(), "a test".to_owned());
+        let request = ActRequest { act, parked_id, operator, reason };
+        act_on(&Databases::from(&self.router), &handler, &request).await.unwrap()
+    }
+}
+
+/// The number of rows of a table.
+async fn count(harness: &Harness, table: &str) -> i64 {
+    let count = format!("select count(*) from {table}");
+    harness.owner().await.unwrap().query_one(&count, &[]).await.unwrap().get(0)
+}
+
+/// The user was moved since the message was parked: it is applied where the user is, and the act is recorded where it is.
+#[tokio::test]
+async fn a_parked_message_whose_user_is_elsewhere_is_retried_and_put_away() {
+    let shards = Two::new().await;
+    let moved = Uuid::now_v7();
+    shards.change(&shards.one, moved, 1, 3, false).await;
+    shards.change(&shards.two, moved, 2, 4, true).await;
+    let acceptor =
+        Acceptor::start(shards.router.clone(), TTL, Shedding::none(), Metrics::register().unwrap());
+    let accepted = acceptor.accept(new_payment(moved, "key")).await;
+    let Some(Acceptance::Created(accepted)) = accepted else { panic!("{accepted:?}") };
+    shards.park(parked_hold("BalanceTopic/0/1", moved, accepted.payment_id)).await;
+    shards.park(parked_hold("BalanceTopic/0/2", moved, Uuid::now_v7())).await;
+
+    let refused = shards.act(Act::Dismissed, "BalanceTopic/0/1").await;
+    assert!(matches!(&refused, ActAnswer::Refused(why) if why.contains("can be applied")), "{refused:?}");
+    let retried = shards.act(Act::Retried, "BalanceTopic/0/1").await;
+    let ActAnswer::Done(ActRecord { outcome, .. }) = &retried else { panic!("{retried:?}") };
+    assert_eq!(outcome, "applied");
+    let again = shards.act(Act::Retried, "BalanceTopic/0/1").await;
+    assert!(matches!(again, ActAnswer::Repeated(_)), "{again:?}");
+    let held = "payments where status = 'authorized'";
+    assert_eq!((count(&shards.one, held).await, count(&shards.two, held).await), (0, 1));
+
+    let dismissed = shards.act(Act::Dismissed, "BalanceTopic/0/2").await;
+    let ActAnswer::Done(ActRecord { outcome, .. }) = &dismissed else { panic!("{dismissed:?}") };
+    assert!(outcome.starts_with("missing: "), "{outcome}");
+    assert_eq!(
+        (count(&shards.one, "parked_acts").await, count(&shards.two, "parked_acts").await),
+        (2, 0),
+        "beside the messages"
+    );
+    shards.finish().await;
+}
+
+/// So that a retry is one transaction.
+#[tokio::test]
+async fn a_message_is_parked_on_the_shard_of_its_user() {
+    let shards = Two::new().await;
+    let moved = Uuid::now_v7();
+    shards.change(&shards.one, moved, 1, 3, false).await;
+    shards.change(&shards.two, moved, 2, 4, true).await;
+    let handler = Handler::new(shards.router.clone(), &Metrics::register().unwrap());
+    for number in 0..8 {
+        let message = parked_hold(&format!("BalanceTopic/0/{number}"), moved, Uuid::now_v7());
+        handler.apply(&[], &[message], parked).await.unwrap();
+    }
+    assert_eq!((count(&shards.one, "parked").await, count(&shards.two, "parked").await), (0, 8));
+    shards.finish().await;
 }
