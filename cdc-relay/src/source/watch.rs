@@ -61,7 +61,7 @@ pub struct WatchStart {
     pub identity: ServerIdentity,
     pub coverage: Coverage,
     pub keys: Keys,
-    /// Opened before the coverage was queried. Without one, a change between the two queries cannot be told from several.
+    /// Opened before the coverage was queried. Without one, a change between the two queries cannot be distinguished from several.
     pub snapshot: Option<OpenSnapshot>,
 }
 

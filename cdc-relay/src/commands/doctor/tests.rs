@@ -1,5 +1,7 @@
 //! Each check as a table: facts that are fine but for one thing, and what is said of it.
 
+mod promotion;
+
 use super::facts::{Facts, OpenTransaction, Prepared, Role, Setting, Slot, Spill, Walsender};
 use super::sinks::brokers::Topic;
 use super::*;
@@ -314,21 +316,6 @@ fn a_slot_that_is_gone_is_a_loss_and_one_that_was_never_made_is_not() {
     // A slot that no checkpoint names was perhaps read.
     let forgotten = slot::slot(&fine(), "shop", SavedCheckpoint::Nothing);
     assert!(forgotten.iter().any(|f| f.severity == Severity::WouldLoseData), "{forgotten:?}");
-}
-
-/// Whoever reads that everything is lost before `run` goes on by itself makes a resnapshot for nothing.
-#[test]
-fn a_promotion_that_the_relay_may_follow_by_itself_is_no_loss() {
-    let judged = |synchronous, timeline| {
-        let facts = Facts { timeline, ..fine() };
-        let saved = Checkpoint { synchronous, ..checkpoint() };
-        let findings = slot::slot(&facts, "shop", SavedCheckpoint::Saved(&saved));
-        findings.iter().find(|finding| finding.check == "slot.checkpoint").map(|finding| finding.severity)
-    };
-    assert_eq!(judged(true, 1), Some(Severity::Ok));
-    assert_eq!(judged(true, 2), Some(Severity::Warning));
-    assert_eq!(judged(false, 2), Some(Severity::WouldLoseData), "nobody knows what the standby lacks");
-    assert_eq!(judged(true, 0), Some(Severity::WouldLoseData), "it is a former primary");
 }
 
 #[test]
