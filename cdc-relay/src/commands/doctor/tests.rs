@@ -1,5 +1,6 @@
 //! Each check as a table: facts that are fine but for one thing, and what is said of it.
 
+#[path = "tests/promotion.rs"]
 mod promotion;
 
 use super::facts::{Facts, OpenTransaction, Prepared, Role, Setting, Slot, Spill, Walsender};
