@@ -204,7 +204,9 @@ async fn a_role_that_may_not_see_the_standbys_is_refused_and_goes_on_once_it_may
     let servers = pair().await;
     let mut harness = harness_on(&servers, "hidden").await;
     let role = harness.name.clone();
-    let make = format!("create role {role} login replication password 'p'");
+    let make = format!(
+        "create role {role} login replication password 'p'; grant select on all tables in schema public to {role}"
+    );
     harness.sql.batch_execute(&make).await.expect("the role");
     let (_, address) = harness.url.split_once('@').expect("a login");
     harness.url = format!("postgres://{role}:p@{address}");
