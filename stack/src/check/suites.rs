@@ -126,10 +126,12 @@ pub fn build(layout: &Layout, arguments: &[&str]) -> Result<Vec<Suite>> {
 /// Runs every lane at the same time, the suites of a lane one after the other.
 ///
 /// # Errors
-/// When the stack's addresses cannot be read; then nothing has run.
+/// When the stack's addresses are needed and cannot be read; then nothing has run.
 pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Result<Totals> {
+    // Unit tests need no stack: there may be what is left of one whose folder was removed, which has no secrets.
+    let needs_stack = lanes.iter().flatten().any(|suite| suite.kind == Kind::Integration);
     // Once, before the lanes: secrets that are missing are made.
-    let variables = environment::variables(layout)?;
+    let variables = if needs_stack { environment::variables(layout)? } else { Variables::new() };
     let lane = |suites: Vec<Suite>| {
         let mut totals = Totals::default();
         for suite in suites {
