@@ -19,7 +19,7 @@ mod unsettled;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::postgres::{self, Parameters, Pool};
+use saga::postgres::{self, Parameters, Pool, confirm_visible};
 use saga::shards::Ownership;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -91,7 +91,15 @@ pub async fn request_cancel(
         let Some(row) = row else { return Ok(None) };
         let (state, version) = state(&row)?;
         let decided = cancel(&state);
-        let Cancel::Record { row_event } = decided else { return Ok(Some(decided)) };
+        let row_event = match decided {
+            Cancel::Record { row_event } => row_event,
+            Cancel::Already => {
+                // The request may have been recorded by a commit that no standby has.
+                confirm_visible(&client).await?;
+                return Ok(Some(decided));
+            }
+            Cancel::TooLate(_) => return Ok(Some(decided)),
+        };
         let written = client
             .execute(
                 &write,

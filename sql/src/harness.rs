@@ -68,6 +68,14 @@ impl Harness {
         Ok(client)
     }
 
+    /// As [`barriers`], in this database.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn barriers<T>(&self, work: impl Future<Output = T>) -> Result<(T, i64)> {
+        barriers(&self.admin_url, &self.name, work).await
+    }
+
     pub fn admin_url(&self) -> &str {
         &self.admin_url
     }
@@ -83,4 +91,25 @@ impl Harness {
     pub async fn finish(self) -> Result<()> {
         drop_database(&self.admin_url, &self.name).await
     }
+}
+
+/// Does `work` in a database; returns its result, and how many of its commits also waited for all that was visible: so does whoever
+/// acknowledges a row that is there already, and that perhaps no standby has. A logical slot shows them. The pool of `work` is to be
+/// no guarded one, which makes such commits by itself.
+///
+/// # Errors
+/// When the server refuses the slot.
+pub async fn barriers<T>(admin_url: &str, database: &str, work: impl Future<Output = T>) -> Result<(T, i64)> {
+    let client = connect(&admin::with_database(admin_url, database)?).await?;
+    client.batch_execute("set role none").await.context("cannot act as the administrator")?;
+    let slot = format!("barriers_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let make = "select from pg_create_logical_replication_slot($1, 'test_decoding', true)";
+    client.execute(make, &[&slot]).await.context("cannot make a slot")?;
+    let done = work.await;
+    let count =
+        "select count(*) from pg_logical_slot_get_changes($1, null, null) where data like '%coro.barrier%'";
+    let waited = client.query_one(count, &[&slot]).await.context("cannot read the slot")?.get(0);
+    // A database with a slot that is in use cannot be dropped.
+    client.execute("select pg_drop_replication_slot($1)", &[&slot]).await.context("cannot drop the slot")?;
+    Ok((done, waited))
 }

@@ -1,10 +1,12 @@
 //! Credits deposits.
 //!
 //! * The account is locked first, as by a batch; the entry is written and the money moved by a later statement.
-//! * The ledger's primary key says whether a deposit was credited before.
+//! * The ledger's primary key says whether a deposit was credited before. It is answered so once the standbys have that entry
+//!   ([`confirm_visible`]).
 
 use anyhow::Context;
 use saga::contract::AMOUNT_MAX;
+use saga::postgres::confirm_visible;
 use saga::shards::Ownership;
 use tokio_postgres::error::DbError;
 use uuid::Uuid;
@@ -74,7 +76,12 @@ pub async fn deposit(
     let read = transaction.prepare_cached(READ).await?;
     let row = transaction.query_one(&read, &[&user_id, &deposit_id, buckets, epochs]).await;
     let before: i64 = row.context("cannot read deposit")?.get(0);
-    Ok(if before == amount { Deposit::Repeated } else { Deposit::KeyReused })
+    if before != amount {
+        return Ok(Deposit::KeyReused);
+    }
+    confirm_visible(&transaction).await?;
+    transaction.commit().await.context("cannot commit")?;
+    Ok(Deposit::Repeated)
 }
 
 fn exceeds_balance_max(error: &tokio_postgres::Error) -> bool {

@@ -293,6 +293,18 @@ async fn two_different_messages_under_one_id_are_both_parked_and_each_once() {
     ledger.finish().await;
 }
 
+/// The commit that credited it may be on no standby yet, and is undone by a promotion then.
+#[tokio::test]
+async fn a_repeated_deposit_is_answered_once_the_standbys_have_it() {
+    let ledger = Ledger::new().await;
+    let (user, deposit) = (Uuid::now_v7(), Uuid::new_v4());
+    for (expected, barriers) in [(Deposit::Credited, 0), (Deposit::Repeated, 1)] {
+        let (done, waited) = ledger.harness.barriers(ledger.deposit(user, deposit, 500)).await.unwrap();
+        assert_eq!((done.unwrap(), waited), (expected, barriers));
+    }
+    ledger.finish().await;
+}
+
 #[tokio::test]
 async fn a_deposit_is_credited_once_per_key() {
     let ledger = Ledger::new().await;

@@ -362,6 +362,22 @@ async fn a_cancel_after_the_hold_is_published_at_once_and_after_the_end_refused(
     payments.finish().await;
 }
 
+/// The commit that recorded it may be on no standby yet, and is undone by a promotion then.
+#[tokio::test]
+async fn a_repeated_cancel_is_answered_once_the_standbys_have_it() {
+    let payments = Payments::new().await;
+    let (user, id) = payments.accepted().await;
+    let owned = payments.owned(user).await;
+    let mut waited = Vec::new();
+    for _ in 0..2 {
+        let cancel = store::request_cancel(&owned, user, id);
+        let (done, barriers) = payments.harness.barriers(cancel).await.unwrap();
+        waited.push((done.unwrap() == Some(Cancel::Already), barriers));
+    }
+    assert_eq!(waited, [(false, 0), (true, 1)]);
+    payments.finish().await;
+}
+
 #[tokio::test]
 async fn many_cancels_at_once_record_one() {
     let payments = Payments::new().await;

@@ -5,10 +5,11 @@
 //! * Who confirms names a proposal, and the proposal its user. So users are looked up by its id alone; whatever follows names
 //!   their buckets.
 //! * An insert that meets another one writes nothing, and is decided again.
+//! * What was done before is answered so once the standbys have it ([`confirm_visible`]).
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
-use saga::postgres::{self, Transaction};
+use saga::postgres::{self, Transaction, confirm_visible};
 use saga::shards::Ownership;
 use serde_json::Value;
 use tokio_postgres::Row;
@@ -155,8 +156,12 @@ async fn propose(owned: &Ownership, proposal: &NewProposal) -> anyhow::Result<Pr
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
     if let Some(row) = read_proposal(&transaction, owned, proposal.resolution_id).await? {
         let at = row.get("proposed_at");
-        let is_same = is_same(proposal, &row)?;
-        return Ok(if is_same { Proposed::Repeated(at) } else { Proposed::KeyReused });
+        if !is_same(proposal, &row)? {
+            return Ok(Proposed::KeyReused);
+        }
+        confirm_visible(&transaction).await?;
+        transaction.commit().await.context("cannot commit")?;
+        return Ok(Proposed::Repeated(at));
     }
     let found = read_charge(&transaction, owned, proposal.terms.payment_id, "").await?;
     let document = found.as_ref().map(|(_, document)| document);
@@ -213,7 +218,11 @@ async fn confirm(
     };
     match may_confirm(&proposal, operator) {
         MayConfirm::Yes => {}
-        MayConfirm::Repeated => return Ok(Confirmed::Repeated(confirmation(&row))),
+        MayConfirm::Repeated => {
+            confirm_visible(&transaction).await?;
+            transaction.commit().await.context("cannot commit")?;
+            return Ok(Confirmed::Repeated(confirmation(&row)));
+        }
         MayConfirm::No(why) => return Ok(Confirmed::Refused(why)),
     }
     let written = written(&transaction, owned, &terms, &evidence, row.get("charge_version")).await?;

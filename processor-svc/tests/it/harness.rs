@@ -84,6 +84,11 @@ impl Database {
         Store::new(self.pool.clone(), lease)
     }
 
+    /// The result of `work`, and how many of its commits waited for all that was visible.
+    pub async fn barriers<T>(&self, work: impl Future<Output = T>) -> (T, i64) {
+        sql::harness::barriers(&self.admin_url, &self.name, work).await.unwrap()
+    }
+
     pub async fn query(&self, sql: &str) -> Vec<Row> {
         self.pool.get().await.unwrap().query(sql, &[]).await.unwrap()
     }

@@ -77,7 +77,9 @@ async fn a_proposal_changes_nothing_and_its_confirmation_one_row_once() {
     let job = job("5551234");
     unknown(&database, &store, &job).await;
     let proposal = proposed(&store, &job.charge, succeeded()).await;
-    assert!(matches!(store.propose(&proposal).await.unwrap(), Proposed::Repeated(_)));
+    // Its commit may be on no standby yet.
+    let (repeated, waited) = database.barriers(store.propose(&proposal)).await;
+    assert!(matches!(repeated.unwrap(), Proposed::Repeated(_)) && waited == 1);
     let other = NewProposal { evidence: Evidence::NeverMade, ..proposal.clone() };
     assert_eq!(store.propose(&other).await.unwrap(), Proposed::KeyReused);
     let id = job.charge.payment_id;
@@ -90,8 +92,8 @@ async fn a_proposal_changes_nothing_and_its_confirmation_one_row_once() {
     assert_eq!(confirmation.outcome, "applied");
     let before = confirmation.before.clone().unwrap();
     assert_eq!((&before["status"], &confirmation.after["status"]), (&"unknown".into(), &"succeeded".into()));
-    let again = store.confirm(proposal.resolution_id, "bob", "once more").await.unwrap();
-    assert_eq!(again, Confirmed::Repeated(confirmation));
+    let (again, waited) = database.barriers(store.confirm(proposal.resolution_id, "bob", "once more")).await;
+    assert_eq!((again.unwrap(), waited), (Confirmed::Repeated(confirmation), 1));
     let third = store.confirm(proposal.resolution_id, "carol", "x").await.unwrap();
     assert!(matches!(third, Confirmed::Refused(_)), "{third:?}");
     assert_eq!(row(&database, id).await, ("succeeded".into(), 3, job.charge.user_id, 15_000));
