@@ -4,8 +4,9 @@
 //! * Nothing from that record on is committed. What is behind it was applied or passed over too, and is read again with it.
 //! * Once a record was passed over, those behind it of the same user are too, whether or not the database answers by then. So the
 //!   order of a user's events is kept. Of a user the bucket is kept, so that no memory grows ([`passed_over`](super::passed_over)).
-//! * The first record is tried again with back-off. Once it can be applied, its partition is read again from it. What waits and
-//!   is before it goes on waiting. What was applied behind it is known, and only its offset is stored.
+//! * The first record is tried again with back-off, and one of each of the last few users. Once one of them can be applied, the
+//!   partition is read again from the first one; whoever is still away is passed over again. What waits and is before it goes on
+//!   waiting. What was applied behind it is known, and only its offset is stored.
 //! * Those of a revoked partition are dropped: its new owner reads from there.
 
 use std::collections::btree_map::Entry;
@@ -125,8 +126,7 @@ fn slot_of(read: &PendingRecord<'_>) -> Bucket {
 }
 
 impl<'c, S: Subscriber> Loop<'c, S> {
-    /// Tries the first record that was passed over of each partition. Once it can be applied, the partition is read again from
-    /// there.
+    /// Tries what was passed over of each partition. Once one record can be applied, the partition is read again from the first one.
     pub(super) fn read_absent_again(
         &self,
         carried: &mut Carried<'c>,
@@ -140,11 +140,8 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         let mut are_read_again = false;
         for key in absent.due(Instant::now()) {
             let Some(passed_over) = absent.partitions.get(&key) else { continue };
-            let first = &passed_over.first;
             self.metrics.retries.with_label_values(&["absent"]).inc();
-            let verdict = self.apply_part(std::slice::from_ref(first), carried)?;
-            let is_absent = matches!(verdict, Verdict::Absent(_) | Verdict::Moving(_) | Verdict::Stopped);
-            if is_absent || !self.seek(first) {
+            if !self.is_one_back(passed_over, carried)? || !self.seek(passed_over.first()) {
                 continue;
             }
             let comes_again = |read: &PendingRecord<'c>| {
@@ -164,6 +161,22 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             self.consumer.resume(&self.consumer.assignment()?).context("cannot resume partitions")?;
         }
         Ok(())
+    }
+
+    /// Whether one of the records can be applied, or at least somebody answers about it.
+    fn is_one_back(
+        &self,
+        passed_over: &PassedOver<PendingRecord<'c>>,
+        carried: &mut Carried<'c>,
+    ) -> anyhow::Result<bool> {
+        for read in passed_over.to_try() {
+            match self.apply_part(std::slice::from_ref(read), carried)? {
+                Verdict::Absent(_) | Verdict::Moving(_) => {}
+                Verdict::Stopped => return Ok(false),
+                Verdict::Done | Verdict::Poison(_) | Verdict::Missing(_) => return Ok(true),
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the partition is read from this record on.

@@ -56,6 +56,29 @@ async fn each_database_comes_back_by_itself() {
     assert_eq!(topics.committed("t", 0), Some(5));
 }
 
+/// The one that has the first event stays away, and the events of the other one do not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_comes_back_first_does_not_wait_for_the_other() {
+    let (topics, reader) = (Topics::new(&[("t", 1)]).await, away(&["x", "y1"]));
+    let records = [("there", "x"), ("here", "a"), ("elsewhere", "y1"), ("elsewhere", "y2"), ("here", "b")];
+    topics.produce_keyed("t", 0, &records);
+    let member = topics.member(&reader, Limits::default());
+    reader.until(|state| state.applied == ["a", "b"]).await;
+    reader.state().absent.remove("y1");
+    reader.until(|state| state.applied.contains(&"y2".to_owned())).await;
+    topics.produce_keyed("t", 0, &[("elsewhere", "y3"), ("here", "c")]);
+    reader.until(|state| state.applied.contains(&"c".to_owned())).await;
+    assert_eq!(reader.state().applied, ["a", "b", "y1", "y1", "y2", "y3", "c"]);
+    assert_eq!(topics.committed("t", 0).unwrap_or_default(), 0);
+
+    reader.state().absent.clear();
+    reader.until(|state| state.applied.contains(&"x".to_owned())).await;
+    topics.produce("t", 0, &["end"]);
+    reader.until(|state| state.applied.contains(&"end".to_owned())).await;
+    member.stop().await;
+    assert_eq!(topics.committed("t", 0), Some(8));
+}
+
 /// The database answers again before the first event was tried again: a later one of the user does not overtake it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_events_of_a_user_stay_in_order() {
