@@ -108,7 +108,7 @@ impl<'c> Absent<'c> {
     }
 
     /// Drops the records of partitions that are no longer assigned.
-    fn keep_only(&mut self, assigned: &TopicPartitionList) {
+    pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
         let is_assigned =
             |(topic, partition): &(String, i32)| assigned.find_partition(topic, *partition).is_some();
         self.partitions.retain(|key, _| is_assigned(key));

@@ -60,7 +60,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         let mut waiting = Waiting::new(Instant::now());
         let mut absent = Absent::new(Instant::now());
         while !self.shutdown.is_cancelled() {
-            self.pause_waiting_partitions(&mut waiting)?;
+            self.pause_waiting_partitions(&mut waiting, &mut absent)?;
             let batch = self.next_batch(&mut carried, &waiting, &mut client_errors)?;
             if !batch.is_empty() {
                 self.metrics.batch_records.observe(batch.len() as f64);
@@ -88,11 +88,18 @@ impl<'c, S: Subscriber> Loop<'c, S> {
 
     /// Pauses the partitions in which a record waits. It is repeated for each batch, since a rebalance brings partitions
     /// that are not paused and a resumed batch resumes all.
-    fn pause_waiting_partitions(&self, waiting: &mut Waiting<'c>) -> anyhow::Result<()> {
+    fn pause_waiting_partitions(
+        &self,
+        waiting: &mut Waiting<'c>,
+        absent: &mut Absent<'c>,
+    ) -> anyhow::Result<()> {
         if waiting.is_empty() {
             return Ok(());
         }
-        waiting.keep_only(&self.consumer.assignment()?);
+        // Of both at once: what waited and is dropped was not applied, and nobody is to believe that it was.
+        let assigned = self.consumer.assignment()?;
+        waiting.keep_only(&assigned);
+        absent.keep_only(&assigned);
         self.consumer.pause(&waiting.partitions()).context("cannot pause partitions")
     }
 

@@ -94,6 +94,8 @@ impl Router {
         let mut state = self.state();
         let are_back = state.shards.iter().all(|shard| !shard.is_away);
         state.is_probed = !are_back;
+        // One that has another address by now counts no more, and was not asked.
+        self.show_away(&state);
         are_back
     }
 }
@@ -245,6 +247,10 @@ mod tests {
         router.may_be_away(0, &anyhow::Error::new(NotInTime)).await;
         assert_eq!(router.away(), [0, 1]);
         assert_eq!(router.standings(), [Standing::Away, Standing::Away]);
+        // They have other addresses by now.
+        router.state().shards.iter_mut().for_each(|shard| shard.is_away = false);
+        assert!(router.are_all_back());
+        assert_eq!(shown().get_metric()[0].get_gauge().get_value(), 0.0);
     }
 
     /// Each time a shard is away again before the task that asks has ended.
