@@ -40,7 +40,7 @@ pub struct Adopt {
 
 /// A bucket on one shard.
 #[derive(Clone, Debug)]
-struct Known {
+struct BucketState {
     row: Ownership,
     /// The other shard of its last change.
     peer: Option<String>,
@@ -62,7 +62,7 @@ enum Verdict {
 }
 
 /// `others`: the bucket on all shards but the restored one, which has this name.
-fn verdict(name: &str, own: Ownership, others: &[Known]) -> Verdict {
+fn verdict(name: &str, own: Ownership, others: &[BucketState]) -> Verdict {
     let owner = others.iter().filter(|other| other.row.owned).map(|other| other.row.epoch).max();
     if !own.owned {
         return if owner.is_some() { Verdict::Agrees } else { Verdict::Lost };
@@ -88,13 +88,13 @@ const KNOWN: &str = "select epoch, owned, peer from owned_buckets order by bucke
 const BUCKETS: i16 = 1024;
 const CHANGE: &str = "select change_ownership($1, $2, $3, $4, null)";
 
-async fn known(client: &Client) -> Result<Vec<Known>> {
+async fn known(client: &Client) -> Result<Vec<BucketState>> {
     let rows = client.query(KNOWN, &[]).await.context("cannot read owned_buckets")?;
     ensure!(rows.len() == BUCKETS as usize, "owned_buckets has {} rows, not {BUCKETS}", rows.len());
     rows.iter()
         .map(|row| {
             let (epoch, owned) = (row.try_get(0)?, row.try_get(1)?);
-            Ok(Known { row: Ownership { epoch, owned }, peer: row.try_get(2)? })
+            Ok(BucketState { row: Ownership { epoch, owned }, peer: row.try_get(2)? })
         })
         .collect()
 }
@@ -159,10 +159,10 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(name: &str, own: &[Known], others: &[Vec<Known>], moving: &BTreeSet<i16>) -> Self {
+    fn new(name: &str, own: &[BucketState], others: &[Vec<BucketState>], moving: &BTreeSet<i16>) -> Self {
         let mut plan = Self::default();
         for ((number, own), at) in (0_i16..).zip(own).zip(0_usize..) {
-            let of_others: Vec<Known> = others.iter().map(|rows| rows[at].clone()).collect();
+            let of_others: Vec<BucketState> = others.iter().map(|rows| rows[at].clone()).collect();
             let is_owned = of_others.iter().any(|other| other.row.owned);
             match verdict(name, own.row, &of_others) {
                 _ if moving.contains(&number) => plan.left.push(number),
@@ -265,9 +265,9 @@ mod tests {
     fn verdicts() {
         let owned = |epoch| Ownership { epoch, owned: true };
         let not = |epoch| Ownership { epoch, owned: false };
-        let owner = |epoch| Known { row: owned(epoch), peer: None };
-        let other = |epoch, peer: &str| Known { row: not(epoch), peer: Some(peer.to_owned()) };
-        let added = |epoch| Known { row: not(epoch), peer: None };
+        let owner = |epoch| BucketState { row: owned(epoch), peer: None };
+        let other = |epoch, peer: &str| BucketState { row: not(epoch), peer: Some(peer.to_owned()) };
+        let added = |epoch| BucketState { row: not(epoch), peer: None };
         for (own, others, expected) in [
             (owned(5), vec![added(2), added(1)], Verdict::Agrees),
             // Born beside a shard that was added later.
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn buckets_of_open_moves_are_left_alone() {
-        let known = |epoch, owned| Known { row: Ownership { epoch, owned }, peer: None };
+        let known = |epoch, owned| BucketState { row: Ownership { epoch, owned }, peer: None };
         let own = vec![known(1, true), known(1, true)];
         let others = vec![vec![known(2, false), known(3, true)]];
         let plan = Plan::new("one", &own, &others, &BTreeSet::from([1]));

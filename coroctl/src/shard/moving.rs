@@ -238,11 +238,11 @@ pub(super) async fn finish(
 /// What the operator reads first of a move that has not ended.
 fn unfinished(move_id: Uuid, is_fenced: bool) -> String {
     let urgent = match is_fenced {
-        true => "nobody owns the buckets, and requests about them wait: act at once. ",
+        true => "nobody owns the buckets, and requests about them wait: act at once; ",
         false => "",
     };
     format!(
-        "{urgent}The move has not ended. `coroctl shard resume {move_id}` goes on, `coroctl shard abort {move_id}` rolls it back; it \
+        "{urgent}the move has not ended. `coroctl shard resume {move_id}` goes on, `coroctl shard abort {move_id}` rolls it back; it \
          keeps WAL in the slot {} until then",
         replication::name(move_id)
     )
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_move_that_leaves_nobody_as_the_owner_says_so_first() {
         assert!(unfinished(Uuid::nil(), true).starts_with("nobody owns the buckets"));
-        assert!(unfinished(Uuid::nil(), false).starts_with("The move has not ended"));
+        assert!(unfinished(Uuid::nil(), false).starts_with("the move has not ended"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ const COPIED: &str = "
 
 /// How far the copy is.
 #[derive(Default)]
-struct Copied {
+struct CopyState {
     tables: i64,
     following: i64,
     has_worker: bool,
@@ -34,7 +34,7 @@ struct Copied {
     relay_lag: i64,
 }
 
-impl fmt::Display for Copied {
+impl fmt::Display for CopyState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lag = |bytes: i64| match bytes {
             i64::MAX => "an unknown distance".to_owned(),
@@ -70,13 +70,16 @@ impl Mover {
         Ok(())
     }
 
-    async fn copied(&self) -> Result<Copied> {
+    async fn copied(&self) -> Result<CopyState> {
         let name = replication::name(self.moved.move_id);
-        let lags =
-            Copied { target_lag: self.lag().await?, relay_lag: self.relay_lag().await?, ..Copied::default() };
+        let lags = CopyState {
+            target_lag: self.lag().await?,
+            relay_lag: self.relay_lag().await?,
+            ..CopyState::default()
+        };
         let row = self.target.client.query_opt(COPIED, &[&name]).await.context("pg_subscription")?;
         let Some(row) = row else { return Ok(lags) };
-        Ok(Copied {
+        Ok(CopyState {
             tables: row.try_get(0)?,
             following: row.try_get(1)?,
             has_worker: row.try_get(2)?,
@@ -92,12 +95,12 @@ mod tests {
     #[test]
     fn the_state_says_what_is_waited_for() {
         let copied =
-            Copied { tables: 3, following: 1, has_worker: true, target_lag: 2048, relay_lag: i64::MAX };
+            CopyState { tables: 3, following: 1, has_worker: true, target_lag: 2048, relay_lag: i64::MAX };
         let text = copied.to_string();
         assert_eq!(
             text,
             "1 of 3 tables follow; the target is 2 KB behind the source, its relay an unknown distance"
         );
-        assert!(Copied::default().to_string().contains("No worker"));
+        assert!(CopyState::default().to_string().contains("No worker"));
     }
 }

@@ -41,6 +41,7 @@ const SESSION: &str = "
     set tcp_keepalives_count = 3";
 
 const LOCK: &str = "select pg_try_advisory_lock(hashtextextended('coro move', 0))";
+const RELOCK_INTERVAL: Duration = Duration::from_millis(20);
 const RELOCK_TIMEOUT: Duration = Duration::from_secs(1);
 const STANDBY_TIMEOUT: Duration = Duration::from_secs(10);
 const STANDBY_INTERVAL: Duration = Duration::from_millis(2);
@@ -74,7 +75,7 @@ impl Shard {
             if began.elapsed() > RELOCK_TIMEOUT {
                 bail!("the former session of the mover on shard {} has not ended", self.name);
             }
-            sleep(STANDBY_INTERVAL).await;
+            sleep(RELOCK_INTERVAL).await;
         }
         self.await_standby_of_commit().await
     }

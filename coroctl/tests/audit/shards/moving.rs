@@ -359,3 +359,28 @@ async fn no_fence_comes_up_while_a_slot_of_the_relay_is_missing() {
     drop((mover, source, target));
     pair.finish().await;
 }
+
+/// A restore may take it away. Nothing bars a target without a record, whatever was applied to it meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_loses_its_record_under_the_fence_gets_one() {
+    let _turn = SUBSCRIBES.lock().await;
+    let pair = Pair::emitting(Database::Balance).await;
+    if !pair.has_row_filters().await {
+        return pair.finish().await;
+    }
+    let [user, _] = users();
+    let move_id = Uuid::from_u128(0xF00);
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let mut mover = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
+    advance_to(&mut mover, Step::Fence).await;
+    let target = superuser(&pair.two).await;
+    let lose = "delete from moving_buckets;
+                delete from moves;
+                insert into refinery_schema_history (version, name, applied_on, checksum) values (99, 'test', '', '')";
+    target.batch_execute(lose).await.unwrap();
+    assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
+    assert!(record::read(&target, move_id).await.unwrap().is_some());
+    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
+    drop((mover, target));
+    pair.finish().await;
+}
