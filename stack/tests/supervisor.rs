@@ -199,7 +199,10 @@ fn what_is_removed_ends_and_is_forgotten_until_it_is_run_again() {
     remove();
     assert_eq!(names(), ["first"]);
     // One that comes back while it ends is there as before.
-    harness.run("second", "trap '' TERM; while :; do sleep 0.1; done", Restart::Always);
+    let trapped = harness.dir.join("trapped");
+    let stubborn = format!("trap '' TERM; touch '{}'; while :; do sleep 0.1; done", trapped.display());
+    harness.run("second", &stubborn, Restart::Always);
+    until("it ignores the signal", || trapped.exists());
     let (mut client, spec) = (harness.client(), harness.spec("second", SLEEP, Restart::Always));
     let removed =
         std::thread::spawn(move || client.send(&Request::Remove { name: "second".into() }).map(drop));
