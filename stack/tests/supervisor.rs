@@ -66,6 +66,15 @@ impl Harness {
         self.child(name).id.unwrap()
     }
 
+    /// One that does not end when it is asked to. It returns once that is so.
+    fn run_deaf(&self, name: &str, restart: Restart) -> ProcessId {
+        let deaf = self.dir.join("deaf");
+        let script = format!("trap '' TERM; touch '{}'; while :; do sleep 0.1; done", deaf.display());
+        let id = self.run(name, &script, restart);
+        until("it ignores the signal", || deaf.exists());
+        id
+    }
+
     fn child(&self, name: &str) -> ChildStatus {
         self.client().status().unwrap().into_iter().find(|child| child.name == name).unwrap()
     }
@@ -174,7 +183,7 @@ fn a_crash_loop_backs_off() {
 #[test]
 fn a_stopped_service_stays_stopped_also_when_it_does_not_listen() {
     let harness = Harness::start("stop");
-    let id = harness.run("deaf", "trap '' TERM; while :; do sleep 0.1; done", Restart::Always);
+    let id = harness.run_deaf("deaf", Restart::Always);
     harness.client().send(&Request::Stop { name: "deaf".into() }).unwrap();
     assert!(!id.alive());
     assert_eq!((harness.child("deaf").state.as_str(), harness.members().len()), ("stopped", 0));
@@ -199,10 +208,7 @@ fn what_is_removed_ends_and_is_forgotten_until_it_is_run_again() {
     remove();
     assert_eq!(names(), ["first"]);
     // One that comes back while it ends is there as before.
-    let trapped = harness.dir.join("trapped");
-    let stubborn = format!("trap '' TERM; touch '{}'; while :; do sleep 0.1; done", trapped.display());
-    harness.run("second", &stubborn, Restart::Always);
-    until("it ignores the signal", || trapped.exists());
+    harness.run_deaf("second", Restart::Always);
     let (mut client, spec) = (harness.client(), harness.spec("second", SLEEP, Restart::Always));
     let removed =
         std::thread::spawn(move || client.send(&Request::Remove { name: "second".into() }).map(drop));
@@ -276,7 +282,7 @@ fn orphans_are_found_without_the_state_file() {
 fn down_leaves_nothing_and_says_so() {
     let harness = Harness::start("down");
     harness.run("service", SLEEP, Restart::Always);
-    harness.run("deaf", "trap '' TERM; while :; do sleep 0.1; done", Restart::OnCommand);
+    harness.run_deaf("deaf", Restart::OnCommand);
     let output = harness.command(&["down"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("none is left"), "{output:?}");
     assert_eq!(harness.members(), []);
