@@ -144,6 +144,21 @@ async fn wait_for_standby(admin: &Client, name: &str) {
     }
 }
 
+async fn pid(client: &Client) -> i32 {
+    client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0)
+}
+
+/// Cancels a commit once it waits for a standby: no time-out of a statement does that.
+async fn cancel_waiting(admin: &Client, pid: i32) {
+    let cancel =
+        "select pg_cancel_backend(pid) from pg_stat_activity where pid = $1 and wait_event = 'SyncRep'";
+    let until = Instant::now() + WAIT_TIMEOUT;
+    while admin.query(cancel, &[&pid]).await.unwrap().is_empty() {
+        assert!(Instant::now() < until, "no commit waits");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_wait_for_a_standby_was_cancelled_is_not_believed_and_its_row_not_shown() {
     let postgres = Postgres::start().await;
@@ -157,16 +172,18 @@ async fn a_commit_whose_wait_for_a_standby_was_cancelled_is_not_believed_and_its
     let other_instance = guarded_pool(&url, 1, "balance-svc").unwrap();
     let other = other_instance.get().await.unwrap();
     wait_for_standby(&admin, "nobody").await;
-    client.batch_execute("set statement_timeout = '300ms'").await.unwrap();
     let insert = "insert into accounts (user_id, available, held) values (gen_random_uuid(), 0, 0)";
     let until = Instant::now() + WAIT_TIMEOUT;
     // The setting comes to each session at its next statement.
-    let inserted = loop {
-        let inserted = client.execute(insert, &[]).await;
-        if inserted.is_err() || Instant::now() > until {
-            break inserted;
+    let inserting = async {
+        loop {
+            let inserted = client.execute(insert, &[]).await;
+            if inserted.is_err() || Instant::now() > until {
+                break inserted;
+            }
         }
     };
+    let (inserted, ()) = tokio::join!(inserting, cancel_waiting(&admin, pid(&client).await));
     assert!(inserted.as_ref().is_err_and(tokio_postgres::Error::is_closed), "{inserted:?}");
     drop(client);
     let away = reachable(&guarded).await.unwrap_err();
@@ -175,8 +192,8 @@ async fn a_commit_whose_wait_for_a_standby_was_cancelled_is_not_believed_and_its
     let count = "select count(*) from accounts";
     let rows: i64 = other.query_one(count, &[]).await.unwrap().get(0);
     assert!(rows >= 1);
-    other.batch_execute("set statement_timeout = '300ms'").await.unwrap();
-    assert!(confirm_visible(&other).await.is_err());
+    let (confirmed, ()) = tokio::join!(confirm_visible(&other), cancel_waiting(&admin, pid(&other).await));
+    assert!(confirmed.is_err());
     // Once the standbys have all of it, and here nobody waits for any, the row is there.
     wait_for_standby(&admin, "").await;
     let client = guarded.get().await.expect("the doubt is settled");
