@@ -5,6 +5,7 @@
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +17,9 @@ use uuid::Uuid;
 
 use crate::harness::WAIT_TIMEOUT;
 
+/// The last base of ports that a test has looked at.
+static LOOKED_AT: AtomicU16 = AtomicU16::new(0);
+
 /// A Postgres that ends with the test, and its data with it.
 struct Postgres {
     layout: Layout,
@@ -26,8 +30,9 @@ impl Postgres {
     async fn start() -> Self {
         let folder = std::env::temp_dir().join(format!("e2e-postgres-{}", Uuid::new_v4().simple()));
         let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        // Above the ports of stacks that tests start.
+        // Above the ports of stacks that tests start. No two look at the same ones: what is free is taken a moment later.
         let bases = (28_000..32_000).step_by(usize::from(PORTS));
+        let bases = bases.filter(|base| LOOKED_AT.fetch_max(*base, Ordering::Relaxed) < *base);
         let layouts = bases.map(|base| Layout::new(Some(folder.clone()), base).unwrap());
         let free = |layout: &Layout| Server::Postgres.ports().iter().all(|port| is_free(layout.port(*port)));
         let layout = layouts.into_iter().find(free).expect("a free port");
@@ -116,8 +121,11 @@ async fn a_frozen_host_is_left_once_another_takes_writes_and_its_statements_fail
     let pool = pool(&url_of(&first, &second), 2, "test").unwrap();
     let client = pool.get().await.unwrap();
     let before = port(&client).await;
+    // A server that is slow to answer at first is passed over.
+    let frozen =
+        [&first, &second].into_iter().find(|server| server.url().contains(&format!(":{before}/"))).unwrap();
     let waiting = tokio::spawn(async move { client.query_one("select pg_sleep(14)", &[]).await.map(drop) });
-    first.signal(Signal::STOP);
+    frozen.signal(Signal::STOP);
     let began = Instant::now();
     let statement = waiting.await.unwrap();
     assert!(statement.as_ref().is_err_and(tokio_postgres::Error::is_closed), "{statement:?}");
@@ -125,7 +133,7 @@ async fn a_frozen_host_is_left_once_another_takes_writes_and_its_statements_fail
     let client = pool.get().await.unwrap();
     assert_ne!(port(&client).await, before);
     // The one before wakes up, and nobody goes back to it.
-    first.signal(Signal::CONT);
+    frozen.signal(Signal::CONT);
     let another = pool.get().await.unwrap();
     assert_ne!(port(&another).await, before);
     drop((client, another));
