@@ -104,7 +104,7 @@ impl Mover {
     /// [`is_fenced`](Self::is_fenced) says whether anybody owns the buckets meanwhile.
     pub async fn run(&mut self) -> Result<Outcome> {
         loop {
-            match self.advance().await {
+            match Box::pin(self.advance()).await {
                 Ok(Some(outcome)) => return Ok(outcome),
                 Ok(None) => {}
                 Err(error) if self.is_fenced() && !matches!(self.last, Some(Step::Refuse(_))) => {
@@ -125,7 +125,7 @@ impl Mover {
     /// # Errors
     /// As [`run`](Self::run).
     pub async fn advance(&mut self) -> Result<Option<Outcome>> {
-        let observed = in_time(self.observe()).await?;
+        let observed = Box::pin(in_time(self.observe())).await?;
         let step = next(&observed);
         // Where the target is barred nothing is handed over by it.
         if step == Step::Fence && observed.target == AtTarget::Waits && !self.may_fence().await? {
