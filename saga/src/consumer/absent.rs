@@ -10,22 +10,16 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use backon::ExponentialBackoff;
-use rdkafka::Offset;
-use rdkafka::consumer::Consumer;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::Subscriber;
-use super::batches::{Carried, Loop, RecordPosition, Verdict, record_position};
-use super::waiting::{PendingRecord, Waiting};
+use super::waiting::{PendingRecord, RecordPosition, record_position};
 use crate::backoff;
 use crate::shards::bucket::Bucket;
 
 /// Maximum pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was passed over, by topic and partition.
 pub(super) struct Absent<'c> {
@@ -98,7 +92,7 @@ impl<'c> Absent<'c> {
     }
 
     /// The partitions to try again, when it is time.
-    fn due(&mut self, now: Instant) -> Vec<(String, i32)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(String, i32)> {
         if self.partitions.is_empty() {
             self.pauses = backoff::unlimited(PAUSE_MAX);
             self.next_try = now;
@@ -111,13 +105,27 @@ impl<'c> Absent<'c> {
         self.partitions.keys().cloned().collect()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    /// The first record that was passed over of a partition.
+    pub(super) fn first(&self, partition: &(String, i32)) -> Option<&PendingRecord<'c>> {
+        self.partitions.get(partition).map(|passed_over| &passed_over.first)
+    }
+
+    /// The partition is read again from its first record.
+    pub(super) fn forget(&mut self, partition: &(String, i32)) {
+        self.partitions.remove(partition);
+    }
+
     /// Drops the records of partitions that are no longer assigned.
-    fn keep_only(&mut self, assigned: &TopicPartitionList) {
+    pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
         self.partitions.retain(|(topic, partition), _| assigned.find_partition(topic, *partition).is_some());
     }
 }
 
-fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
+pub(super) fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
     let (topic, partition) = read.topic_partition();
     (topic.to_owned(), partition)
 }
@@ -125,53 +133,4 @@ fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
 /// The key of an event is its user.
 fn slot(read: &PendingRecord<'_>) -> Bucket {
     Bucket::of_bytes(read.message.key().unwrap_or_default())
-}
-
-impl<'c, S: Subscriber> Loop<'c, S> {
-    /// Tries the first record that was passed over of each partition. Where its database answers, the partition is read again
-    /// from there.
-    pub(super) fn read_absent_again(
-        &self,
-        carried: &mut Carried<'c>,
-        waiting: &mut Waiting<'c>,
-        absent: &mut Absent<'c>,
-    ) -> anyhow::Result<()> {
-        if absent.partitions.is_empty() {
-            return Ok(());
-        }
-        absent.keep_only(&self.consumer.assignment()?);
-        let mut are_read_again = false;
-        for key in absent.due(Instant::now()) {
-            let Some(PassedOver { first, .. }) = absent.partitions.get(&key) else { continue };
-            self.metrics.retries.with_label_values(&["absent"]).inc();
-            let verdict = self.apply_part(std::slice::from_ref(first), carried)?;
-            if matches!(verdict, Verdict::Absent(_) | Verdict::Stopped) || !self.seek(first) {
-                continue;
-            }
-            absent.partitions.remove(&key);
-            // What was read behind it comes again.
-            let is_behind = |read: &PendingRecord<'c>| owned_partition(read) == key;
-            carried.retain(|read| !is_behind(read));
-            waiting.drop_those(is_behind);
-            are_read_again = true;
-        }
-        if are_read_again {
-            // Some may be paused for what waited in them.
-            self.consumer.resume(&self.consumer.assignment()?).context("cannot resume partitions")?;
-        }
-        Ok(())
-    }
-
-    /// Whether the partition is read from this record on.
-    fn seek(&self, read: &PendingRecord<'c>) -> bool {
-        let (topic, partition) = read.topic_partition();
-        let offset = Offset::Offset(read.message.offset());
-        match self.consumer.seek(topic, partition, offset, SEEK_TIMEOUT) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, topic, partition, "a partition cannot be read again from what was passed over; it is tried again");
-                false
-            }
-        }
-    }
 }

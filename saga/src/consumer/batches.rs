@@ -4,20 +4,22 @@
 //! * A batch with poison is halved until the poison record is alone; that record is parked.
 //! * A batch with missing rows is split: the events that wait and the records behind them leave it.
 
+mod read_again;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::Message;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::absent::Absent;
 use super::client::{ClientErrors, Health};
 use super::metrics::ConsumerMetrics;
-use super::waiting::{PendingRecord, Waiting, pauses};
+use super::waiting::{PendingRecord, RecordPosition, Waiting, pauses, record_position};
 use super::{ApplyError, BatchCounts, Decoding, Delivery, MissingRow, Record, Subscriber};
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
@@ -328,13 +330,6 @@ struct Records<'m, E> {
     unreadable: Vec<Parked>,
     /// The number of unreadable records that contradict themselves.
     contradictions: usize,
-}
-
-/// Topic, partition and offset.
-pub(super) type RecordPosition = (String, i32, i64);
-
-pub(super) fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
-    (message.topic().to_owned(), message.partition(), message.offset())
 }
 
 /// The missing rows by the position of their event.

@@ -11,7 +11,7 @@
 //!   outcome of the commit is not known, as after a lost connection. The next connection tries the other hosts first: this one may
 //!   be a primary that nobody follows any more.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Connect;
@@ -20,12 +20,13 @@ use postgres_tls::Connection;
 use postgres_tls::hosts::{self, Opened, Preferred};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{AsyncMessage, Client, Config, Error};
 
 use super::doubt::Doubt;
-use super::leader::{self, Leader};
+use super::leader::{Leader, PROBE, PROBE_INTERVAL, PROBE_TIMEOUT, SEARCH_INTERVAL};
 use crate::telemetry::log_text;
 
 /// The function of the server that waits for synchronous standbys. A notice names its function in every language.
@@ -153,9 +154,38 @@ impl Inner {
 async fn open(login: Arc<Inner>) -> Result<(Client, JoinHandle<()>), Error> {
     let (client, driven, host) = login.connect().await?;
     if login.has_other_hosts() && login.leader.opened(host, driven.abort_handle()) {
-        leader::watch(&login);
+        watch(&login);
     }
     Ok((client, driven))
+}
+
+/// Watches the host until the pool is gone, or has no connection.
+fn watch(login: &Arc<Inner>) {
+    tokio::spawn(probe_repeatedly(Arc::downgrade(login)));
+}
+
+async fn probe_repeatedly(login: Weak<Inner>) {
+    let mut probe: Option<Client> = None;
+    loop {
+        sleep(if probe.is_some() { PROBE_INTERVAL } else { SEARCH_INTERVAL }).await;
+        let Some(login) = login.upgrade() else { return };
+        if login.leader.ends() {
+            return;
+        }
+        if let Some(client) = &probe
+            && timeout(PROBE_TIMEOUT, client.simple_query(PROBE)).await.is_ok_and(|answer| answer.is_ok())
+        {
+            continue;
+        }
+        // A host that does not answer is no error of ours: callers say so.
+        probe = match login.connect().await {
+            Ok((client, _, host)) => {
+                login.leader.found(host);
+                Some(client)
+            }
+            Err(_) => None,
+        };
+    }
 }
 
 impl Connect for Login {
