@@ -1,23 +1,13 @@
-//! Keeps a pool on the host that takes writes, where its URL names several with `target_session_attrs=read-write`.
+//! The open connections of a pool, of which only those to the host that takes writes stay, where its URL names several.
 //!
 //! * A frozen server answers nothing and closes nothing: its kernel keeps the connections, and statements on them would wait for as
 //!   long as it is frozen.
-//! * So while there are connections, their host is asked every [`PROBE_INTERVAL`], on a connection of its own. If it does not
-//!   answer, the others are tried, every [`SEARCH_INTERVAL`]. Once another host takes writes, the connections to the first one end: to its caller a
-//!   statement fails as on any lost connection, and its outcome is looked up.
-//! * A host that is slow while no other takes writes keeps its connections. A single host is not watched.
+//! * So once another host takes writes, the connections to the first one end: to its caller a statement fails as on any lost connection,
+//!   and its outcome is looked up. `login` watches the host.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::task::AbortHandle;
-
-pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// While no host takes writes. One of them is about to: nothing is accepted until it is found.
-pub const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
-/// A host that takes longer is taken for frozen, and the others are tried.
-pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-pub const PROBE: &str = "select 1";
 
 /// The open connections of a pool.
 #[derive(Debug, Default)]
