@@ -42,7 +42,7 @@ async fn main() -> Result<()> {
         Action::Chaos(options) => chaos::run(&stack, &options).await,
         Action::Demo => demo::run(&stack).await,
         Action::Drill(options) => drill::run(&stack, &options).await,
-        Action::Leader(options) => leader::run(&stack, &options).await,
+        Action::Leader(options) => Box::pin(leader::run(&stack, &options)).await,
         Action::Load(options) => load::run(&stack, &options).await,
     }
 }

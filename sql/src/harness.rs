@@ -72,8 +72,11 @@ impl Harness {
     ///
     /// # Errors
     /// As there.
-    pub async fn barriers<T>(&self, work: impl Future<Output = T>) -> Result<(T, i64)> {
-        barriers(&self.admin_url, &self.name, work).await
+    pub fn barriers<'a, T: 'a>(
+        &'a self,
+        work: impl Future<Output = T> + 'a,
+    ) -> impl Future<Output = Result<(T, i64)>> + 'a {
+        barriers(&self.admin_url, &self.name, work)
     }
 
     pub fn admin_url(&self) -> &str {
@@ -99,17 +102,27 @@ impl Harness {
 ///
 /// # Errors
 /// When the server refuses the slot.
-pub async fn barriers<T>(admin_url: &str, database: &str, work: impl Future<Output = T>) -> Result<(T, i64)> {
-    let client = connect(&admin::with_database(admin_url, database)?).await?;
-    client.batch_execute("set role none").await.context("cannot act as the administrator")?;
-    let slot = format!("barriers_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let make = "select from pg_create_logical_replication_slot($1, 'test_decoding', true)";
-    client.execute(make, &[&slot]).await.context("cannot make a slot")?;
-    let done = work.await;
-    let count =
-        "select count(*) from pg_logical_slot_get_changes($1, null, null) where data like '%coro.barrier%'";
-    let waited = client.query_one(count, &[&slot]).await.context("cannot read the slot")?.get(0);
-    // A database with a slot that is in use cannot be dropped.
-    client.execute("select pg_drop_replication_slot($1)", &[&slot]).await.context("cannot drop the slot")?;
-    Ok((done, waited))
+pub fn barriers<'a, T: 'a>(
+    admin_url: &'a str,
+    database: &'a str,
+    work: impl Future<Output = T> + 'a,
+) -> impl Future<Output = Result<(T, i64)>> + 'a {
+    // However large it is, the future of the test stays small.
+    let work = Box::pin(work);
+    async move {
+        let client = connect(&admin::with_database(admin_url, database)?).await?;
+        client.batch_execute("set role none").await.context("cannot act as the administrator")?;
+        let slot = format!("barriers_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let make = "select from pg_create_logical_replication_slot($1, 'test_decoding', true)";
+        client.execute(make, &[&slot]).await.context("cannot make a slot")?;
+        let done = work.await;
+        let count = "select count(*) from pg_logical_slot_get_changes($1, null, null) where data like '%coro.barrier%'";
+        let waited = client.query_one(count, &[&slot]).await.context("cannot read the slot")?.get(0);
+        // A database with a slot that is in use cannot be dropped.
+        client
+            .execute("select pg_drop_replication_slot($1)", &[&slot])
+            .await
+            .context("cannot drop the slot")?;
+        Ok((done, waited))
+    }
 }

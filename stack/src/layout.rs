@@ -255,22 +255,16 @@ impl Layout {
     }
 
     /// The secret of one login or listener, `name`: made at the first use, kept in a file of its own where only the
-    /// caller can read it. No two logins share one.
+    /// caller can read it. No two logins share one, and whoever asks, at whatever moment, is told the same: servers are
+    /// prepared side by side, and one may write a password that another signs in with.
     ///
     /// # Errors
     /// When it can be neither read nor written.
     pub fn secret(&self, name: &str) -> Result<String> {
-        let folder = self.secrets();
-        let path = folder.join(name);
-        match fs::read_to_string(&path) {
-            // An empty file is one that a power cut left behind.
-            Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
-            Ok(_) | Err(_) => {}
+        match self.secret_made(name) {
+            Some(secret) => Ok(secret),
+            None => self.alone_with_secrets(|| self.secret_or_new(name)),
         }
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let secret = random()?;
-        write_private(&path, &secret)?;
-        Ok(secret)
     }
 
     /// Makes this secret anew; returns the one before.
@@ -278,9 +272,37 @@ impl Layout {
     /// # Errors
     /// As [`Self::secret`].
     pub fn renew_secret(&self, name: &str) -> Result<String> {
-        let before = self.secret(name)?;
-        write_private(&self.secrets().join(name), &random()?)?;
-        Ok(before)
+        self.alone_with_secrets(|| {
+            let before = self.secret_or_new(name)?;
+            write_private(&self.secrets().join(name), &random()?)?;
+            Ok(before)
+        })
+    }
+
+    fn secret_made(&self, name: &str) -> Option<String> {
+        let secret = fs::read_to_string(self.secrets().join(name)).ok()?;
+        // An empty file is one that a power cut left behind.
+        Some(secret.trim().to_owned()).filter(|secret| !secret.is_empty())
+    }
+
+    fn secret_or_new(&self, name: &str) -> Result<String> {
+        if let Some(secret) = self.secret_made(name) {
+            return Ok(secret);
+        }
+        let secret = random()?;
+        write_private(&self.secrets().join(name), &secret)?;
+        Ok(secret)
+    }
+
+    /// Of all threads and processes, one at a time makes secrets of this stack.
+    fn alone_with_secrets<T>(&self, make: impl FnOnce() -> Result<T>) -> Result<T> {
+        let folder = self.secrets();
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let path = self.dir.join("secrets.lock");
+        let describe = || format!("cannot lock {}", path.display());
+        let mut lock = fd_lock::RwLock::new(fs::File::create(&path).with_context(describe)?);
+        let _alone = lock.write().with_context(describe)?;
+        make()
     }
 
     /// The token that operators show to admin listeners.
@@ -401,6 +423,36 @@ mod tests {
         assert_eq!(layout.socket(), Path::new("/w/.stack/control.sock"));
         let deep = Layout { dir: format!("/{}", "x".repeat(120)).into(), ..layout };
         assert!(deep.socket().as_os_str().len() < 100);
+    }
+
+    #[test]
+    fn all_who_ask_for_a_secret_at_its_first_use_are_told_the_same() {
+        let folder = env::temp_dir().join(format!("stack-secrets-{}", std::process::id()));
+        for round in 0..50 {
+            let layout = Layout {
+                data: folder.clone(),
+                uid: None,
+                ..Layout::new(Some(folder.clone()), 22_000).unwrap()
+            };
+            let name = format!("redis-{round}");
+            if round % 2 == 1 {
+                fs::create_dir_all(layout.secrets()).unwrap();
+                fs::write(layout.secrets().join(&name), "").unwrap();
+            }
+            let gate = std::sync::Barrier::new(8);
+            let ask = || {
+                gate.wait();
+                layout.secret(&name).unwrap()
+            };
+            let mut told: Vec<String> = std::thread::scope(|scope| {
+                let asked: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+                asked.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            told.push(layout.secret(&name).unwrap());
+            told.dedup();
+            assert_eq!(told.len(), 1, "round {round}: {told:?}");
+        }
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

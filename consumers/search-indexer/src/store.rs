@@ -118,13 +118,12 @@ impl Store {
     /// Deletes the indices that `live` follows: the one before it, and those that an interrupted rebuild left.
     async fn delete_before(&self, live: &Index) -> Result<()> {
         let alias = &self.index.alias;
-        let number = number(alias, &live.name)?;
+        let of_live = number(alias, &live.name)?;
         let indices =
             self.index.send(Method::GET, &format!("/{alias}-*/_settings/index.uuid"), Body::None).await?;
         let indices = indices.as_object().context("the settings of indices are an object")?;
-        for name in
-            indices.keys().filter(|name| self::number(alias, name).is_ok_and(|before| before < number))
-        {
+        let is_before = |name: &&String| number(alias, name).is_ok_and(|number| number < of_live);
+        for name in indices.keys().filter(is_before) {
             match self.index.send(Method::DELETE, &format!("/{name}"), Body::None).await {
                 Ok(_) => tracing::info!(index = name, "an index that nobody searches any more was deleted"),
                 // Another rebuild was first.

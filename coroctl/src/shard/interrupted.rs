@@ -58,7 +58,7 @@ async fn go_on(open: &Open, source: Shard, target: Shard, recorded: Recorded) ->
         known;
     let moved =
         Move { move_id, buckets, attempts, incarnations, operator, relay_slots, tables, schema_version };
-    moving::finish(source, target, moved, open.relay_admin_url.clone()).await
+    Box::pin(moving::finish(source, target, moved, open.relay_admin_url.clone())).await
 }
 
 /// Source and target, and an open record.

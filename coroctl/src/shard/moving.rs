@@ -208,7 +208,7 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
         schema_version: conditions.databases.source_version,
     };
     println!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));
-    finish(source, target, moved, options.relay_admin_url.clone()).await
+    Box::pin(finish(source, target, moved, options.relay_admin_url.clone())).await
 }
 
 pub(super) async fn finish(

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::harness::Harness;
+use crate::harness::{Harness, http};
 
 /// Where requests come in.
 fn doors(harness: &Harness) -> [&str; 2] {
@@ -88,7 +88,7 @@ async fn a_user_is_a_uuid_and_nothing_else() {
 #[tokio::test]
 async fn what_is_not_offered_is_a_problem_too() {
     let harness = Harness::shared().await;
-    let http = saga::http_client::builder().build().unwrap();
+    let http = http();
     for door in doors(&harness) {
         let get = async |path: &str| http.get(format!("{door}{path}")).send().await.unwrap();
         for path in ["/nowhere", "/paymentsandmore"] {

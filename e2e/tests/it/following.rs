@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::harness::{Harness, WAIT_TIMEOUT};
+use crate::harness::{Harness, WAIT_TIMEOUT, http};
 
 /// Long enough for the gateway's answer to come while a client waits.
 const SLOW: &str = "0812-slow200";
@@ -18,17 +18,11 @@ pub struct Follower {
 
 impl Follower {
     fn new(user: Uuid) -> Self {
-        Self {
-            identity: ("x-user-id", user.to_string()),
-            http: saga::http_client::builder().build().unwrap(),
-        }
+        Self { identity: ("x-user-id", user.to_string()), http: http() }
     }
 
     pub fn with_token(token: &str) -> Self {
-        Self {
-            identity: ("authorization", format!("Bearer {token}")),
-            http: saga::http_client::builder().build().unwrap(),
-        }
+        Self { identity: ("authorization", format!("Bearer {token}")), http: http() }
     }
 
     pub async fn get(&self, url: &str, last_event_id: Option<&str>) -> Response {

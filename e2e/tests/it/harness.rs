@@ -24,6 +24,11 @@ pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 /// The header of messages that a test produces to be parked.
 pub const EXPLAINED: (&str, &str) = ("explained", "e2e");
 
+/// A client that may be idle for longer than a server keeps its connections.
+pub fn http() -> reqwest::Client {
+    saga::http_client::builder().build().unwrap()
+}
+
 /// Produces as the administrator, to the partitions that the relay chooses.
 pub fn producer() -> FutureProducer {
     Brokers::from_env("KAFKA_ADMIN_CONFIG")

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::following::{Follower, expect_story};
-use crate::harness::{Harness, WAIT_TIMEOUT, binary};
+use crate::harness::{Harness, WAIT_TIMEOUT, binary, http};
 use crate::issuers::{AUDIENCE, Issuer, Keycloak, OidcProvider};
 
 const ALL_SCOPES: &str = "payments:read payments:write";
@@ -80,7 +80,7 @@ impl Services {
         let harness = Harness::shared().await;
         let payments = Verifier::start(&harness, issuer, "payments-svc", "payments").await;
         let balance = Verifier::start(&harness, issuer, "balance-svc", "balance").await;
-        Self { harness, payments, balance, http: saga::http_client::builder().build().unwrap() }
+        Self { harness, payments, balance, http: http() }
     }
 
     /// A request of somebody who also says to be another user.

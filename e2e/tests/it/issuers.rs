@@ -10,6 +10,8 @@ use std::net::TcpListener;
 
 use serde_json::Value;
 
+use crate::harness::http;
+
 pub use keycloak::Keycloak;
 pub use oidc_provider::OidcProvider;
 
@@ -40,7 +42,7 @@ impl Issuer {
             // A stream ends with its token; nobody waits for more.
             ("AUTH_LEEWAY_SECONDS", "0".to_owned()),
         ];
-        Self { url, settings, token_url, http: saga::http_client::builder().build().unwrap() }
+        Self { url, settings, token_url, http: http() }
     }
 
     /// A token of the client that has this scope.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::asyncapi::docs;
-use crate::harness::{Harness, WAIT_TIMEOUT};
+use crate::harness::{Harness, WAIT_TIMEOUT, http};
 use crate::raw_http::request;
 
 /// A name: nothing is ever fetched from there.
@@ -141,7 +141,11 @@ struct Caller<'h> {
     user: Uuid,
 }
 
-impl Caller<'_> {
+impl<'h> Caller<'h> {
+    fn new(harness: &'h Harness, user: Uuid) -> Self {
+        Self { harness, openapi: OpenApi::read(), http: http(), user }
+    }
+
     async fn call(&self, method: Method, path: &str, target: &str, body: Option<&Value>) -> Answer {
         let url = format!("{}{target}", self.harness.stack.edge_url);
         let mut request = self.http.request(method.clone(), url).header("x-user-id", self.user.to_string());
@@ -185,12 +189,7 @@ async fn the_document_is_served_as_it_is() {
 async fn answers_are_as_described() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
-    let caller = Caller {
-        harness: &harness,
-        openapi: OpenApi::read(),
-        http: saga::http_client::builder().build().unwrap(),
-        user,
-    };
+    let caller = Caller::new(&harness, user);
     let order = harness.order(100, "described");
     let post = async |body: &Value| caller.call(Method::POST, "/payments", "/payments", Some(body)).await;
     let paid = post(&order).await;
@@ -221,12 +220,7 @@ async fn answers_are_as_described() {
 async fn searches_are_answered_as_described() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
-    let caller = Caller {
-        harness: &harness,
-        openapi: OpenApi::read(),
-        http: saga::http_client::builder().build().unwrap(),
-        user,
-    };
+    let caller = Caller::new(&harness, user);
     let search =
         async |query: &str| caller.get("/payments/search", &format!("/payments/search?{query}")).await;
     let payment_id = harness.client.pay(user, "0812-78", 100).await.unwrap().to_string();
@@ -250,8 +244,7 @@ async fn searches_are_answered_as_described() {
 #[tokio::test]
 async fn who_has_no_account_has_an_empty_statement_and_no_balance() {
     let harness = Harness::shared().await;
-    let (openapi, http) = (OpenApi::read(), saga::http_client::builder().build().unwrap());
-    let caller = Caller { harness: &harness, openapi, http, user: Uuid::now_v7() };
+    let caller = Caller::new(&harness, Uuid::now_v7());
     assert_eq!(caller.get("/balance", "/balance").await.status, 404);
     let statement = caller.get("/balance/movements", "/balance/movements").await.body;
     assert_eq!(statement, json!({"movements": [], "next_cursor": null}));
@@ -280,12 +273,7 @@ fn the_pattern_of_texts_is_the_rule_of_the_services() {
 async fn payments_that_end_otherwise_are_as_described() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
-    let caller = Caller {
-        harness: &harness,
-        openapi: OpenApi::read(),
-        http: saga::http_client::builder().build().unwrap(),
-        user,
-    };
+    let caller = Caller::new(&harness, user);
     for (client_number, amount, status, reason) in
         [("0812-decline", 100, "failed", "declined:"), ("0812", 5_000, "rejected", "insufficient_funds")]
     {

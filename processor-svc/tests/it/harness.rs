@@ -85,8 +85,12 @@ impl Database {
     }
 
     /// The result of `work`, and how many of its commits waited for all that was visible.
-    pub async fn barriers<T>(&self, work: impl Future<Output = T>) -> (T, i64) {
-        sql::harness::barriers(&self.admin_url, &self.name, work).await.unwrap()
+    pub fn barriers<'a, T: 'a>(
+        &'a self,
+        work: impl Future<Output = T> + 'a,
+    ) -> impl Future<Output = (T, i64)> + 'a {
+        let counted = sql::harness::barriers(&self.admin_url, &self.name, work);
+        async { counted.await.unwrap() }
     }
 
     pub async fn query(&self, sql: &str) -> Vec<Row> {

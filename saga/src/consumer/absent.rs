@@ -13,23 +13,17 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use backon::ExponentialBackoff;
-use rdkafka::Offset;
-use rdkafka::consumer::Consumer;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-use super::Subscriber;
-use super::batches::{Carried, Loop, RecordPosition, Verdict, record_position};
 use super::passed_over::{PassedOver, ReadAgain, slot};
-use super::waiting::{PendingRecord, Waiting};
+use super::waiting::{PendingRecord, RecordPosition, record_position};
 use crate::backoff;
 use crate::shards::bucket::Bucket;
 
 /// Maximum pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was passed over, by topic and partition.
 pub(super) struct Absent<'c> {
@@ -48,7 +42,7 @@ impl<'c> Absent<'c> {
 
     /// Passes over the records behind one of their user, and marks those that were applied before; returns all but the former.
     pub(super) fn hold_over(&mut self, mut part: Vec<PendingRecord<'c>>) -> Vec<PendingRecord<'c>> {
-        if !self.partitions.is_empty() || !self.again.is_empty() {
+        if !self.is_empty() {
             part.retain_mut(|read| self.is_to_go_on(read));
         }
         part
@@ -94,7 +88,7 @@ impl<'c> Absent<'c> {
     }
 
     /// The partitions to try again, when it is time.
-    fn due(&mut self, now: Instant) -> Vec<(String, i32)> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(String, i32)> {
         if self.partitions.is_empty() {
             self.pauses = backoff::unlimited(PAUSE_MAX);
             self.next_try = now;
@@ -107,6 +101,24 @@ impl<'c> Absent<'c> {
         self.partitions.keys().cloned().collect()
     }
 
+    /// Whether nothing is passed over, and nothing is read again.
+    pub(super) fn is_empty(&self) -> bool {
+        self.partitions.is_empty() && self.again.is_empty()
+    }
+
+    /// What was passed over of a partition.
+    pub(super) fn of(&self, partition: &(String, i32)) -> Option<&PassedOver<PendingRecord<'c>>> {
+        self.partitions.get(partition)
+    }
+
+    /// The partition is read again from its first record. `dropped` is the first offset of what was read of it and left
+    /// without being applied.
+    pub(super) fn read_again(&mut self, partition: (String, i32), dropped: Option<i64>) {
+        if let Some(passed_over) = self.partitions.remove(&partition) {
+            self.again.insert(partition, passed_over.read_again(dropped));
+        }
+    }
+
     /// Drops the records of partitions that are no longer assigned.
     pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
         let is_assigned =
@@ -116,79 +128,11 @@ impl<'c> Absent<'c> {
     }
 }
 
-fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
+pub(super) fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
     let (topic, partition) = read.topic_partition();
     (topic.to_owned(), partition)
 }
 
 fn slot_of(read: &PendingRecord<'_>) -> Bucket {
     slot(read.message.key().unwrap_or_default())
-}
-
-impl<'c, S: Subscriber> Loop<'c, S> {
-    /// Tries what was passed over of each partition. Once one record can be applied, the partition is read again from the first one.
-    pub(super) fn read_absent_again(
-        &self,
-        carried: &mut Carried<'c>,
-        waiting: &mut Waiting<'c>,
-        absent: &mut Absent<'c>,
-    ) -> anyhow::Result<()> {
-        if absent.partitions.is_empty() && absent.again.is_empty() {
-            return Ok(());
-        }
-        absent.keep_only(&self.consumer.assignment()?);
-        let mut are_read_again = false;
-        for key in absent.due(Instant::now()) {
-            let Some(passed_over) = absent.partitions.get(&key) else { continue };
-            self.metrics.retries.with_label_values(&["absent"]).inc();
-            if !self.is_one_back(passed_over, carried)? || !self.seek(passed_over.first()) {
-                continue;
-            }
-            let comes_again = |read: &PendingRecord<'c>| {
-                owned_partition(read) == key && passed_over.comes_again(read.message.offset())
-            };
-            let dropped = carried.iter().chain(waiting.records()).filter(|read| comes_again(read));
-            let dropped = dropped.map(|read| read.message.offset()).min();
-            carried.retain(|read| !comes_again(read));
-            waiting.drop_those(comes_again);
-            if let Some(passed_over) = absent.partitions.remove(&key) {
-                absent.again.insert(key, passed_over.read_again(dropped));
-            }
-            are_read_again = true;
-        }
-        if are_read_again {
-            // Some may be paused for what waited in them.
-            self.consumer.resume(&self.consumer.assignment()?).context("cannot resume partitions")?;
-        }
-        Ok(())
-    }
-
-    /// Whether one of the records can be applied, or at least somebody answers about it.
-    fn is_one_back(
-        &self,
-        passed_over: &PassedOver<PendingRecord<'c>>,
-        carried: &mut Carried<'c>,
-    ) -> anyhow::Result<bool> {
-        for read in passed_over.to_try() {
-            match self.apply_part(std::slice::from_ref(read), carried)? {
-                Verdict::Absent(_) | Verdict::Moving(_) => {}
-                Verdict::Stopped => return Ok(false),
-                Verdict::Done | Verdict::Poison(_) | Verdict::Missing(_) => return Ok(true),
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether the partition is read from this record on.
-    fn seek(&self, read: &PendingRecord<'c>) -> bool {
-        let (topic, partition) = read.topic_partition();
-        let offset = Offset::Offset(read.message.offset());
-        match self.consumer.seek(topic, partition, offset, SEEK_TIMEOUT) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, topic, partition, "a partition cannot be read again from what was passed over; it is tried again");
-                false
-            }
-        }
-    }
 }

@@ -5,20 +5,22 @@
 //! * A batch with missing rows, or with users who are being moved, is split: the events that wait and the records behind them leave
 //!   it. An event whose user nobody owns for long is passed over instead (`absent`).
 
+mod read_again;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::Message;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::absent::Absent;
 use super::client::{ClientErrors, Health};
 use super::metrics::ConsumerMetrics;
-use super::waiting::{PendingRecord, Waiting, pauses};
+use super::waiting::{PendingRecord, RecordPosition, Waiting, pauses, record_position};
 use super::{ApplyError, BatchCounts, Decoding, Delivery, Limits, MissingRow, Record, Subscriber};
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
@@ -372,13 +374,6 @@ struct Records<'m, E> {
     contradictions: usize,
     /// The number of records that were applied before their partition was read again.
     already: usize,
-}
-
-/// Topic, partition and offset.
-pub(super) type RecordPosition = (String, i32, i64);
-
-pub(super) fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
-    (message.topic().to_owned(), message.partition(), message.offset())
 }
 
 fn positions<E>(events: &[Delivery<'_, E>], indices: &[usize]) -> HashSet<RecordPosition> {

@@ -139,3 +139,10 @@ fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
     let (topic, partition) = read.topic_partition();
     (topic.to_owned(), partition)
 }
+
+/// Topic, partition and offset.
+pub(super) type RecordPosition = (String, i32, i64);
+
+pub(super) fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
+    (message.topic().to_owned(), message.partition(), message.offset())
+}

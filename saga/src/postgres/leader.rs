@@ -1,27 +1,13 @@
-//! Keeps a pool on the host that takes writes, where its URL names several with `target_session_attrs=read-write`.
+//! The open connections of a pool, of which only those to the host that takes writes stay, where its URL names several.
 //!
 //! * A frozen server answers nothing and closes nothing: its kernel keeps the connections, and statements on them would wait for as
 //!   long as it is frozen.
-//! * So while there are connections, their host is asked every [`PROBE_INTERVAL`], on a connection of its own. If it does not
-//!   answer, the others are tried, every [`SEARCH_INTERVAL`]. Once another host takes writes, the connections to the first one end: to its caller a
-//!   statement fails as on any lost connection, and its outcome is looked up.
-//! * A host that is slow while no other takes writes keeps its connections. A single host is not watched.
+//! * So once another host takes writes, the connections to the first one end: to its caller a statement fails as on any lost connection,
+//!   and its outcome is looked up. `login` watches the host.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
-use tokio_postgres::Client;
-
-use super::login::Inner;
-
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
-/// While no host takes writes. One of them is about to: nothing is accepted until it is found.
-const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
-/// A host that takes longer is taken for frozen, and the others are tried.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-const PROBE: &str = "select 1";
 
 /// The open connections of a pool.
 #[derive(Debug, Default)]
@@ -43,7 +29,7 @@ impl Leader {
     }
 
     /// A host took a connection: it is the one that takes writes, and connections to another one end.
-    fn found(&self, host: usize) {
+    pub fn found(&self, host: usize) {
         let mut connections = self.connections();
         let before = connections.host.replace(host);
         connections.drivers.retain(|(_, driver)| !driver.is_finished());
@@ -66,40 +52,11 @@ impl Leader {
     }
 
     /// Whether no connection is open; then the watch ends.
-    fn ends(&self) -> bool {
+    pub fn ends(&self) -> bool {
         let mut connections = self.connections();
         connections.drivers.retain(|(_, driver)| !driver.is_finished());
         connections.is_watched = !connections.drivers.is_empty();
         !connections.is_watched
-    }
-}
-
-/// Watches the host until the pool is gone, or has no connection.
-pub fn watch(login: &Arc<Inner>) {
-    tokio::spawn(probe_repeatedly(Arc::downgrade(login)));
-}
-
-async fn probe_repeatedly(login: Weak<Inner>) {
-    let mut probe: Option<Client> = None;
-    loop {
-        sleep(if probe.is_some() { PROBE_INTERVAL } else { SEARCH_INTERVAL }).await;
-        let Some(login) = login.upgrade() else { return };
-        if login.leader.ends() {
-            return;
-        }
-        if let Some(client) = &probe
-            && timeout(PROBE_TIMEOUT, client.simple_query(PROBE)).await.is_ok_and(|answer| answer.is_ok())
-        {
-            continue;
-        }
-        // A host that does not answer is no error of ours: callers say so.
-        probe = match login.connect().await {
-            Ok((client, _, host)) => {
-                login.leader.found(host);
-                Some(client)
-            }
-            Err(_) => None,
-        };
     }
 }
 

@@ -4,14 +4,16 @@
 //! * The server and the file cannot be changed at the same moment. In between logins are refused, so a refused one is tried
 //!   again, with the file as it is then, for `REFUSED_TIMEOUT`.
 //! * Open connections outlive the password that they were made with.
-//! * Of several hosts each has a time of its own for its whole answer, and the one that answered last is tried first. `leader`
-//!   leaves a host that does not answer any more.
+//! * Of several hosts each has a time of its own for its whole answer, and the one that answered last is tried first.
+//! * With `target_session_attrs=read-write` the host of the connections is asked every [`PROBE_INTERVAL`], on a connection of its own. If it
+//!   does not answer, the others are tried, every [`SEARCH_INTERVAL`], and `leader` leaves it once another takes writes. A host that is
+//!   slow while no other takes writes keeps its connections. A single host is not watched.
 //! * A commit whose wait for a synchronous standby was cancelled is done on the primary, and a promotion may undo it. The server
 //!   says so in a notice and then reports success. The connection ends with the notice, before the success: to its caller the
 //!   outcome of the commit is not known, as after a lost connection. The next connection tries the other hosts first: this one may
 //!   be a primary that nobody follows any more.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Connect;
@@ -20,12 +22,13 @@ use postgres_tls::Connection;
 use postgres_tls::hosts::{self, Opened, Preferred};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{AsyncMessage, Client, Config, Error};
 
 use super::doubt::Doubt;
-use super::leader::{self, Leader};
+use super::leader::Leader;
 use crate::telemetry::log_text;
 
 /// The function of the server that waits for synchronous standbys. A notice names its function in every language.
@@ -34,6 +37,13 @@ const WAIT_FOR_STANDBYS: &str = "SyncRepWaitForLSN";
 /// Less than the pool allows for a connection.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 const REFUSED_INTERVAL: Duration = Duration::from_millis(100);
+
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// While no host takes writes. One of them is about to: nothing is accepted until it is found.
+const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
+/// A host that takes longer is taken for frozen, and the others are tried.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const PROBE: &str = "select 1";
 
 /// A database, and how to sign in there.
 pub struct Login(Arc<Inner>);
@@ -153,9 +163,38 @@ impl Inner {
 async fn open(login: Arc<Inner>) -> Result<(Client, JoinHandle<()>), Error> {
     let (client, driven, host) = login.connect().await?;
     if login.has_other_hosts() && login.leader.opened(host, driven.abort_handle()) {
-        leader::watch(&login);
+        watch(&login);
     }
     Ok((client, driven))
+}
+
+/// Watches the host until the pool is gone, or has no connection.
+fn watch(login: &Arc<Inner>) {
+    tokio::spawn(probe_repeatedly(Arc::downgrade(login)));
+}
+
+async fn probe_repeatedly(login: Weak<Inner>) {
+    let mut probe: Option<Client> = None;
+    loop {
+        sleep(if probe.is_some() { PROBE_INTERVAL } else { SEARCH_INTERVAL }).await;
+        let Some(login) = login.upgrade() else { return };
+        if login.leader.ends() {
+            return;
+        }
+        if let Some(client) = &probe
+            && timeout(PROBE_TIMEOUT, client.simple_query(PROBE)).await.is_ok_and(|answer| answer.is_ok())
+        {
+            continue;
+        }
+        // A host that does not answer is no error of ours: callers say so.
+        probe = match login.connect().await {
+            Ok((client, _, host)) => {
+                login.leader.found(host);
+                Some(client)
+            }
+            Err(_) => None,
+        };
+    }
 }
 
 impl Connect for Login {

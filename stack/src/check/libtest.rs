@@ -13,6 +13,9 @@ const LINE_MAX: usize = 300;
 #[derive(Default)]
 pub struct Reader {
     passed: u64,
+    /// By the program's own count.
+    failed_count: usize,
+    /// Those whose names were read.
     failed: Vec<Failure>,
     counted: bool,
     /// The last line that was not empty.
@@ -37,8 +40,10 @@ impl Reader {
         }
         if std::mem::take(&mut self.message_follows) {
             self.message();
-        } else if let Some(passed) = passed(line) {
-            (self.passed, self.counted) = (self.passed + passed, true);
+        } else if let Some((passed, failed)) = counts(line) {
+            self.passed += passed;
+            self.failed_count += failed;
+            self.counted = true;
         } else if let Some(test) = between(line, "test ", " ... FAILED") {
             let (place, message) = (String::new(), String::new());
             self.failed.push(Failure { test: test.to_owned(), place, message });
@@ -70,11 +75,14 @@ impl Reader {
     pub fn totals(self, name: &str, status: ExitStatus) -> Totals {
         let mut totals = Totals::default();
         totals.passes(self.passed);
-        let without_failures = self.failed.is_empty();
         for Failure { test, place, message } in self.failed {
             totals.fails(format!("{name}: {test}\n    {place}\n    {message}"));
         }
-        if !self.counted || (!status.success() && without_failures) {
+        // Something else was printed into the middle of their lines.
+        for _ in totals.failed()..self.failed_count {
+            totals.fails(format!("{name}: a test whose name was not read"));
+        }
+        if !self.counted || (!status.success() && totals.failed() == 0) {
             totals.fails(format!("{name}: ended with {status}; its last line: {}", self.last));
         }
         totals
@@ -85,10 +93,11 @@ fn between<'a>(line: &'a str, prefix: &str, suffix: &str) -> Option<&'a str> {
     line.strip_prefix(prefix)?.strip_suffix(suffix)
 }
 
-/// What a result line of libtest says has passed; nothing for any other line.
-fn passed(line: &str) -> Option<u64> {
+/// How many tests passed and failed, by a result line of libtest; nothing for any other line.
+fn counts(line: &str) -> Option<(u64, usize)> {
     let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
-    counts.split("; ").find_map(|part| part.strip_suffix(" passed")?.trim().parse().ok())
+    let count = |what: &str| counts.split("; ").find_map(|part| part.strip_suffix(what));
+    Some((count(" passed")?.trim().parse().ok()?, count(" failed")?.trim().parse().ok()?))
 }
 
 #[cfg(test)]
@@ -107,11 +116,11 @@ mod tests {
     fn result_lines_of_libtest() {
         let ok =
             "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.02s";
-        assert_eq!(passed(ok), Some(12));
+        assert_eq!(counts(ok), Some((12, 0)));
         let bad = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s";
-        assert_eq!(passed(bad), Some(3));
+        assert_eq!(counts(bad), Some((3, 2)));
         for other in ["test a ... ok", "running 3 tests", "", "test result: ok", "3 passed; 2 failed"] {
-            assert_eq!(passed(other), None, "{other}");
+            assert_eq!(counts(other), None, "{other}");
         }
     }
 
@@ -126,6 +135,10 @@ mod tests {
         assert_eq!(totals.to_string(), "1 passed, 1 failed");
         let expected = "saga it: a::breaks\n    saga/tests/it/a.rs:68:13\n    a search found 0 of 1000";
         assert_eq!(totals.failures(), [expected]);
+        // A process of the test printed before the result did.
+        let torn = output.replace("test a::holds ... ok", "test b::breaks ... started\nFAILED");
+        let torn = torn.replace("1 passed; 1 failed", "0 passed; 2 failed");
+        assert_eq!(read(&torn, 101 << 8).to_string(), "0 passed, 2 failed");
     }
 
     #[test]

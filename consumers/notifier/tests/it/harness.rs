@@ -79,11 +79,7 @@ impl Harness {
         let config = Config::parse_from(self.flags("127.0.0.1:0", extra));
         let shutdown = CancellationToken::new();
         let ran = tokio::spawn(notifier::run(config, socket, shutdown.clone()));
-        Instance {
-            admin,
-            client: saga::http_client::builder().build().unwrap(),
-            process: Process::Here(shutdown, ran),
-        }
+        Instance { admin, client: client(), process: Process::Here(shutdown, ran) }
     }
 
     /// An instance in a process of its own, which can be killed.
@@ -97,11 +93,7 @@ impl Harness {
         let mut command = Command::new(env!("CARGO_BIN_EXE_notifier"));
         command.args(&self.flags(&address, extra)[1..]).envs(variables.iter().copied()).kill_on_drop(true);
         let process = Process::Own(command.spawn().unwrap());
-        let instance = Instance {
-            admin: format!("http://{address}"),
-            client: saga::http_client::builder().build().unwrap(),
-            process,
-        };
+        let instance = Instance { admin: format!("http://{address}"), client: client(), process };
         let ready = async || instance.client.get(format!("{}/ready", instance.admin)).send().await.is_ok();
         eventually("it is ready", async || ready().await.then_some(())).await;
         instance
@@ -231,4 +223,9 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
         assert!(began.elapsed() < WAIT_TIMEOUT, "never: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// One that may be idle for longer than an instance keeps its connections.
+fn client() -> reqwest::Client {
+    saga::http_client::builder().build().unwrap()
 }

@@ -12,6 +12,7 @@ use stack::layout::Layout;
 use tokio::process::{Child, Command};
 
 use super::{AUDIENCE, CLIENT_ID, CLIENT_SECRET, Issuer, free_port};
+use crate::harness::http;
 
 /// It takes 40 seconds on two idle cores.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
@@ -39,7 +40,7 @@ impl Keycloak {
         let connect = format!("{url}/protocol/openid-connect");
         let (jwks_url, token_url) = (format!("{connect}/certs"), format!("{connect}/token"));
         let issuer = Issuer::new(url, jwks_url, token_url, "JWT");
-        let http = saga::http_client::builder().build().unwrap();
+        let http = http();
         let mut keycloak = Self { issuer, server, client: String::new(), http, process };
         keycloak.until_it_answers().await;
         keycloak.make_realm().await;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::command::{act, emitted, json, parked_about, refusal, resolve};
-use crate::harness::{Harness, WAIT_TIMEOUT};
+use crate::harness::{Harness, WAIT_TIMEOUT, http};
 
 /// A work message that nobody emitted.
 async fn forge_work(harness: &Harness, user: Uuid, payment_id: Uuid, client_number: &str, amount: i64) {
@@ -126,7 +126,7 @@ async fn a_charge_of_another_amount_is_ended_once_the_gateway_has_given_it_back(
     let refused = refusal(&[&propose[..], &["--succeeded", &reference, "--amount", "401"]].concat()).await;
     assert!(refused.contains("another amount"), "{refused}");
 
-    let http = saga::http_client::builder().build().unwrap();
+    let http = http();
     let void = format!("{}/charges/{payment_id}/void", harness.stack.gateway_url);
     let voided = http.post(void).json(&json!({})).send().await.unwrap();
     assert!(voided.status().is_success(), "{voided:?}");
