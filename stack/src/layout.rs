@@ -255,7 +255,7 @@ impl Layout {
     }
 
     /// The secret of one login or listener, `name`: made at the first use, kept in a file of its own where only the
-    /// caller can read it. No two logins share one, and whoever asks, at whatever moment, is told the same: servers are
+    /// caller can read it. No two logins share one, and whoever asks, at whatever moment, gets the same: servers are
     /// prepared side by side, and one may write a password that another signs in with.
     ///
     /// # Errors
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn all_who_ask_for_a_secret_at_its_first_use_are_told_the_same() {
+    fn all_who_ask_for_a_secret_at_its_first_use_get_the_same() {
         let folder = env::temp_dir().join(format!("stack-secrets-{}", std::process::id()));
         for round in 0..50 {
             let layout = Layout {
@@ -444,13 +444,13 @@ mod tests {
                 gate.wait();
                 layout.secret(&name).unwrap()
             };
-            let mut told: Vec<String> = std::thread::scope(|scope| {
+            let mut secrets: Vec<String> = std::thread::scope(|scope| {
                 let asked: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
                 asked.into_iter().map(|thread| thread.join().unwrap()).collect()
             });
-            told.push(layout.secret(&name).unwrap());
-            told.dedup();
-            assert_eq!(told.len(), 1, "round {round}: {told:?}");
+            secrets.push(layout.secret(&name).unwrap());
+            secrets.dedup();
+            assert_eq!(secrets.len(), 1, "round {round}: {secrets:?}");
         }
         fs::remove_dir_all(&folder).unwrap();
     }
