@@ -37,8 +37,8 @@ pub enum Shard {
     Add(moving::Add),
     /// Move buckets from one shard to another, while services write to them.
     ///
-    /// Rows are copied by logical replication. Then nobody owns the buckets for 300 ms at most; requests about them wait. It is
-    /// refused, with all reasons, before anything is changed.
+    /// Rows are copied by logical replication. Then nobody owns the buckets for 300 ms, unless a server fails in that time; requests
+    /// about them wait. It is refused, with all reasons, before anything is changed.
     Move(moving::Begin),
     /// Move all buckets of a shard to where they belong without it.
     Drain(moving::Drain),

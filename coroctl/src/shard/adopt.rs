@@ -9,8 +9,10 @@
 //!   epoch above all, since its own one may have been used.
 //! * A bucket that nobody owns then, since the restored shard had been granted it after the backup, is named and left alone: its rows are
 //!   on no shard, and come back by `recover`.
-//! * The buckets of a move that has not ended are named and left alone, and so are those with two owners at one epoch. Then it fails.
-//!   A move that has ended at its other shard has ended here too.
+//! * A move that has ended at its other shard has ended here too. So has one from here whose target was granted the buckets after the
+//!   backup: they are given up as others are, since the target serves them, and `resume` closes the target's record.
+//! * The buckets of any other move that has not ended are named and left alone, and so are those with two owners at one epoch. Then it
+//!   fails.
 //! * Every shard has to answer: one that is away may have the bucket.
 
 #![allow(clippy::print_stdout, reason = "its report is its output")]
@@ -23,8 +25,9 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::connections::ranges;
-use super::mover::{Shard, record};
-use super::moves::{Outcome, Ownership, Record};
+use super::mover::record::{self, Recorded};
+use super::mover::{Shard, drop_publication, drop_subscription};
+use super::moves::{Outcome, Ownership, Record, Side};
 use super::moving::Owners;
 
 #[derive(Args)]
@@ -104,14 +107,34 @@ async fn known(client: &Client) -> Result<Vec<BucketState>> {
 struct Moves {
     /// Open in the restored shard, and closed at their other shard.
     ended: Vec<(Uuid, Outcome)>,
+    /// From the restored shard to this one, which was granted the buckets after the backup; as the target recorded them.
+    granted: Vec<(Recorded, String)>,
     open: BTreeSet<Uuid>,
     /// The buckets of the open ones.
     buckets: BTreeSet<i16>,
 }
 
-async fn moves(shard: &Shard, others: &[Shard]) -> Result<Moves> {
+async fn moves(
+    shard: &Shard,
+    own: &[BucketState],
+    others: &[Shard],
+    of_others: &[Vec<BucketState>],
+) -> Result<Moves> {
     let mut moves = Moves::default();
+    for (other, rows) in others.iter().zip(of_others) {
+        for recorded in record::open(&other.client).await? {
+            if recorded.peer == shard.name && was_granted(&recorded, own, rows) {
+                moves.granted.push((recorded, other.name.clone()));
+            } else {
+                moves.open.insert(recorded.move_id);
+                moves.buckets.extend(recorded.buckets);
+            }
+        }
+    }
     for recorded in record::open(&shard.client).await? {
+        if moves.granted.iter().any(|(granted, _)| granted.move_id == recorded.move_id) {
+            continue;
+        }
         let peer = match others.iter().find(|other| other.name == recorded.peer) {
             Some(peer) => record::read(&peer.client, recorded.move_id).await?,
             None => None,
@@ -123,13 +146,19 @@ async fn moves(shard: &Shard, others: &[Shard]) -> Result<Moves> {
             moves.buckets.extend(recorded.buckets);
         }
     }
-    for other in others {
-        for recorded in record::open(&other.client).await? {
-            moves.open.insert(recorded.move_id);
-            moves.buckets.extend(recorded.buckets);
-        }
-    }
     Ok(moves)
+}
+
+/// Whether the target of an open move owns its buckets, and the restored source does not know it. A source that knows its fence can go on
+/// with the move.
+fn was_granted(at_target: &Recorded, own: &[BucketState], target: &[BucketState]) -> bool {
+    let rows = |states: &[BucketState]| -> Option<Vec<Ownership>> {
+        let row = |bucket: &i16| Some(states.get(usize::try_from(*bucket).ok()?)?.row);
+        at_target.buckets.iter().map(row).collect()
+    };
+    let (Some(own), Some(target)) = (rows(own), rows(target)) else { return false };
+    let left = |(own, target): (Ownership, Ownership)| own.owned && target.owned && target.epoch > own.epoch;
+    at_target.side == Side::Target && own.into_iter().zip(target).all(left)
 }
 
 /// Buckets, each with the epoch that it has and the next.
@@ -182,10 +211,17 @@ impl Plan {
     }
 
     /// All of it, or nothing.
-    async fn carry_out(&self, shard: &mut Shard, ended: &[(Uuid, Outcome)]) -> Result<()> {
+    async fn carry_out(&self, shard: &mut Shard, moves: &Moves) -> Result<()> {
         let transaction = shard.client.transaction().await?;
-        for (move_id, outcome) in ended {
-            record::close(&transaction, *move_id, *outcome).await?;
+        for (granted, target) in &moves.granted {
+            // The backup may be from before its record.
+            record::announce(&transaction, &granted.described(), Side::Source, target).await?;
+        }
+        let granted = moves.granted.iter().map(|(granted, _)| (granted.move_id, Outcome::Moved));
+        for (move_id, outcome) in moves.ended.iter().copied().chain(granted) {
+            record::close(&transaction, move_id, outcome).await?;
+            drop_publication(&transaction, move_id).await?;
+            drop_subscription(&transaction, move_id).await?;
         }
         let Self { given, kept, .. } = self;
         let above: Vec<i64> = kept.epochs.iter().map(|epoch| epoch + 1).collect();
@@ -232,12 +268,18 @@ pub async fn run(adopt: &Adopt) -> Result<()> {
         others.push(other);
     }
     ensure!(!others.is_empty(), "the list has no other shard to compare with");
-    let moves = moves(&shard, &others).await?;
+    let moves = moves(&shard, &own, &others, &of_others).await?;
     let plan = Plan::new(&adopt.name, &own, &of_others, &moves.buckets);
     if !adopt.dry_run {
-        plan.carry_out(&mut shard, &moves.ended).await?;
+        plan.carry_out(&mut shard, &moves).await?;
     }
     plan.print(&adopt.name, adopt.dry_run);
+    for (granted, target) in &moves.granted {
+        println!(
+            "Shard {target} was granted buckets of move {id} after the backup. Once this shard is open, `coroctl shard resume {id}` ends it",
+            id = granted.move_id
+        );
+    }
     if !moves.open.is_empty() {
         let ids: Vec<String> = moves.open.iter().map(Uuid::to_string).collect();
         bail!(

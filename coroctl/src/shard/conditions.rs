@@ -179,7 +179,8 @@ impl fmt::Display for Refusal {
                  them (docs/runbooks/cdc-relay.md)."
             ),
             Self::HaltedKeys(None) => f.write_str(
-                "The source's relay does not say whether keys are halted. Start it, or give its address.",
+                "The source's relay does not say whether keys are halted. Start it; or give the address of the process that reads the source \
+                 (--relay-admin-url), and the source's name where that one does not read all of its sources (--relay-source).",
             ),
             Self::Clocks(Some(skew)) => write!(
                 f,

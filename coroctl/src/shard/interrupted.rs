@@ -7,12 +7,11 @@
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use saga::shards::bucket::Bucket;
 use uuid::Uuid;
 
 use super::connections::ranges;
-use super::mover::record::{self, Move, Recorded};
-use super::mover::{Shard, conditions_read};
+use super::mover::record::{self, Recorded};
+use super::mover::{RelayListener, Shard, conditions_read};
 use super::moves::{Record, Side};
 use super::moving::{self, Owners};
 
@@ -20,9 +19,8 @@ use super::moving::{self, Owners};
 pub struct Open {
     /// The id of the move; `coroctl shard moves` prints it.
     move_id: Uuid,
-    /// The admin listener of the relay that reads the source. Without it no fence is put up.
-    #[arg(long, env = "RELAY_ADMIN_URL", value_name = "URL")]
-    relay_admin_url: Option<String>,
+    #[command(flatten)]
+    relay: RelayListener,
     #[command(flatten)]
     owners: Owners,
 }
@@ -53,12 +51,7 @@ pub async fn abort(open: &Open) -> Result<()> {
 
 async fn go_on(open: &Open, source: Shard, target: Shard, recorded: Recorded) -> Result<()> {
     let known = record::read(&source.client, recorded.move_id).await?.unwrap_or(recorded);
-    let buckets = known.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
-    let Recorded { move_id, attempts, incarnations, operator, relay_slots, tables, schema_version, .. } =
-        known;
-    let moved =
-        Move { move_id, buckets, attempts, incarnations, operator, relay_slots, tables, schema_version };
-    Box::pin(moving::finish(source, target, moved, open.relay_admin_url.clone())).await
+    Box::pin(moving::finish(source, target, known.described(), open.relay.clone())).await
 }
 
 /// Source and target, and an open record.

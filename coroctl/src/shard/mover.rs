@@ -14,17 +14,20 @@ mod execute;
 pub mod observe;
 mod reconnect;
 pub mod record;
+mod relay_listener;
 mod side;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+pub(super) use self::execute::{drop_publication, drop_subscription};
 use self::reconnect::in_time;
+pub use self::relay_listener::RelayListener;
 pub use self::side::{Shard, ShardUrl};
 use super::conditions::Refusal;
-use super::moves::{AtSource, AtTarget, Contradiction, Drain, Outcome, Step, next};
+use super::moves::{AtSource, AtTarget, Contradiction, Drain, FENCE_MAX, Outcome, Step, next};
 use record::Move;
 
 /// How often target, relay and transactions are asked for while the fence is up.
@@ -41,8 +44,7 @@ pub struct Mover {
     moved: Move,
     progress: Progress,
     last: Option<Step>,
-    /// The admin listener of the source's relay.
-    relay_admin_url: Option<String>,
+    relay: RelayListener,
     /// What is printed, a line at a time.
     report: fn(&str),
 }
@@ -88,13 +90,13 @@ impl Mover {
         source: Shard,
         target: Shard,
         moved: Move,
-        relay_admin_url: Option<String>,
+        relay: RelayListener,
         report: fn(&str),
     ) -> Result<Self> {
         for shard in [&source, &target] {
             shard.lock().await?;
         }
-        Ok(Self { source, target, moved, progress: Progress::default(), last: None, relay_admin_url, report })
+        Ok(Self { source, target, moved, progress: Progress::default(), last: None, relay, report })
     }
 
     /// Goes on until the move has ended.
@@ -126,7 +128,10 @@ impl Mover {
     /// As [`run`](Self::run).
     pub async fn advance(&mut self) -> Result<Option<Outcome>> {
         let observed = Box::pin(in_time(self.observe())).await?;
-        let step = next(&observed);
+        let step = match next(&observed) {
+            Step::Grant if !self.may_grant(observed.fenced_for).await => Step::Bar,
+            step => step,
+        };
         // Where the target is barred nothing is handed over by it.
         if step == Step::Fence && observed.target == AtTarget::Waits && !self.may_fence().await? {
             return Ok(None);
@@ -153,6 +158,7 @@ impl Mover {
                 in_time(self.carry_out(step)).await?;
                 self.pause_after_lift(observed.abort_requested || !observed.same_incarnations).await?;
             }
+            _ if self.is_fenced() => in_time(self.carry_out(step)).await?,
             _ => self.carry_out(step).await?,
         }
         Ok(None)
@@ -169,17 +175,23 @@ impl Mover {
         if goes_back {
             return Ok(());
         }
-        self.postpone("The fence was lifted: target or relay did not keep up within its time.").await
+        self.postpone("The fence was lifted: target or relay did not keep up within its time, or the relay had halted a key by then.").await
     }
 
     /// Asks the relay for halted keys, whose later rows would be emitted at the target before them. False, after a pause, if there are any.
     async fn may_fence(&mut self) -> Result<bool> {
-        let halted_keys = conditions_read::halted_keys(self.relay_admin_url.as_deref()).await;
+        let halted_keys = self.relay.halted_keys().await;
         if halted_keys == Some(0) {
             return Ok(true);
         }
         self.postpone(&Refusal::HaltedKeys(halted_keys).to_string()).await?;
         Ok(false)
+    }
+
+    /// Asks the relay once more: it has confirmed by now what was written before the fence, and may have halted a key of it.
+    async fn may_grant(&self, fenced_for: Duration) -> bool {
+        let answer = timeout(FENCE_MAX.saturating_sub(fenced_for), self.relay.halted_keys()).await;
+        answer == Ok(Some(0))
     }
 
     /// Waits before the next attempt, longer each time.

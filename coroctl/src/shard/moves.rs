@@ -107,6 +107,10 @@ pub fn next(observed: &Observed) -> Step {
         {
             Step::Refuse(Contradiction::LostGrant)
         }
+        // `adopt` closed the record of a source that was restored to before the grant.
+        (Record::Closed(Outcome::Moved), Record::Open) if observed.subscription != Subscription::Absent => {
+            Step::Unsubscribe
+        }
         (Record::Closed(outcome), Record::Open) => Step::Close(Side::Target, outcome),
         // A fence that a killed mover sent came late. No grant can come: it would need the target's record open.
         (Record::Open, Record::Closed(Outcome::RolledBack)) if observed.source == AtSource::Fenced => {

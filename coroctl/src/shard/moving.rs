@@ -17,7 +17,7 @@ use super::conditions::refusals;
 use super::connections::{self, Connected, ranges};
 use super::mover::conditions_read::{self, Given};
 use super::mover::record::{self, Move};
-use super::mover::{Mover, Shard, ShardUrl};
+use super::mover::{Mover, RelayListener, Shard, ShardUrl};
 use super::moves::{Attempt, Outcome, Side, Step};
 use super::{plan, replication};
 
@@ -66,9 +66,8 @@ pub struct Options {
     /// Your name: lower-case letters, digits and `._@-`. It is kept with the move.
     #[arg(long, env = "CORO_OPERATOR", value_name = "NAME")]
     operator: String,
-    /// The admin listener of the relay that reads the source.
-    #[arg(long, env = "RELAY_ADMIN_URL", value_name = "URL")]
-    relay_admin_url: Option<String>,
+    #[command(flatten)]
+    relay: RelayListener,
     /// Free bytes on the source's disk.
     #[arg(long, value_name = "BYTES")]
     source_bytes_free: Option<u64>,
@@ -178,7 +177,7 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
     let target = owners.connect(to).await?;
     let numbers: Vec<i16> = buckets.iter().map(|bucket| bucket.number()).collect();
     let given = Given {
-        relay_admin_url: options.relay_admin_url.as_deref(),
+        relay: &options.relay,
         source_bytes_free: options.source_bytes_free,
         target_bytes_free: options.target_bytes_free,
     };
@@ -208,17 +207,12 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
         schema_version: conditions.databases.source_version,
     };
     println!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));
-    Box::pin(finish(source, target, moved, options.relay_admin_url.clone())).await
+    Box::pin(finish(source, target, moved, options.relay.clone())).await
 }
 
-pub(super) async fn finish(
-    source: Shard,
-    target: Shard,
-    moved: Move,
-    relay_admin_url: Option<String>,
-) -> Result<()> {
+pub(super) async fn finish(source: Shard, target: Shard, moved: Move, relay: RelayListener) -> Result<()> {
     let move_id = moved.move_id;
-    let mut mover = Mover::new(source, target, moved, relay_admin_url, |line| println!("{line}")).await?;
+    let mut mover = Mover::new(source, target, moved, relay, |line| println!("{line}")).await?;
     let outcome = match mover.run().await {
         Ok(outcome) => outcome,
         Err(error) if mover.last() == Some(Step::Announce(Side::Source)) => {

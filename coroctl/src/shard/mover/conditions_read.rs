@@ -3,18 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use saga::http_client;
 use tokio_postgres::Client;
 
 use super::super::conditions::{Conditions, Databases, Resources};
 use super::super::moves::Ownership;
 use super::super::replication::{REFERRING, TABLES, WITHOUT_IDENTITY};
-use super::Shard;
-use super::{observe, record};
-
-const RELAY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The metric of the relay, one line for each source.
-const HALTED_KEYS: &str = "cdc_relay_halted_keys{";
+use super::relay_listener::RelayListener;
+use super::{Shard, observe, record};
 
 // Migrations take this lock for themselves (`sql/src/admin.rs`); a move that is written down shares it for a moment.
 const IS_MIGRATING: &str = "
@@ -41,7 +36,7 @@ const CLOCK: &str = "select extract(epoch from clock_timestamp())::float8";
 
 /// What cannot be read from the databases.
 pub struct Given<'a> {
-    pub relay_admin_url: Option<&'a str>,
+    pub relay: &'a RelayListener,
     pub source_bytes_free: Option<u64>,
     pub target_bytes_free: Option<u64>,
 }
@@ -79,7 +74,7 @@ pub async fn read(source: &Shard, target: &Shard, buckets: &[i16], given: &Given
         without_identity: names(WITHOUT_IDENTITY).await?,
         referring: names(REFERRING).await?,
         relay_slots: observe::relay_slots(&source.client).await?,
-        halted_keys: halted_keys(given.relay_admin_url).await,
+        halted_keys: given.relay.halted_keys().await,
         clock_skew: clock_skew(&source.client, &target.client).await?,
         busy_buckets: busy,
         foreign_buckets: rows.iter().filter(|row| !row.owned).count(),
@@ -144,20 +139,6 @@ async fn resources(
     })
 }
 
-/// The sum over the relay's sources; nothing when it does not answer.
-pub(super) async fn halted_keys(relay_admin_url: Option<&str>) -> Option<u64> {
-    let url = format!("{}/metrics", relay_admin_url?.trim_end_matches('/'));
-    let client = http_client::builder().timeout(RELAY_TIMEOUT).build().ok()?;
-    let answer = client.get(&url).send().await.ok()?.error_for_status().ok()?;
-    sum_of_halted(&answer.text().await.ok()?)
-}
-
-fn sum_of_halted(metrics: &str) -> Option<u64> {
-    let lines = metrics.lines().filter(|line| line.starts_with(HALTED_KEYS));
-    let values: Option<Vec<f64>> = lines.map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
-    values.filter(|values| !values.is_empty()).map(|values| values.iter().sum::<f64>() as u64)
-}
-
 /// The most by which the clocks may differ: what each question took could hide half of it.
 async fn clock_skew(source: &Client, target: &Client) -> Result<Option<Duration>> {
     let began = Instant::now();
@@ -172,18 +153,4 @@ async fn offset(client: &Client, began: Instant) -> Result<(f64, f64)> {
     let clock: f64 = client.query_one(CLOCK, &[]).await.context("the clock")?.try_get(0)?;
     let answered = began.elapsed().as_secs_f64();
     Ok((clock - (asked + answered) / 2.0, (answered - asked) / 2.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn halted_keys_of_all_sources_are_added() {
-        let metrics = "# HELP cdc_relay_halted_keys x\ncdc_relay_halted_keys{source=\"a\"} 1\nother 5\n\
-                       cdc_relay_halted_keys{source=\"b\"} 2\n";
-        assert_eq!(sum_of_halted(metrics), Some(3));
-        assert_eq!(sum_of_halted("other 5\n"), None);
-        assert_eq!(sum_of_halted("cdc_relay_halted_keys{source=\"a\"} x\n"), None);
-    }
 }

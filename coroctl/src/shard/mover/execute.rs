@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use postgres_protocol::escape::escape_identifier;
 use tokio::time::sleep;
 use tokio_postgres::Transaction;
+use uuid::Uuid;
 
 use super::super::moves::{Attempt, Ownership, Side, Step};
 use super::super::replication;
@@ -52,8 +53,7 @@ impl Mover {
                 if guard(&transaction, moved, step).await? {
                     if side == Side::Source {
                         // With the record, so that none is left of which nobody knows.
-                        let drop_it = replication::drop_publication(moved.move_id);
-                        transaction.batch_execute(&drop_it).await.context("cannot drop the publication")?;
+                        drop_publication(&transaction, moved.move_id).await?;
                     }
                     record::close(&transaction, moved.move_id, outcome).await?;
                 }
@@ -99,11 +99,6 @@ impl Mover {
         let known: Vec<i64> = changes.iter().map(|change| change.known).collect();
         let epochs: Vec<i64> = changes.iter().map(|change| change.next.epoch).collect();
         let owned = changes.first().is_some_and(|change| change.next.owned);
-        if step == Step::Fence {
-            // Before the commit, so that the time is never taken for shorter than it is.
-            self.progress.forget_attempt();
-            self.progress.fenced_at = Some(Instant::now());
-        }
         let transaction = shard.client.transaction().await?;
         let is_open = guard(&transaction, moved, step).await?;
         if step == Step::Grant && !(is_open && may_grant(&transaction, moved).await?) {
@@ -119,6 +114,12 @@ impl Mover {
             let attempts: Vec<Attempt> =
                 moved.attempts.iter().map(|attempt| attempt.after_rollback()).collect();
             record::next_attempt(&transaction, moved, &attempts).await?;
+        }
+        if step == Step::Fence {
+            // Before the commit, so that the time is never taken for shorter than it is; and not before all else has gone well, since from
+            // here on an error counts as one under the fence.
+            self.progress.forget_attempt();
+            self.progress.fenced_at = Some(Instant::now());
         }
         transaction.commit().await.with_context(|| format!("{step:?} at shard {}", shard.name))?;
         shard.await_standby().await
@@ -158,13 +159,8 @@ impl Mover {
     }
 
     async fn unsubscribe(&mut self) -> Result<()> {
-        let name = replication::name(self.moved.move_id);
         let transaction = self.target.client.transaction().await?;
-        if transaction.query_one(IS_SUBSCRIBED, &[&name]).await?.try_get(0)? {
-            for statement in replication::drop_subscription(self.moved.move_id) {
-                transaction.batch_execute(&statement).await.context("cannot drop the subscription")?;
-            }
-        }
+        drop_subscription(&transaction, self.moved.move_id).await?;
         // Rows may have come.
         self.progress.target_walk = Walk::Begins;
         transaction.commit().await.context("cannot drop the subscription")
@@ -251,6 +247,28 @@ impl Mover {
         }
         Ok(())
     }
+}
+
+/// Drops the publication of the move at its source, if there is one.
+///
+/// # Errors
+/// When the shard does not answer.
+pub async fn drop_publication(transaction: &Transaction<'_>, move_id: Uuid) -> Result<()> {
+    let statement = replication::drop_publication(move_id);
+    transaction.batch_execute(&statement).await.context("cannot drop the publication")
+}
+
+/// Drops the subscription of the move at its target, if there is one, and leaves its slot alone.
+///
+/// # Errors
+/// When the shard does not answer.
+pub async fn drop_subscription(transaction: &Transaction<'_>, move_id: Uuid) -> Result<()> {
+    if transaction.query_one(IS_SUBSCRIBED, &[&replication::name(move_id)]).await?.try_get(0)? {
+        for statement in replication::drop_subscription(move_id) {
+            transaction.batch_execute(&statement).await.context("cannot drop the subscription")?;
+        }
+    }
+    Ok(())
 }
 
 fn side_of<'a>(

@@ -24,6 +24,22 @@ pub struct Move {
     pub schema_version: i32,
 }
 
+impl Recorded {
+    /// What the record says of the move, whatever has become of it.
+    pub fn described(&self) -> Move {
+        Move {
+            move_id: self.move_id,
+            buckets: self.buckets.iter().filter_map(|number| Bucket::new(*number)).collect(),
+            attempts: self.attempts.clone(),
+            incarnations: self.incarnations.clone(),
+            operator: self.operator.clone(),
+            relay_slots: self.relay_slots.clone(),
+            tables: self.tables.clone(),
+            schema_version: self.schema_version,
+        }
+    }
+}
+
 /// A record as it was read.
 #[derive(Clone, Debug)]
 pub struct Recorded {

@@ -52,6 +52,20 @@ fn every_pair_of_rows_has_a_step() {
     }
 }
 
+/// Its record was closed by `adopt`, not by a step.
+#[test]
+fn a_source_that_was_restored_to_before_the_grant_leaves_a_target_to_be_ended() {
+    let adopted = Observed {
+        source: AtSource::Other,
+        target: AtTarget::Granted,
+        source_record: Record::Closed(Outcome::Moved),
+        ..following()
+    };
+    assert_eq!(next(&adopted), Step::Unsubscribe);
+    let unsubscribed = Observed { subscription: Subscription::Absent, ..adopted };
+    assert_eq!(next(&unsubscribed), Step::Close(Side::Target, Outcome::Moved));
+}
+
 #[test]
 fn a_changed_incarnation_goes_back_as_an_abort_does() {
     for source in SOURCES {

@@ -61,6 +61,32 @@ async fn a_restored_shard_gives_up_what_has_left_it_and_keeps_the_rest() {
     pair.finish().await;
 }
 
+/// Its backup is from before the move, and its target serves the bucket.
+#[tokio::test]
+async fn a_move_that_was_granted_after_the_backup_ends_at_its_target() {
+    let pair = Pair::emitting(Database::Balance).await;
+    let moved = described(&pair.one, &pair.two, Uuid::from_u128(0x800), Bucket::new(4).unwrap()).await;
+    let mut two = superuser(&pair.two).await;
+    let transaction = two.transaction().await.unwrap();
+    record::announce(&transaction, &moved, Side::Target, "one").await.unwrap();
+    transaction.commit().await.unwrap();
+    change(&pair.two, 4, moved.attempts[0].granted(), true, "one").await;
+
+    let adopted = pair.admin(&["adopt", "one"]);
+    assert!(adopted.status.success(), "{adopted:?}");
+    let id = moved.move_id.to_string();
+    assert!(String::from_utf8_lossy(&adopted.stdout).contains(&format!("resume {id}")), "{adopted:?}");
+    assert_eq!(rows(&pair.one, 5).await[4], (moved.attempts[0].granted() + 1, false));
+    assert!(record::open(&superuser(&pair.one).await).await.unwrap().is_empty());
+
+    let resumed = pair.admin(&["resume", &id]);
+    assert!(resumed.status.success(), "{resumed:?}");
+    assert!(record::open(&two).await.unwrap().is_empty());
+    assert_eq!(rows(&pair.two, 5).await[4], (moved.attempts[0].granted(), true));
+    drop(two);
+    pair.finish().await;
+}
+
 /// Its backup has the record of a move that has ended since.
 #[tokio::test]
 async fn a_move_that_has_ended_elsewhere_is_in_nobodys_way() {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coroctl::shard::mover::record::{self, Move};
-use coroctl::shard::mover::{Mover, Shard, ShardUrl, observe};
+use coroctl::shard::mover::{Mover, RelayListener, Shard, ShardUrl, observe};
 use coroctl::shard::moves::{Attempt, Outcome, Step};
 use coroctl::shard::replication;
 use saga::shards::bucket::Bucket;
@@ -47,7 +47,8 @@ pub async fn mover(from: &Harness, to: &Harness, move_id: Uuid, bucket: Bucket) 
     mover_with(Some(relay), [from, to], described(from, to, move_id, bucket).await).await
 }
 
-async fn mover_with(relay: Option<String>, [from, to]: [&Harness; 2], moved: Move) -> Mover {
+async fn mover_with(url: Option<String>, [from, to]: [&Harness; 2], moved: Move) -> Mover {
+    let relay = RelayListener { url, source: None };
     let shard = async |name: &str, harness: &Harness| {
         let url = ShardUrl { name: name.to_owned(), url: superuser_url(harness) };
         Shard::connect(&url).await.unwrap()
