@@ -176,7 +176,8 @@ async fn a_former_primary_that_takes_writes_is_left_for_the_promoted_one() {
     drop((relay, harness, third));
 }
 
-/// An archive of the WAL flushes all of it and cannot be promoted. A list that names everybody makes the server count it.
+/// An archive of the WAL flushes all of it and cannot be promoted. A list that names everybody makes the server count it; its name
+/// does not say what it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_of_the_wal_is_no_standby() {
     let _permits = permits(2).await;
@@ -185,9 +186,9 @@ async fn an_archive_of_the_wal_is_no_standby() {
     let sql = connect(&servers.0.address()).await;
     sql.batch_execute("alter system set synchronous_standby_names = 'ANY 1 (*)'").await.expect("the setting");
     sql.batch_execute("select pg_reload_conf()").await.expect("reload");
-    let mut archive = servers.0.archive();
+    let mut archive = servers.0.archive("barman_receive_wal");
     eventually("the server to count the archive", || async {
-        let query = "select from pg_stat_replication where application_name = 'pg_receivewal'
+        let query = "select from pg_stat_replication where application_name = 'barman_receive_wal'
                      and sync_state = 'quorum' and flush_lsn is not null";
         sql.query_opt(query, &[]).await.expect("pg_stat_replication")
     })

@@ -6,7 +6,8 @@
 //! * While a transaction waits for long, the other hosts are tried now and then: a primary that lost its standbys to another one
 //!   answers, and may not know it yet.
 //! * Logical walsenders do not count. The server may mark one as synchronous (`*` matches every name, the relay's own too),
-//!   but no logical subscriber can be promoted. Neither can a backup or an archive of the WAL.
+//!   but no logical subscriber can be promoted. Neither can a backup or an archive of the WAL. An archive may have any name; it
+//!   flushes what it receives and never applies it, and a standby always says how far it has applied.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,7 +38,8 @@ const STANDBYS: &str = "select pg_catalog.current_setting('synchronous_standby_n
      left join pg_catalog.pg_stat_get_wal_senders() w on not exists ( \
          select from pg_catalog.pg_replication_slots s where s.active_pid = w.pid and s.slot_type = 'logical') \
      and not exists ( \
-         select from pg_catalog.pg_stat_get_activity(w.pid) a where a.application_name in ('pg_basebackup', 'pg_receivewal'))";
+         select from pg_catalog.pg_stat_get_activity(w.pid) a where a.application_name in ('pg_basebackup', 'pg_receivewal')) \
+     and not (w.flush_lsn is not null and w.replay_lsn is null)";
 
 /// What came of a question.
 #[derive(Debug)]
