@@ -22,8 +22,8 @@ use crate::observe::metrics::SourceMetrics;
 use crate::observe::status::Status;
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::quorum::Standing;
+use crate::postgres::server_identity::ServerIdentity;
 use crate::source::context::SourceContext;
-use crate::source::server_identity::ServerIdentity;
 
 /// A transaction that waits longer is shown in the status, and logged.
 const SHOW_TIMEOUT: Duration = Duration::from_secs(1);

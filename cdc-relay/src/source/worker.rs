@@ -25,6 +25,7 @@ use crate::postgres::error::PostgresError;
 use crate::postgres::facts::Facts;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::replication_stream::{Origins, Replication};
+use crate::postgres::server_identity::ServerIdentity;
 use crate::postgres::session::Session;
 use crate::routes::{NewTable, OriginRule, TableName};
 use crate::source::backfill::rows::Table;
@@ -34,7 +35,6 @@ use crate::source::context::SourceContext;
 use crate::source::contract::{self, Checked, Contract, ContractError, Keys};
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
-use crate::source::server_identity::ServerIdentity;
 use crate::source::stream::{HandedOver, ReleaseInput, SessionClients, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::succession::StandbyWait;
@@ -146,6 +146,8 @@ struct SourceWorker {
     stuck: Stuck,
     /// How long this relay has waited for the slot.
     standby_wait: StandbyWait,
+    /// Since when no host but former primaries has answered.
+    former_since: Option<Instant>,
 }
 
 /// Runs until `Acks::stop`.
@@ -163,6 +165,7 @@ pub fn run(context: SourceContext) {
         keys: Keys::default(),
         stuck: Stuck::default(),
         standby_wait: StandbyWait::default(),
+        former_since: None,
         configured: Arc::clone(&context),
         new_tables: BTreeSet::new(),
         context,
@@ -214,8 +217,8 @@ impl SourceWorker {
     /// Runs one session. `Ok` means that the relay stops.
     fn attempt(&mut self) -> Result<(), AttemptError> {
         let slot_name = self.context.source.slot.get_ref().clone();
-        let mut session =
-            Session::connect(&self.context.database).map_err(|error| self.attempt_error(error.into()))?;
+        let mut session = Session::connect_to_any(&self.context.database)
+            .map_err(|error| self.attempt_error(error.into()))?;
         self.resolve(&mut session)?;
         let (cluster, database) = inspect::primary(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
@@ -236,6 +239,7 @@ impl SourceWorker {
         self.follow_promotion(&mut session, server, &mut loaded)?;
         let Loaded { checkpoint, positions, publication, end } = loaded;
         let start = admit(checkpoint.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
+        self.context.database.keep_to(Some(ServerIdentity::from(&cluster)));
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let (mut checkpoint, known) =
             self.begin(start, &mut session, &cluster, SavedState { checkpoint, publication }, confirmed)?;

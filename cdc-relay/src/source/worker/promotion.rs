@@ -7,20 +7,25 @@
 //! * It is refused where events that are emitted again would get other ids.
 //! * Two relays may do this at the same time: the newer checkpoint counts, and only one of them gets the slot.
 
-use anyhow::Result;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
 
 use super::{AttemptError, SourceWorker};
 use crate::checkpoint::failover::{Continuation, Evidence, branches, judge};
 use crate::checkpoint::refusal::Refusal;
 use crate::checkpoint::state::{Checkpoint, Cluster, Phase, Slot};
 use crate::postgres::lsn::Lsn;
+use crate::postgres::server_identity::ServerIdentity;
 use crate::postgres::session::Session;
 use crate::routes::{Source, SynchronousRule};
 use crate::source::backfill::snapshot;
 use crate::source::clients::Loaded;
 use crate::source::inspect;
-use crate::source::server_identity::{Found, ServerIdentity};
 use crate::source::synchronous::Synchronous;
+
+/// Where none but a former primary has answered for so long, the source is refused: the newer one may not exist any more.
+const FORMER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The server of the session.
 #[derive(Clone, Copy)]
@@ -42,20 +47,31 @@ impl SourceWorker {
         self.waits_for_standbys().then(begin)
     }
 
-    /// Leaves a server that was the primary before the checkpoint's timeline began, if another host may be the primary now. With one
-    /// host `admit` refuses the timeline, as after a restore.
+    /// Leaves a server that was the primary before the checkpoint's timeline began, if another host may be the primary now, and has
+    /// all connections leave it. With one host `admit` refuses the timeline, as after a restore.
     ///
     /// # Errors
-    /// It is such a server. The next attempt tries the other hosts first.
-    pub(super) fn leave_former(&self, cluster: &Cluster, checkpoint: Option<&Checkpoint>) -> Result<()> {
+    /// It is such a server. The next attempt tries the other hosts first. It is a refusal once none but such servers has answered for
+    /// a while.
+    pub(super) fn leave_former(
+        &mut self,
+        cluster: &Cluster,
+        checkpoint: Option<&Checkpoint>,
+    ) -> Result<(), AttemptError> {
         let database = &self.context.database;
-        let Some(checkpoint) = checkpoint.filter(|_| database.host_count() > 1) else { return Ok(()) };
-        let (expected, found) = (ServerIdentity::from(checkpoint), ServerIdentity::from(cluster));
-        if expected.judge(&found) == Found::Former {
-            database.try_others();
-            return Err(expected.former(&found));
+        let (expected, found) = (checkpoint.map(ServerIdentity::from), ServerIdentity::from(cluster));
+        database.keep_to(expected.clone());
+        let former = expected.filter(|expected| database.host_count() > 1 && expected.succeeds(&found));
+        let Some(expected) = former else {
+            self.former_since = None;
+            return Ok(());
+        };
+        database.try_others();
+        let since = *self.former_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= FORMER_TIMEOUT {
+            return Err(Refusal::OnlyFormer { expected: expected.timeline, found: found.timeline }.into());
         }
-        Ok(())
+        Err(anyhow!(expected.former(&found)).into())
     }
 
     /// Saves the checkpoint with which the relay goes on after a promotion. Nothing changes where none was, and where
