@@ -187,6 +187,7 @@ pub fn run(context: SourceContext) {
             Err(AttemptError::HandedOver) => (State::Standby, HANDED_OVER_PAUSE),
             Err(AttemptError::Turn) => (State::Standby, Duration::ZERO),
             Err(AttemptError::Refused(refusal)) => {
+                worker.doubt_host();
                 (State::Refused(worker.refused(refusal)), REFUSED_INTERVAL)
             }
             Err(AttemptError::Failed(error)) => {
@@ -219,8 +220,9 @@ impl SourceWorker {
         let slot_name = self.context.source.slot.get_ref().clone();
         let mut session = Session::connect_to_any(&self.context.database)
             .map_err(|error| self.attempt_error(error.into()))?;
-        self.resolve(&mut session)?;
         let (cluster, database) = inspect::primary(&mut session)?;
+        self.leave_known_former(&cluster)?;
+        self.resolve(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
         let tables = self.existing(&facts);
@@ -230,6 +232,7 @@ impl SourceWorker {
         self.clients.emitter()?.set_catalog(catalog);
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             drop(session);
+            self.leave_former_of_several(&cluster)?;
             return Err(self.stand_by(&slot_name)?);
         }
         let mut loaded = self.clients.load(0)?;

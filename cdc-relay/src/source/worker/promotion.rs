@@ -74,6 +74,34 @@ impl SourceWorker {
         Err(anyhow!(expected.former(&found)).into())
     }
 
+    /// Leaves a former primary before anything is judged by its catalog, or altered there. Only where the checkpoint that was loaded
+    /// before says that it is one, the checkpoint is loaded again.
+    pub(super) fn leave_known_former(&mut self, cluster: &Cluster) -> Result<(), AttemptError> {
+        let known = self.context.database.primary();
+        if known.is_some_and(|known| known.succeeds(&cluster.into())) {
+            self.leave_former_of_several(cluster)?;
+        }
+        Ok(())
+    }
+
+    /// As `leave_former`, by the checkpoint as it is now. One host costs nothing.
+    pub(super) fn leave_former_of_several(&mut self, cluster: &Cluster) -> Result<(), AttemptError> {
+        if self.context.database.host_count() > 1 {
+            self.clients.connect()?;
+            let loaded = self.clients.load(0)?;
+            self.leave_former(cluster, loaded.checkpoint.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// A refusal came before the checkpoint was known: it may be a former primary's, so the next attempt begins with the other hosts.
+    pub(super) fn doubt_host(&self) {
+        let database = &self.context.database;
+        if database.primary().is_none() {
+            database.try_others();
+        }
+    }
+
     /// Saves the checkpoint with which the relay goes on after a promotion. Nothing changes where none was, and where
     /// sessions did not wait for standbys: `admit` refuses the other timeline then.
     pub(super) fn follow_promotion(
