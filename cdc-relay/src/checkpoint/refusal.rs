@@ -161,13 +161,7 @@ impl fmt::Display for Refusal {
             Self::Undecodable { position, code, problem } => {
                 f.write_str(&undecodable(*position, code, problem))
             }
-            Self::NotPermitted { role, problem } => write!(
-                f,
-                "role {role} is not permitted to read the slot: {problem} (SQLSTATE 42501). If it may not replicate: `alter \
-                 role {0} replication` (Amazon RDS, Aurora: `grant rds_replication to {0}`); otherwise grant what the server \
-                 names. Nothing is lost meanwhile, and the relay goes on by itself.",
-                identifier(role)
-            ),
+            Self::NotPermitted { role, problem } => f.write_str(&not_permitted(role, problem)),
             Self::Broken(Break { what, since }) => f.write_str(&broken(what, *since)),
         }
     }
@@ -187,6 +181,15 @@ fn only_former(expected: u32, found: u32) -> String {
          the primary before timeline {expected}, the checkpoint's. If the primary of timeline {expected} is away: start it, and stop \
          the other one; the relay goes on by itself. If the cluster was restored, and timeline {expected} is gone for good: name this \
          host alone in the connection string. {AGAIN}"
+    )
+}
+
+fn not_permitted(role: &str, problem: &str) -> String {
+    format!(
+        "role {role} is not permitted to read the slot: {problem} (SQLSTATE 42501). If it may not replicate: `alter role {0} \
+         replication` (Amazon RDS, Aurora: `grant rds_replication to {0}`); otherwise grant what the server names. Nothing is lost \
+         meanwhile, and the relay goes on by itself.",
+        identifier(role)
     )
 }
 

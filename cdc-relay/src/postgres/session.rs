@@ -59,7 +59,7 @@ struct Backend {
 impl Session {
     /// Connects as a logical walsender of the URL's database.
     pub fn connect(database: &Database) -> Result<Session> {
-        Session::open(database, &WALSENDER, database.primary())
+        Session::open(database, &WALSENDER, database.primary().as_ref())
     }
 
     /// Like `connect`, also to a former primary: the caller compares the server with the checkpoint itself.
@@ -69,15 +69,15 @@ impl Session {
 
     /// Connects as an ordinary client. Rows of its queries have the same text forms as the stream's.
     pub fn connect_to_read(database: &Database) -> Result<Session> {
-        Session::open(database, &[("application_name", "cdc-relay snapshot")], database.primary())
+        Session::open(database, &[("application_name", "cdc-relay snapshot")], database.primary().as_ref())
     }
 
     /// Connects to the first host that answers, has the requested `target_session_attrs`, and was not the primary before this one.
-    fn open(database: &Database, kind: &[(&str, &str)], primary: Option<ServerIdentity>) -> Result<Session> {
+    fn open(database: &Database, kind: &[(&str, &str)], primary: Option<&ServerIdentity>) -> Result<Session> {
         let (mut last, count) = (None, database.host_count().max(1));
         for host in database.preferred().order(count) {
             let opened = Session::open_host(database, host, kind);
-            match opened.and_then(|session| session.unless_former(primary.as_ref())) {
+            match opened.and_then(|session| session.unless_former(primary)) {
                 Err(error) if error.is_host_specific() => {
                     database.preferred().failed(host, count);
                     last = Some(error);
