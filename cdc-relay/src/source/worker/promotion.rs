@@ -68,10 +68,7 @@ impl SourceWorker {
         };
         database.try_others();
         let since = *self.former_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= FORMER_TIMEOUT {
-            return Err(Refusal::OnlyFormer { expected: expected.timeline, found: found.timeline }.into());
-        }
-        Err(anyhow!(expected.former(&found)).into())
+        Err(left(&expected, &found, since.elapsed()))
     }
 
     /// Leaves a former primary before anything is judged by its catalog, or altered there. Only where the checkpoint that was loaded
@@ -150,6 +147,14 @@ impl SourceWorker {
     }
 }
 
+/// Why a former primary is left. `lasts`: for how long none but former primaries has answered.
+fn left(expected: &ServerIdentity, found: &ServerIdentity, lasts: Duration) -> AttemptError {
+    if lasts < FORMER_TIMEOUT {
+        return anyhow!(expected.former(found)).into();
+    }
+    Refusal::OnlyFormer { expected: expected.timeline, found: found.timeline }.into()
+}
+
 /// Why events that are emitted again after a promotion would get other ids.
 fn renamed(source: &Source) -> Option<String> {
     let table = source.tables.iter().find(|table| table.id.is_none())?;
@@ -158,4 +163,23 @@ fn renamed(source: &Source) -> Option<String> {
          accept that: `cdc-relay failover --yes`",
         table.table_name
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A promoted primary that restarts is waited for; after a restore nothing newer ever comes.
+    #[test]
+    fn a_former_primary_is_refused_only_once_nothing_newer_has_answered_for_a_while() {
+        let server = |timeline| ServerIdentity { system_id: "1".to_owned(), timeline };
+        for (seconds, is_refused) in [(0, false), (59, false), (60, true), (600, true)] {
+            let (is_right, text) = match left(&server(3), &server(1), Duration::from_secs(seconds)) {
+                AttemptError::Refused(refusal) => (is_refused, refusal.to_string()),
+                AttemptError::Failed(error) => (!is_refused, error.to_string()),
+                _ => (false, String::new()),
+            };
+            assert!(is_right && text.contains("takes writes on timeline 1"), "{seconds} s: {text}");
+        }
+    }
 }
