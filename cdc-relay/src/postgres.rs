@@ -8,6 +8,7 @@ pub mod lsn;
 pub mod name;
 pub mod quorum;
 pub mod replication_stream;
+pub mod server_identity;
 pub mod session;
 pub(crate) mod settings;
 pub(crate) mod shell;

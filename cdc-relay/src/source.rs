@@ -13,8 +13,6 @@ pub mod inspect;
 pub mod published;
 #[cfg(feature = "sinks")]
 pub(crate) mod read_scheduler;
-#[cfg(feature = "sinks")]
-pub(crate) mod server_identity;
 pub(crate) mod slots;
 #[cfg(feature = "sinks")]
 pub(crate) mod stream;

@@ -27,6 +27,11 @@ impl Continuity {
         self.met
     }
 
+    /// Whether `begins` skips or refuses every transaction of this commit position, so that nothing of it is emitted.
+    pub fn emits_nothing_of(&self, commit_lsn: Lsn) -> bool {
+        commit_lsn < self.last.commit_lsn || (commit_lsn == self.last.commit_lsn && !self.met)
+    }
+
     /// Takes the begin of a transaction. Returns whether it was emitted before, and is acknowledged.
     ///
     /// # Errors
@@ -85,6 +90,28 @@ mod tests {
         let mut continuity = Continuity::new(CommitId::default(), Lsn::ZERO);
         assert_eq!(continuity.begins(commit_id(40, 4)), Ok(false));
         assert_eq!(continuity.idle(Lsn(50)), Ok(()));
+    }
+
+    /// Whatever does not wait for standbys must not be emitted: `emits_nothing_of` promises no more than `begins` keeps.
+    #[test]
+    fn nothing_is_emitted_of_a_transaction_that_need_not_wait() {
+        let (last, before, behind) = (commit_id(30, 3), Lsn(10), Lsn(35));
+        for (begin, commit, emits_nothing) in [
+            (before, commit_id(20, 2), true),
+            (before, last, true),
+            (before, commit_id(30, 4), true),
+            (before, commit_id(31, 4), false),
+            (behind, commit_id(20, 2), true),
+            (behind, commit_id(30, 4), false),
+            (behind, commit_id(40, 4), false),
+        ] {
+            let mut continuity = Continuity::new(last, begin);
+            assert_eq!(continuity.emits_nothing_of(commit.commit_lsn), emits_nothing, "{begin} {commit:?}");
+            let is_emitted = continuity.begins(commit) == Ok(false);
+            assert!(!(emits_nothing && is_emitted), "{begin} {commit:?}");
+        }
+        let first = Continuity::new(CommitId::default(), before);
+        assert!(!first.emits_nothing_of(Lsn(20)));
     }
 
     /// Prevents a loss: skipping rows in whose place others were emitted.

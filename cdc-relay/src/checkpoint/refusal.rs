@@ -49,6 +49,11 @@ pub enum Refusal {
         expected: u32,
         found: u32,
     },
+    /// Of several hosts, none takes writes but one that was the primary before the checkpoint's timeline.
+    OnlyFormer {
+        expected: u32,
+        found: u32,
+    },
     /// A standby was promoted, and the relay cannot show that it may go on there.
     NotContinued {
         expected: u32,
@@ -135,6 +140,7 @@ impl fmt::Display for Refusal {
             Self::NotContinued { expected, found, why } => {
                 f.write_str(&not_continued(*expected, *found, why))
             }
+            Self::OnlyFormer { expected, found } => f.write_str(&only_former(*expected, *found)),
             Self::StandbysHidden { role } => f.write_str(&standbys_hidden(role)),
             Self::ServerBehind { flush, sent_lsn } => write!(
                 f,
@@ -155,13 +161,7 @@ impl fmt::Display for Refusal {
             Self::Undecodable { position, code, problem } => {
                 f.write_str(&undecodable(*position, code, problem))
             }
-            Self::NotPermitted { role, problem } => write!(
-                f,
-                "role {role} is not permitted to read the slot: {problem} (SQLSTATE 42501). If it may not replicate: `alter \
-                 role {0} replication` (Amazon RDS, Aurora: `grant rds_replication to {0}`); otherwise grant what the server \
-                 names. Nothing is lost meanwhile, and the relay goes on by itself.",
-                identifier(role)
-            ),
+            Self::NotPermitted { role, problem } => f.write_str(&not_permitted(role, problem)),
             Self::Broken(Break { what, since }) => f.write_str(&broken(what, *since)),
         }
     }
@@ -172,6 +172,24 @@ fn not_continued(expected: u32, found: u32, why: &str) -> String {
         "the cluster is on timeline {found}, the checkpoint has {expected}: a standby was promoted. As many synchronous standbys as \
          commits waited for had everything before it was emitted, but the relay cannot go on by itself: {why}. `cdc-relay failover` checks again. If the \
          obstacle cannot be removed: {AGAIN}"
+    )
+}
+
+fn only_former(expected: u32, found: u32) -> String {
+    format!(
+        "for a minute only a former primary has answered: a host of the connection string takes writes on timeline {found}, and was \
+         the primary before timeline {expected}, the checkpoint's. If the primary of timeline {expected} is away: start it, and stop \
+         the other one; the relay goes on by itself. If the cluster was restored, and timeline {expected} is gone for good: name this \
+         host alone in the connection string. {AGAIN}"
+    )
+}
+
+fn not_permitted(role: &str, problem: &str) -> String {
+    format!(
+        "role {role} is not permitted to read the slot: {problem} (SQLSTATE 42501). If it may not replicate: `alter role {0} \
+         replication` (Amazon RDS, Aurora: `grant rds_replication to {0}`); otherwise grant what the server names. Nothing is lost \
+         meanwhile, and the relay goes on by itself.",
+        identifier(role)
     )
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::chain_name::ChainName;
 use crate::checkpoint::refusal::Refusal;
 use crate::postgres::lsn::{Lsn, as_text};
+use crate::postgres::server_identity::ServerIdentity;
 
 /// The value of a state record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +75,19 @@ pub struct Cluster {
     pub timeline: u32,
     /// The end of its durable WAL.
     pub flush: Lsn,
+}
+
+/// The server that a session of this checkpoint reads.
+impl From<&Checkpoint> for ServerIdentity {
+    fn from(checkpoint: &Checkpoint) -> ServerIdentity {
+        ServerIdentity { system_id: checkpoint.system_id.clone(), timeline: checkpoint.timeline }
+    }
+}
+
+impl From<&Cluster> for ServerIdentity {
+    fn from(cluster: &Cluster) -> ServerIdentity {
+        ServerIdentity { system_id: cluster.system_id.clone(), timeline: cluster.timeline }
+    }
 }
 
 /// A replication slot, as the server describes it.

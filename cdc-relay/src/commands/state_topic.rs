@@ -1,15 +1,21 @@
 //! Reads the state topic for the commands.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use brokers::Brokers;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::checkpoint::state::{Checkpoint, load};
 use crate::routes::{Routes, Source};
+use crate::sinks::kafka::client_config;
 use crate::sinks::topics::Reader;
 use crate::source::backfill::snapshot::{TableProgress, record_table};
 use crate::source::coverage::record::{Record, record_key};
+
+/// How long the brokers may take to list the topics.
+const TOPICS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The checkpoints, by `source/slot`.
 pub fn checkpoints(brokers: &Brokers, routes: &Routes) -> Result<BTreeMap<String, Checkpoint>> {
@@ -27,6 +33,17 @@ pub fn checkpoints(brokers: &Brokers, routes: &Routes) -> Result<BTreeMap<String
         Ok(())
     })?;
     Ok(checkpoints.into_iter().filter_map(|(name, checkpoint)| Some((name, checkpoint?))).collect())
+}
+
+/// The checkpoint of a source. There is none where there is no state topic.
+pub fn checkpoint(brokers: &Brokers, routes: &Routes, source: &Source) -> Result<Option<Checkpoint>> {
+    let topic = routes.relay.state_topic.get_ref();
+    let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
+    let metadata = consumer.fetch_metadata(None, TOPICS_TIMEOUT).context("the brokers do not answer")?;
+    if !metadata.topics().iter().any(|known| known.name() == topic) {
+        return Ok(None);
+    }
+    Ok(checkpoints(brokers, routes)?.remove(&source.checkpoint_key()))
 }
 
 /// The records of the sources' publications.

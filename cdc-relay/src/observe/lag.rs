@@ -1,6 +1,7 @@
 //! Queries Postgres every few seconds for the status of the slot.
 //!
 //! * It has a connection of its own, so that it also answers for a standby, and while the stream does not move.
+//! * It asks the server of the checkpoint: a connection that was opened under another one is left.
 //! * A failed query is counted; only the first and the last of several are logged.
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::observe::metrics::{SLOT_STATUSES, SlotSeries, SourceMetrics};
 use crate::observe::slot_trend::{Reading, Trend, seconds_left};
 use crate::postgres::connection_url::Database;
 use crate::postgres::lsn::PgTime;
+use crate::postgres::server_identity::ServerIdentity;
 
 const QUERY_INTERVAL: Duration = Duration::from_secs(5);
 /// A query that takes longer has failed.
@@ -29,6 +31,14 @@ struct Slot {
     restart: Option<i64>,
     safe: Option<i64>,
     status: String,
+}
+
+/// A connection that is asked again and again.
+struct Connection {
+    client: Client,
+    statement: Statement,
+    /// The server of the checkpoint when it was opened.
+    primary: Option<ServerIdentity>,
 }
 
 /// Runs until `shutdown`.
@@ -65,17 +75,14 @@ async fn query_repeatedly(database: &Database, slot: &str, metrics: &SourceMetri
 }
 
 /// Connects first if necessary. `None`: the slot does not exist.
-async fn query(
-    database: &Database,
-    slot: &str,
-    connection: &mut Option<(Client, Statement)>,
-) -> Result<Option<Slot>> {
-    let (client, statement) = match connection {
-        Some(ready) => ready,
-        None => {
+async fn query(database: &Database, slot: &str, connection: &mut Option<Connection>) -> Result<Option<Slot>> {
+    let primary = database.primary();
+    let Connection { client, statement, .. } = match connection {
+        Some(ready) if ready.primary == primary => ready,
+        _ => {
             let client = database.connect().await?;
             let statement = client.prepare(QUERY).await?;
-            connection.insert((client, statement))
+            connection.insert(Connection { client, statement, primary })
         }
     };
     let Some(row) = client.query_opt(&*statement, &[&slot]).await? else { return Ok(None) };

@@ -2,6 +2,7 @@
 //!
 //! * A string has libpq's meaning, for every connection that the relay opens.
 //! * A missing part has libpq's default. One differs: of several hosts one that takes writes is meant, also by `any`.
+//! * Of several hosts none that was the primary before the checkpoint's server will do, once the checkpoint is known.
 //! * Where the string came from a file, a session signs in with the password that the file has then.
 //! * No text shows the password.
 
@@ -12,10 +13,10 @@ use std::fmt::{self, Write as _};
 use std::ops::Deref;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use postgres_tls::hosts::{self, Opened, Preferred};
 use postgres_tls::{Mode, TlsParameters};
 use rustls::ClientConfig;
@@ -26,6 +27,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use self::parameters::Parameters;
 use self::passfile::Login;
 use crate::postgres::error::INVALID_AUTHORIZATION;
+use crate::postgres::server_identity::ServerIdentity;
 use crate::postgres::settings;
 
 /// The default time-out of connecting: to the only host, and to each of several. One that is frozen must not use up the time of
@@ -42,6 +44,8 @@ pub struct Database {
     tls: Arc<ClientConfig>,
     /// Of several hosts, the one that is tried first.
     preferred: Arc<Preferred>,
+    /// Of several hosts, none that was the primary before this server will do. All connections share it.
+    primary: Arc<Mutex<Option<ServerIdentity>>>,
 }
 
 impl FromStr for Database {
@@ -125,7 +129,7 @@ impl Database {
         }
         config.application_name("cdc-relay");
         let tls = Arc::new(postgres_tls::client(mode, &tls_parameters)?);
-        Ok(Database { text: text.into(), tls, config, preferred: Arc::default() })
+        Ok(Database { text: text.into(), tls, config, preferred: Arc::default(), primary: Arc::default() })
     }
 }
 
@@ -192,6 +196,24 @@ impl Database {
         }
     }
 
+    /// From now on none of several hosts will do that was the primary before this server, the checkpoint's. `None`: any will. A
+    /// single host is the one that is meant, whatever it is.
+    pub fn keep_to(&self, primary: Option<ServerIdentity>) {
+        if self.host_count() > 1 {
+            *self.kept() = primary;
+        }
+    }
+
+    /// The server of `keep_to`. A connection that is kept for long was opened under another one if this has changed.
+    pub fn primary(&self) -> Option<ServerIdentity> {
+        self.kept().clone()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<ServerIdentity>> {
+        // The guarded value is valid after any panic.
+        self.primary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The time-out of connecting, and of each step of signing in.
     pub fn step_timeout(&self) -> Duration {
         self.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
@@ -222,8 +244,24 @@ impl Database {
     /// Opens an ordinary connection. It lives as long as the client.
     ///
     /// # Errors
-    /// When the server cannot be reached or refuses.
+    /// When the server cannot be reached or refuses, or only a former primary can be reached.
     pub async fn connect(&self) -> Result<Client> {
+        let Some(primary) = self.primary() else { return Ok(self.connect_to_any().await?.0) };
+        let (count, mut former) = (self.host_count(), String::new());
+        for _ in 0..count {
+            let (client, host) = self.connect_to_any().await?;
+            let found = ServerIdentity::of(&client).await?;
+            if !primary.succeeds(&found) {
+                return Ok(client);
+            }
+            self.preferred.failed(host, count);
+            former = primary.former(&found);
+        }
+        Err(Error::msg(former))
+    }
+
+    /// Connects to any host that will do. Returns its index too.
+    async fn connect_to_any(&self) -> Result<(Client, usize)> {
         let done = match self.connect_by(&self.config).await {
             Err(error) if self.allows_plaintext() && may_be_due_to_tls(&error) => {
                 let mut plain = self.config.clone();
@@ -235,7 +273,7 @@ impl Database {
         done.with_context(|| format!("cannot connect to {self}"))
     }
 
-    async fn connect_by(&self, config: &Config) -> Result<Client, tokio_postgres::Error> {
+    async fn connect_by(&self, config: &Config) -> Result<(Client, usize), tokio_postgres::Error> {
         let tls = MakeRustlsConnect::new((*self.tls).clone());
         let mut config = config.clone();
         config.options(settings::options(config.get_options()));
@@ -243,10 +281,10 @@ impl Database {
             config.password(self.current_password());
         }
         let opened = hosts::connect(&config, &tls, &self.preferred, self.step_timeout()).await?;
-        let Opened { client, connection, .. } = opened;
+        let Opened { client, connection, host } = opened;
         tokio::spawn(connection);
         client.simple_query(&settings::after_sign_in()).await?;
-        Ok(client)
+        Ok((client, host))
     }
 }
 
@@ -281,6 +319,20 @@ mod tests {
             assert_eq!(database.current_password(), password.as_bytes(), "{content}");
         }
         std::fs::remove_file(&file).unwrap();
+    }
+
+    /// A restore may begin a lower timeline, and a single host must be refused for it, not left.
+    #[test]
+    fn only_of_several_hosts_a_former_primary_is_left_and_by_all_who_share_the_connection_string() {
+        let primary = super::ServerIdentity { system_id: "1".to_owned(), timeline: 2 };
+        for (url, expected) in [("postgres://u@a/d", None), ("postgres://u@a,b/d", Some(primary.clone()))] {
+            let database: super::Database = url.parse().expect(url);
+            let other = database.clone();
+            database.keep_to(Some(primary.clone()));
+            assert_eq!(other.primary(), expected, "{url}");
+            other.keep_to(None);
+            assert_eq!(database.primary(), None, "{url}");
+        }
     }
 
     /// The time-outs of those that watch the stream leave time for one frozen host and another one.

@@ -19,6 +19,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::postgres::connection_url::Database;
 use crate::postgres::error::{PostgresError, Result, protocol};
+use crate::postgres::server_identity::{self, ServerIdentity};
 use crate::postgres::settings;
 use crate::postgres::socket::{Socket, open};
 use crate::postgres::utf8;
@@ -27,6 +28,9 @@ use crate::postgres::utf8;
 pub const LOGICAL_MESSAGES_VERSION: u32 = 14;
 /// How long the server may be silent in the middle of an answer.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How the relay's walsender introduces itself.
+const WALSENDER: [(&str, &str); 2] = [("replication", "database"), ("application_name", "cdc-relay")];
 
 /// One row of a simple query's answer.
 pub type Row = Vec<Option<String>>;
@@ -55,19 +59,25 @@ struct Backend {
 impl Session {
     /// Connects as a logical walsender of the URL's database.
     pub fn connect(database: &Database) -> Result<Session> {
-        Session::open(database, &[("replication", "database"), ("application_name", "cdc-relay")])
+        Session::open(database, &WALSENDER, database.primary().as_ref())
+    }
+
+    /// Like `connect`, also to a former primary: the caller compares the server with the checkpoint itself.
+    pub fn connect_to_any(database: &Database) -> Result<Session> {
+        Session::open(database, &WALSENDER, None)
     }
 
     /// Connects as an ordinary client. Rows of its queries have the same text forms as the stream's.
     pub fn connect_to_read(database: &Database) -> Result<Session> {
-        Session::open(database, &[("application_name", "cdc-relay snapshot")])
+        Session::open(database, &[("application_name", "cdc-relay snapshot")], database.primary().as_ref())
     }
 
-    /// Connects to the first host that answers and has the requested `target_session_attrs`.
-    fn open(database: &Database, kind: &[(&str, &str)]) -> Result<Session> {
+    /// Connects to the first host that answers, has the requested `target_session_attrs`, and was not the primary before this one.
+    fn open(database: &Database, kind: &[(&str, &str)], primary: Option<&ServerIdentity>) -> Result<Session> {
         let (mut last, count) = (None, database.host_count().max(1));
         for host in database.preferred().order(count) {
-            match Session::open_host(database, host, kind) {
+            let opened = Session::open_host(database, host, kind);
+            match opened.and_then(|session| session.unless_former(primary)) {
                 Err(error) if error.is_host_specific() => {
                     database.preferred().failed(host, count);
                     last = Some(error);
@@ -100,6 +110,19 @@ impl Session {
             return Ok(session);
         }
         Err(io::Error::other("the server is not what target_session_attrs asks for").into())
+    }
+
+    /// Returns the session, unless its server was the primary before this one.
+    fn unless_former(mut self, primary: Option<&ServerIdentity>) -> Result<Session> {
+        let Some(primary) = primary else { return Ok(self) };
+        let rows = self.query(server_identity::QUERY)?;
+        let Some(found) = rows.first().and_then(|row| ServerIdentity::read(row)) else {
+            return protocol("the server did not say which timeline it is on");
+        };
+        if primary.succeeds(&found) {
+            return Err(io::Error::other(primary.former(&found)).into());
+        }
+        Ok(self)
     }
 
     fn sign_in(database: &Database, host: usize, kind: &[(&str, &str)], encrypt: bool) -> Result<Session> {

@@ -65,6 +65,21 @@ fn an_answer_is_its_rows_and_an_error_is_its_code() {
     assert_eq!(bad.query("").unwrap_err().code(), Some("42P01"));
 }
 
+/// It is a host that failed, so that the next one is tried; and without a checkpoint nothing is asked.
+#[test]
+fn a_session_with_a_former_primary_is_given_up() {
+    let primary = ServerIdentity { system_id: "7".to_owned(), timeline: 2 };
+    let ready = message(b'Z', b"I");
+    for (timeline, expected) in [(b'1', Some(true)), (b'2', None), (b'3', None), (b'x', Some(false))] {
+        let row = message(b'D', &[0, 2, 0, 0, 0, 1, b'7', 0, 0, 0, 1, timeline]);
+        let (found, _server) = session(&[row, ready.clone()].concat());
+        let error = found.unless_former(Some(&primary)).err();
+        assert_eq!(error.map(|error| error.is_host_specific()), expected, "{timeline}");
+    }
+    let (unasked, _server) = session(b"");
+    assert!(unasked.unless_former(None).is_ok());
+}
+
 #[test]
 fn the_major_version_is_read_from_any_server() {
     let versions = ["15.8", "15.8 (Debian 15.8-1)", "18beta1", "9.6.24", "", "x"].map(sign_in::major);

@@ -2,7 +2,8 @@
 //!
 //! * That happens when a primary key is dropped, a partition comes without one, or a generated column is added.
 //! * It uses a connection of its own, so that it acts even while the source is stalled or refused.
-//! * It alters only the relay's own publication, never one that the routes name.
+//! * It alters only the relay's own publication, never one that the routes name, and only on the server of the checkpoint: a
+//!   connection that was opened under another one is left.
 //! * A standby leaves it to the relay that streams.
 //! * It ends the session, since the contract of the session no longer holds.
 
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::status::State;
 use crate::postgres::connection_url::Database;
 use crate::postgres::facts::{Question, ask_prepared, prepare};
+use crate::postgres::server_identity::ServerIdentity;
 use crate::routes::Source;
 use crate::source::context::SourceContext;
 use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
@@ -24,6 +26,14 @@ use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The limit of one check, connecting included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A connection that is asked again and again.
+struct Connection {
+    client: Client,
+    question: Statement,
+    /// The server of the checkpoint when it was opened.
+    primary: Option<ServerIdentity>,
+}
 
 /// Runs until `shutdown`. A database that does not answer is asked again; nobody can update it meanwhile either.
 pub async fn watch(context: SourceContext, shutdown: CancellationToken) {
@@ -66,15 +76,16 @@ async fn check_forever(SourceContext { database, source, acks, status, .. }: &So
 async fn check(
     database: &Database,
     source: &Source,
-    connection: &mut Option<(Client, Statement)>,
+    connection: &mut Option<Connection>,
 ) -> Result<Option<String>> {
-    let (client, question) = match connection {
-        Some(ready) => ready,
-        None => {
+    let primary = database.primary();
+    let Connection { client, question, .. } = match connection {
+        Some(ready) if ready.primary == primary => ready,
+        _ => {
             let client = database.connect().await?;
             let question = Question::of_publication(source.publication.get_ref());
             let question = prepare(&client, &question).await?;
-            connection.insert((client, question))
+            connection.insert(Connection { client, question, primary })
         }
     };
     let mut withdrawn = None;

@@ -2,7 +2,11 @@
 
 use anyhow::{Result, ensure};
 
+#[cfg(feature = "sinks")]
+use crate::checkpoint::state::Checkpoint;
 use crate::checkpoint::state::{Cluster, Slot};
+#[cfg(feature = "sinks")]
+use crate::postgres::connection_url::Database;
 use crate::postgres::error::PostgresError;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::{Row, Session};
@@ -12,6 +16,17 @@ use crate::source::succession::{Candidate, Instance};
 
 pub fn text(row: &Row, index: usize) -> &str {
     row.get(index).and_then(Option::as_deref).unwrap_or_default()
+}
+
+/// Connects a command to the checkpoint's server, or to one that was promoted since. From then on no connection goes to a former
+/// primary.
+///
+/// # Errors
+/// No host can be reached, or, of several, only a former primary.
+#[cfg(feature = "sinks")]
+pub fn connect(database: &Database, checkpoint: Option<&Checkpoint>) -> Result<Session, PostgresError> {
+    database.keep_to(checkpoint.map(Into::into));
+    Session::connect(database)
 }
 
 /// Returns the cluster and the name of the session's database.

@@ -22,8 +22,8 @@ use crate::observe::metrics::SourceMetrics;
 use crate::observe::status::Status;
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::quorum::Standing;
+use crate::postgres::server_identity::ServerIdentity;
 use crate::source::context::SourceContext;
-use crate::source::server_identity::ServerIdentity;
 
 /// A transaction that waits longer is shown in the status, and logged.
 const SHOW_TIMEOUT: Duration = Duration::from_secs(1);
@@ -87,7 +87,8 @@ impl Synchronous {
         }
         if let Some(question) = self.gate.ask(now) {
             let since = self.gate.held_since().unwrap_or(now).max(self.tried_others_at);
-            if now.saturating_duration_since(since) >= TRY_OTHERS_INTERVAL {
+            // A question that failed has left its host already: another change would lead back to it.
+            if self.failure.is_none() && now.saturating_duration_since(since) >= TRY_OTHERS_INTERVAL {
                 self.tried_others_at = now;
                 self.poller.try_others();
             }

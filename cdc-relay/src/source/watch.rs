@@ -6,7 +6,7 @@
 //!   follows the other within one message: what is altered once is not taken for altered twice.
 //! * A check that takes long goes on if the server answers another connection, for its snapshot would be lost with it.
 //! * A check that reaches another server, since a standby was promoted, ends the session: the stream's server may be frozen and
-//!   never say so. A former primary on a lower timeline ends nothing: the other hosts are tried.
+//!   never say so. Of several hosts a former primary is never reached: the connection leaves it.
 //! * A failed check is made up for: the next one compares with the last that succeeded.
 //! * Whether the routes still fit is checked beside this (`fit`), without delaying it.
 
@@ -26,10 +26,10 @@ use self::fit::Fit;
 use crate::checkpoint::refusal::Break;
 use crate::checkpoint::refusal::Refusal;
 use crate::postgres::lsn::Lsn;
+use crate::postgres::server_identity::ServerIdentity;
 use crate::source::context::SourceContext;
 use crate::source::contract::Keys;
 use crate::source::coverage::{Command, Coverage, Replaced, losses, query};
-use crate::source::server_identity::{Found, ServerIdentity};
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// The limit of one check, and the one of a server that answers others.
@@ -307,20 +307,13 @@ const WAL_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_c
 async fn connect(context: &SourceContext, identity: &ServerIdentity) -> Result<OpenSnapshot> {
     let client = context.database.connect().await?;
     let found = ServerIdentity::of(&client).await?;
-    match identity.judge(&found) {
-        Found::Same => {}
-        Found::Another => {
-            let why = format!(
-                "another server is the primary now, on timeline {}; a new session begins there",
-                found.timeline
-            );
-            context.acks.fail(why.clone());
-            bail!("{why}");
-        }
-        Found::Former => {
-            context.database.try_others();
-            return Err(identity.former(&found));
-        }
+    if found != *identity {
+        let why = format!(
+            "another server is the primary now, on timeline {}; a new session begins there",
+            found.timeline
+        );
+        context.acks.fail(why.clone());
+        bail!("{why}");
     }
     let version = answer(&client, "select pg_catalog.current_setting('server_version_num')").await?;
     let version: u32 = version.parse().context("the server's version is not readable")?;

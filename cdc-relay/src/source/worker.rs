@@ -25,6 +25,7 @@ use crate::postgres::error::PostgresError;
 use crate::postgres::facts::Facts;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::replication_stream::{Origins, Replication};
+use crate::postgres::server_identity::ServerIdentity;
 use crate::postgres::session::Session;
 use crate::routes::{NewTable, OriginRule, TableName};
 use crate::source::backfill::rows::Table;
@@ -34,7 +35,6 @@ use crate::source::context::SourceContext;
 use crate::source::contract::{self, Checked, Contract, ContractError, Keys};
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
-use crate::source::server_identity::ServerIdentity;
 use crate::source::stream::{HandedOver, ReleaseInput, SessionClients, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::succession::StandbyWait;
@@ -146,6 +146,8 @@ struct SourceWorker {
     stuck: Stuck,
     /// How long this relay has waited for the slot.
     standby_wait: StandbyWait,
+    /// Since when no host but former primaries has answered.
+    former_since: Option<Instant>,
 }
 
 /// Runs until `Acks::stop`.
@@ -163,6 +165,7 @@ pub fn run(context: SourceContext) {
         keys: Keys::default(),
         stuck: Stuck::default(),
         standby_wait: StandbyWait::default(),
+        former_since: None,
         configured: Arc::clone(&context),
         new_tables: BTreeSet::new(),
         context,
@@ -184,6 +187,7 @@ pub fn run(context: SourceContext) {
             Err(AttemptError::HandedOver) => (State::Standby, HANDED_OVER_PAUSE),
             Err(AttemptError::Turn) => (State::Standby, Duration::ZERO),
             Err(AttemptError::Refused(refusal)) => {
+                worker.doubt_host();
                 (State::Refused(worker.refused(refusal)), REFUSED_INTERVAL)
             }
             Err(AttemptError::Failed(error)) => {
@@ -214,10 +218,11 @@ impl SourceWorker {
     /// Runs one session. `Ok` means that the relay stops.
     fn attempt(&mut self) -> Result<(), AttemptError> {
         let slot_name = self.context.source.slot.get_ref().clone();
-        let mut session =
-            Session::connect(&self.context.database).map_err(|error| self.attempt_error(error.into()))?;
-        self.resolve(&mut session)?;
+        let mut session = Session::connect_to_any(&self.context.database)
+            .map_err(|error| self.attempt_error(error.into()))?;
         let (cluster, database) = inspect::primary(&mut session)?;
+        self.leave_known_former(&cluster)?;
+        self.resolve(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
         let tables = self.existing(&facts);
@@ -227,6 +232,7 @@ impl SourceWorker {
         self.clients.emitter()?.set_catalog(catalog);
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             drop(session);
+            self.leave_former_of_several(&cluster)?;
             return Err(self.stand_by(&slot_name)?);
         }
         let mut loaded = self.clients.load(0)?;
@@ -236,6 +242,7 @@ impl SourceWorker {
         self.follow_promotion(&mut session, server, &mut loaded)?;
         let Loaded { checkpoint, positions, publication, end } = loaded;
         let start = admit(checkpoint.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
+        self.context.database.keep_to(Some(ServerIdentity::from(&cluster)));
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let (mut checkpoint, known) =
             self.begin(start, &mut session, &cluster, SavedState { checkpoint, publication }, confirmed)?;

@@ -77,13 +77,18 @@ impl PrivateServer {
         standby
     }
 
-    /// Starts an archive of the WAL of this Postgres, which flushes what it receives and says so. Call it after `standby`, which admits
-    /// replication.
-    pub fn archive(&self) -> Child {
+    /// Starts an archive of the WAL of this Postgres under this name, which flushes what it receives and says so. Call it after
+    /// `standby`, which admits replication.
+    pub fn archive(&self, name: &str) -> Child {
         let folder = self.layout.server_dir("archive").expect("a folder");
         let mut archive = self.tool("pg_receivewal");
         archive.arg("--synchronous").arg("--directory").arg(folder).arg("--dbname").arg(self.address());
-        archive.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("pg_receivewal")
+        archive
+            .env("PGAPPNAME", name)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("pg_receivewal")
     }
 
     /// Takes over the logical slots of a Postgres, as Patroni copies them. Neither of the two may run.

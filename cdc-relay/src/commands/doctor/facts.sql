@@ -45,16 +45,18 @@ select jsonb_build_object(
         from pg_catalog.pg_stat_replication a
         where not exists (select from pg_catalog.pg_replication_slots s
                           where s.active_pid = a.pid and s.slot_type = 'logical')
-          and a.application_name not in ('pg_basebackup', 'pg_receivewal', 'cdc-relay')),
+          and a.application_name not in ('pg_basebackup', 'pg_receivewal', 'cdc-relay')
+          and not (a.flush_lsn is not null and a.replay_lsn is null)),
     -- Without the states where the role may not see them. A logical subscriber is no standby, whatever the server marks it as, and
-    -- neither is a backup or an archive of the WAL.
+    -- neither is a backup or an archive of the WAL, which flushes and never applies, whatever its name.
     'walsenders', (
         select coalesce(jsonb_agg(jsonb_build_object('state', w.sync_state, 'flushed', w.flush_lsn)), '[]')
         from pg_catalog.pg_stat_get_wal_senders() w
         where not exists (select from pg_catalog.pg_replication_slots s
                           where s.active_pid = w.pid and s.slot_type = 'logical')
           and not exists (select from pg_catalog.pg_stat_get_activity(w.pid) a
-                          where a.application_name in ('pg_basebackup', 'pg_receivewal'))),
+                          where a.application_name in ('pg_basebackup', 'pg_receivewal'))
+          and not (w.flush_lsn is not null and w.replay_lsn is null)),
     'publications', (select coalesce(jsonb_agg(p.pubname), '[]') from pg_catalog.pg_publication p),
     -- What is stored outside the rows, with that of partitions.
     'toast', (

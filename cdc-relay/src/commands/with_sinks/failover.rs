@@ -92,7 +92,7 @@ struct Report {
 
 pub fn execute(options: &Options) -> Outcome {
     let routes = options.routes.read()?;
-    let (routes, source) = super::wiring::resolved(&routes, only_source(&routes)?)?;
+    let (routes, source) = super::wiring::resolved(&options.kafka, &routes, only_source(&routes)?)?;
     let report = work(options, routes, &source)?;
     if options.json.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
@@ -123,7 +123,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
     let mut clients = KafkaClients::new(context);
     clients.connect()?;
     let loaded = clients.load(0)?;
-    let mut session = Session::connect(&context.database)?;
+    let mut session = inspect::connect(&context.database, loaded.checkpoint.as_ref())?;
     resnapshot::lock_out_others(&mut session, context.source.slot.get_ref())?;
     let server = Server::query(&mut session, &context.source)?;
     let chain =

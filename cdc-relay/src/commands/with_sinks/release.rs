@@ -13,6 +13,7 @@ use crate::commands::outcome::{Ending, Failure, Outcome};
 use crate::dead_letter::halts::Halts;
 use crate::dead_letter::listing::HaltedKey;
 use crate::dead_letter::release::{PREFIX, ReleaseOrder, ReleaseRecord};
+use crate::postgres::connection_url::Database;
 use crate::postgres::session::{LOGICAL_MESSAGES_VERSION, Session};
 use crate::postgres::sql::literal;
 use crate::routes::{Routes, Source};
@@ -90,7 +91,8 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
         skip: config.skip,
     };
     let end = end(&reader, &routes)?;
-    let runs = write(source, &order)?;
+    let database = super::wiring::database_of_checkpoint(&config.kafka, &routes, source)?;
+    let runs = write(&database, source, &order)?;
     let mut answer = Answer { json: config.json, out: std::io::stdout().lock() };
     if !runs {
         return answer.later(source);
@@ -129,10 +131,9 @@ fn end(reader: &Reader, routes: &Routes) -> Result<i64> {
 }
 
 /// Writes the order into the WAL. Returns whether a relay reads the slot.
-fn write(source: &Source, order: &ReleaseOrder) -> Result<bool> {
+fn write(database: &Database, source: &Source, order: &ReleaseOrder) -> Result<bool> {
     let name = source.name.get_ref();
-    let config = source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
-    let mut session = Session::connect(&config)?;
+    let mut session = Session::connect(database)?;
     ensure!(
         session.version() >= LOGICAL_MESSAGES_VERSION,
         "source {name} runs PostgreSQL {}; a release needs {LOGICAL_MESSAGES_VERSION} or later",

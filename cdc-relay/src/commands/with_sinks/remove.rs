@@ -110,9 +110,9 @@ pub fn execute(options: &Options) -> Outcome {
     }
     let all = RoutesArgs { source: None, ..options.routes.clone() }.read()?;
     let source = options.routes.read()?.sources.into_iter().next().context("no source")?;
-    let mut session =
-        Session::connect(&super::wiring::database(&source)?).context("the database of the source")?;
     let brokers = &options.kafka;
+    let database = super::wiring::database_of_checkpoint(brokers, &all, &source)?;
+    let mut session = Session::connect(&database).context("the database of the source")?;
     let mut found = found(&mut session, &source)?;
     found.keys = keys(brokers, &all, &source)?;
     found.records = found.keys.len();

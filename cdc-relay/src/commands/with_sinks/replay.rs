@@ -92,7 +92,7 @@ fn since(text: &str) -> Result<jiff::Timestamp, String> {
 
 pub fn execute(config: &ReplayConfig) -> Outcome {
     let routes = super::wiring::routes(&config.routes, &config.amqp)?;
-    let (routes, source) = super::wiring::resolved(&routes, only_source(&routes)?)?;
+    let (routes, source) = super::wiring::resolved(&config.kafka, &routes, only_source(&routes)?)?;
     let rows = match (&config.key, &config.condition, config.since) {
         (Some(key), ..) => Rows::Key(key.clone()),
         (_, Some(condition), _) => Rows::Where(condition.clone()),
@@ -101,7 +101,8 @@ pub fn execute(config: &ReplayConfig) -> Outcome {
             return Err(Failure::usage("no rows are chosen: give --key, --where or --since".to_owned()));
         }
     };
-    let mut selection = Selection::open(&source, &config.table, &rows, config.limit)?;
+    let database = super::wiring::database_of_checkpoint(&config.kafka, &routes, &source)?;
+    let mut selection = Selection::open(database, &source, &config.table, &rows, config.limit)?;
     if config.dry_run {
         return dry_run(config, &mut selection, &routes, &source);
     }
@@ -128,6 +129,7 @@ async fn work(
         &routes,
         source,
     )?);
+    context.database.keep_to(selection.database.primary());
     let timeout = Duration::from_secs(config.timeout);
     let work = tokio::task::spawn_blocking(move || {
         let mut notices = Notices::default();

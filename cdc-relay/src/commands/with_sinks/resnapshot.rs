@@ -60,7 +60,7 @@ pub struct Options {
 
 pub fn execute(options: &Options) -> Outcome {
     let routes = super::wiring::routes(&options.routes, &options.amqp)?;
-    let (routes, source) = super::wiring::resolved(&routes, only_source(&routes)?)?;
+    let (routes, source) = super::wiring::resolved(&options.kafka, &routes, only_source(&routes)?)?;
     if !options.tables.is_empty() {
         print(options.json, &heal(options, routes, &source)?, healed)?;
         return Ok(Ending::Fine);

@@ -39,8 +39,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 /// While it runs it follows the routes file, which it looks at every two seconds, and at once after SIGHUP. A source that was added
 /// starts, one that was removed ends once everything that is acknowledged is saved, and one that was changed ends and starts. The
 /// slot of a removed source stays until `cdc-relay remove` drops it. A file with mistakes, or with changes that a database
-/// refuses, changes nothing: /health, the metric cdc_relay_routes_file_refused and the log show them, and it is read again every
-/// minute. `[relay]` and `[kafka]` are read at start alone.
+/// refuses, changes nothing; if a source cannot start, the rest is applied. /health, the metric cdc_relay_routes_file_refused and the
+/// log show it, and the file is read again every minute. `[relay]` and `[kafka]` are read at start alone.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use crate::checkpoint::refusal::Refusal;
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
 use crate::commands::outcome::Failure;
+use crate::commands::state_topic;
 use crate::observe::metrics::{Metrics, SourceMetrics};
 use crate::observe::status::Status;
 use crate::postgres::connection_url::Database;
@@ -52,12 +53,24 @@ pub fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
 }
 
+/// The database of a command that reads or changes a source: of several hosts, no connection goes to one that was the primary before
+/// the checkpoint's server.
+pub fn database_of_checkpoint(brokers: &Brokers, routes: &Routes, source: &Source) -> Result<Database> {
+    let database = database(source)?;
+    if database.host_count() > 1 {
+        let checkpoint = state_topic::checkpoint(brokers, routes, source)?;
+        database.keep_to(checkpoint.as_ref().map(Into::into));
+    }
+    Ok(database)
+}
+
 /// The routes and the one source of a command, with the tables that its patterns match now.
-pub fn resolved(routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
+pub fn resolved(brokers: &Brokers, routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
     if !source.has_patterns() {
         return Ok((routes.clone(), source.clone()));
     }
-    resolved_by(&mut Session::connect_to_read(&database(source)?)?, routes, source)
+    let database = database_of_checkpoint(brokers, routes, source)?;
+    resolved_by(&mut Session::connect_to_read(&database)?, routes, source)
 }
 
 /// As [`resolved`], by a session with the source's database.

@@ -7,7 +7,7 @@ use super::maker::kept;
 
 #[derive(Clone)]
 pub struct RoutesFileSeries {
-    /// 1 while the file has changed and cannot be used.
+    /// 1 while the file has changed and is not applied, or not all of it.
     pub refused: IntGauge,
     /// When the routes that the sources run by were read.
     pub applied_at: Gauge,
@@ -16,7 +16,7 @@ pub struct RoutesFileSeries {
 impl RoutesFileSeries {
     pub(super) fn make(registry: &Registry) -> Result<RoutesFileSeries> {
         let opts = |name: &str, help: &str| Opts::new(format!("cdc_relay_routes_file_{name}"), help);
-        let refused = "1 while the routes file has changed and cannot be used, so that the sources run by what it was; else 0.";
+        let refused = "1 while the routes file has changed and is not applied, or not all of it; else 0.";
         let applied = "Unix time at which the routes that the sources run by were read.";
         Ok(RoutesFileSeries {
             refused: kept(registry, IntGauge::with_opts(opts("refused", refused))?)?,

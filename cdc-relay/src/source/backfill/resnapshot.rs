@@ -79,7 +79,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     let mut clients = KafkaClients::new(&context);
     view(Step::Waits("connecting"));
     let Loaded { checkpoint, publication, positions, .. } = load(&mut clients)?;
-    let mut session = Session::connect(&context.database)?;
+    let mut session = inspect::connect(&context.database, checkpoint.as_ref())?;
     session.set_silence_timeout(SLOT_AND_FIRST_ROW_TIMEOUT)?;
     let (cluster, database) = inspect::primary(&mut session)?;
     let slot_name = context.source.slot.get_ref();

@@ -83,7 +83,8 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Whether the next frame may be processed: it begins no transaction that synchronous standbys have yet to flush.
+    /// Whether the next frame may be processed: it begins no transaction that synchronous standbys have yet to flush. One of which
+    /// nothing is emitted waits for nobody: a source that only catches up streams, also while the standbys are away.
     fn passes(&mut self) -> Result<bool> {
         let Some(standbys) = &mut self.standbys else { return Ok(true) };
         if self.current.is_open() {
@@ -91,6 +92,9 @@ impl Stream<'_> {
         }
         let Some(range) = self.replication.next_data()? else { return Ok(true) };
         let Some(commit_lsn) = pgoutput::begin_lsn(self.replication.bytes(&range)) else { return Ok(true) };
+        if self.readiness.emits_nothing_of(commit_lsn) {
+            return Ok(true);
+        }
         Ok(standbys.passes(commit_lsn, || self.replication.find_data(pgoutput::commit_end_lsn)))
     }
 

@@ -30,6 +30,11 @@ impl Readiness {
         Ok(self.continuity.begins(commit)?)
     }
 
+    /// Whether nothing of a transaction of this commit position is emitted: the server sends it again, or must not have it.
+    pub fn emits_nothing_of(&self, commit_lsn: Lsn) -> bool {
+        self.continuity.emits_nothing_of(commit_lsn)
+    }
+
     /// The server has nothing more up to `wal_end`.
     ///
     /// # Errors

@@ -2,11 +2,12 @@
 //!
 //! * It asks once for each question of the gate, and is idle in between.
 //! * An answer counts only if it comes from the server that the stream reads: the same cluster on the same timeline, as a
-//!   primary. A connection of several hosts may lead to another one after a promotion, or back to the former primary.
+//!   primary. A connection of several hosts may lead to another one after a promotion.
 //! * While a transaction waits for long, the other hosts are tried now and then: a primary that lost its standbys to another one
 //!   answers, and may not know it yet.
 //! * Logical walsenders do not count. The server may mark one as synchronous (`*` matches every name, the relay's own too),
-//!   but no logical subscriber can be promoted. Neither can a backup or an archive of the WAL.
+//!   but no logical subscriber can be promoted. Neither can a backup or an archive of the WAL. An archive may have any name; it
+//!   flushes what it receives and never applies it, and a standby always says how far it has applied.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,9 +22,9 @@ use tokio_postgres::{Client, Statement};
 use super::gate::{Observation, Question};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::quorum::{Quorum, Standby, Standing, is_synchronous, standing};
+use crate::postgres::server_identity::ServerIdentity;
 use crate::sinks::acks::Acks;
 use crate::source::context::SourceContext;
-use crate::source::server_identity::{Found, ServerIdentity};
 
 /// The limit of one answer, connecting included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
@@ -37,7 +38,8 @@ const STANDBYS: &str = "select pg_catalog.current_setting('synchronous_standby_n
      left join pg_catalog.pg_stat_get_wal_senders() w on not exists ( \
          select from pg_catalog.pg_replication_slots s where s.active_pid = w.pid and s.slot_type = 'logical') \
      and not exists ( \
-         select from pg_catalog.pg_stat_get_activity(w.pid) a where a.application_name in ('pg_basebackup', 'pg_receivewal'))";
+         select from pg_catalog.pg_stat_get_activity(w.pid) a where a.application_name in ('pg_basebackup', 'pg_receivewal')) \
+     and not (w.flush_lsn is not null and w.replay_lsn is null)";
 
 /// What came of a question.
 #[derive(Debug)]
@@ -144,14 +146,10 @@ async fn ask(
         None => {
             let standbys = Standbys::connect(context).await?;
             let found = ServerIdentity::of(&standbys.client).await?;
-            match identity.judge(&found) {
-                Found::Same => connection.insert(standbys),
-                Found::Another => return Ok(Answer::OtherServer(found)),
-                Found::Former => {
-                    context.database.try_others();
-                    return Err(identity.former(&found));
-                }
+            if found != *identity {
+                return Ok(Answer::OtherServer(found));
             }
+            connection.insert(standbys)
         }
     };
     let Some((wal_end, standing)) = standbys.look_up().await? else { return Ok(Answer::Hidden) };

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::{self, Scratch};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
@@ -37,6 +38,7 @@ pub enum Rows {
 
 /// The chosen rows, in a snapshot of their own.
 pub struct Selection {
+    pub database: Database,
     pub(super) session: Session,
     pub table: Table,
     sql: String,
@@ -47,15 +49,16 @@ pub struct Selection {
 
 impl Selection {
     /// Prepares the query, and takes the snapshot that the rows are read in.
-    pub fn open(source: &Source, table: &str, rows: &Rows, limit: Option<u64>) -> Result<Selection> {
+    pub fn open(
+        database: Database,
+        source: &Source,
+        table: &str,
+        rows: &Rows,
+        limit: Option<u64>,
+    ) -> Result<Selection> {
         let name: TableName = table.parse().map_err(|problem| anyhow::anyhow!("--table: {problem}"))?;
         let routed = source.table(&name).with_context(|| format!("--table: {name} has no routes"))?;
-        let config = source
-            .url
-            .get_ref()
-            .parse()
-            .with_context(|| format!("`url` of source {}", source.name.get_ref()))?;
-        let mut session = Session::connect_to_read(&config)?;
+        let mut session = Session::connect_to_read(&database)?;
         // Names in the condition resolve as they do for the role.
         session.query("reset search_path; begin isolation level repeatable read read only")?;
         let tables = rows::tables(&mut session, source.publication.get_ref())?;
@@ -69,7 +72,7 @@ impl Selection {
         let (sql, key) = query(&table, routed, rows, limit)?;
         // `parse` accepts one statement only, and the transaction is read only.
         session.parse(&sql).context("the condition cannot be used: correct it")?;
-        Ok(Selection { session, table, sql, key, limit })
+        Ok(Selection { database, session, table, sql, key, limit })
     }
 
     /// The query, for the terminal.
@@ -84,8 +87,7 @@ impl Selection {
         timeout: Duration,
         mut notify: impl FnMut(&str),
     ) -> Result<()> {
-        let config = source.url.get_ref().parse()?;
-        let mut other = Session::connect_to_read(&config)?;
+        let mut other = Session::connect_to_read(&self.database)?;
         // A commit flushes all WAL before it, and lets an idle slot move on.
         other.query(&format!("select pg_logical_emit_message(true, {}, '')", literal(PREFIX)))?;
         let rows = other.query("select pg_current_wal_flush_lsn()")?;

@@ -15,7 +15,6 @@ use serde::Serialize;
 use super::{examine, load, lock_out_others};
 use crate::checkpoint::state::{Start, admit};
 use crate::postgres::facts::ask;
-use crate::postgres::session::Session;
 use crate::routes::{Source, TableName};
 use crate::source::backfill::rows::Table;
 use crate::source::backfill::snapshot::TableProgress;
@@ -49,7 +48,7 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let context = Arc::new(context);
     let mut clients = KafkaClients::new(&context);
     let Loaded { checkpoint, publication, .. } = load(&mut clients)?;
-    let mut session = Session::connect(&context.database)?;
+    let mut session = inspect::connect(&context.database, checkpoint.as_ref())?;
     let (cluster, database) = inspect::primary(&mut session)?;
     let slot_name = context.source.slot.get_ref();
     lock_out_others(&mut session, slot_name)?;
