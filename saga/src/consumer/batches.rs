@@ -62,7 +62,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         let mut waiting = Waiting::new(Instant::now());
         let mut absent = Absent::new(Instant::now());
         while !self.shutdown.is_cancelled() {
-            self.pause_waiting_partitions(&mut waiting, &mut absent)?;
+            self.pause_waiting_partitions(&mut carried, &mut waiting, &mut absent)?;
             let batch = self.next_batch(&mut carried, &waiting, &mut client_errors)?;
             if !batch.is_empty() {
                 self.metrics.batch_records.observe(batch.len() as f64);
@@ -92,17 +92,30 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     /// that are not paused and a resumed batch resumes all.
     fn pause_waiting_partitions(
         &self,
+        carried: &mut Carried<'c>,
         waiting: &mut Waiting<'c>,
         absent: &mut Absent<'c>,
     ) -> anyhow::Result<()> {
         if waiting.is_empty() {
             return Ok(());
         }
-        // Of both at once: what waited and is dropped was not applied, and nobody is to believe that it was.
+        self.drop_revoked(carried, waiting, absent)?;
+        self.consumer.pause(&waiting.partitions()).context("cannot pause partitions")
+    }
+
+    /// Drops everything about partitions that are not assigned any more, at one moment: a record that was read before its partition
+    /// was revoked, and kept when what is before it was dropped, would be applied and committed ahead of that once the partition is back.
+    fn drop_revoked(
+        &self,
+        carried: &mut Carried<'c>,
+        waiting: &mut Waiting<'c>,
+        absent: &mut Absent<'c>,
+    ) -> anyhow::Result<()> {
         let assigned = self.consumer.assignment()?;
+        carried.retain(|read| read.is_of(&assigned));
         waiting.keep_only(&assigned);
         absent.keep_only(&assigned);
-        self.consumer.pause(&waiting.partitions()).context("cannot pause partitions")
+        Ok(())
     }
 
     fn next_batch(

@@ -32,6 +32,12 @@ impl<'c> PendingRecord<'c> {
     pub(super) fn topic_partition(&self) -> (&str, i32) {
         (self.message.topic(), self.message.partition())
     }
+
+    /// Whether its partition is one of these.
+    pub(super) fn is_of(&self, assigned: &TopicPartitionList) -> bool {
+        let (topic, partition) = self.topic_partition();
+        assigned.find_partition(topic, partition).is_some()
+    }
 }
 
 /// Maximum pause between two tries.
@@ -108,10 +114,7 @@ impl<'c> Waiting<'c> {
 
     /// Drops the records of partitions that are no longer assigned: their new owner reads them again.
     pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
-        self.records.retain(|read| {
-            let (topic, partition) = read.topic_partition();
-            assigned.find_partition(topic, partition).is_some()
-        });
+        self.records.retain(|read| read.is_of(assigned));
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = &PendingRecord<'c>> {

@@ -26,7 +26,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         if absent.is_empty() {
             return Ok(());
         }
-        absent.keep_only(&self.consumer.assignment()?);
+        self.drop_revoked(carried, waiting, absent)?;
         let mut are_read_again = false;
         for key in absent.due(Instant::now()) {
             let Some(passed_over) = absent.of(&key) else { continue };
