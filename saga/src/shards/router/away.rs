@@ -3,7 +3,8 @@
 //! * A shard is away when no connection to it can be had, when it did not answer who owns what, or when it did not end its work in
 //!   time ([`in_time`](Router::in_time)).
 //! * A connection that ends says nothing of the shard: a move and an operator may end one. Another one shows whether it is there.
-//! * One task asks those that are away, and ends when all have answered. Then it is read again who owns which bucket.
+//! * One task asks those that are away, and ends when all serve again. Then it is read again who owns which bucket.
+//! * A shard serves when it answers who owns what, and commits: one whose synchronous standbys are away answers, and stays away.
 //! * One shard alone is always asked: whoever asks finds out by itself.
 
 use std::sync::{Arc, Weak};
@@ -13,7 +14,7 @@ use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::SqlState;
 
 use super::in_time::NotInTime;
-use super::shard::{Shard, Standing, answer};
+use super::shard::{Shard, Standing, serves};
 use super::{Inner, Router, State};
 use crate::shards::map::Answer;
 
@@ -46,7 +47,7 @@ impl Router {
             Finding::Away => true,
             Finding::Lost => {
                 let asked = self.state().shards[shard].clone();
-                answer(&asked).await == Answer::Away
+                !serves(&asked).await
             }
         };
         if is_away {
@@ -116,10 +117,10 @@ async fn probe(inner: Weak<Inner>) {
         let shards: Vec<(usize, Shard)> = shards.collect();
         let mut is_one_back = false;
         for (index, shard) in shards {
-            if answer(&shard).await == Answer::Away {
+            if !serves(&shard).await {
                 continue;
             }
-            tracing::info!(shard = shard.listed.name, "a shard that was away answers");
+            tracing::info!(shard = shard.listed.name, "a shard that was away serves again");
             let mut state = router.state();
             state.shards[index].is_away = false;
             router.show_away(&state);
