@@ -1,8 +1,9 @@
 //! Shards that are away, where there are several: they are not asked, so that nobody waits for one that does not answer.
 //!
-//! * A shard is away when no connection to it can be had, when it did not answer who owns what, or when it did not end its work in
-//!   time ([`in_time`](Router::in_time)).
-//! * A connection that ends says nothing of the shard: a move and an operator may end one. Another one shows whether it is there.
+//! * A shard is away when no connection to it can be had, or when it did not answer who owns what.
+//! * A connection that ends says nothing of the shard: a move and an operator may end one. Nor does work that did not end in time
+//!   ([`in_time`](Router::in_time)): it may be too much at once, or wait for a lock. A transaction that is read-only may be of a server
+//!   that was replaced. Each time the shard is asked whether it serves, and is away if it does not.
 //! * One task asks those that are away, and ends when all serve again. Then it is read again who owns which bucket.
 //! * A shard serves when it answers who owns what, and commits: one whose synchronous standbys are away answers, and stays away.
 //! * One shard alone is always asked: whoever asks finds out by itself.
@@ -45,7 +46,7 @@ impl Router {
         let is_away = match finding(error) {
             Finding::Here => false,
             Finding::Away => true,
-            Finding::Lost => {
+            Finding::Unclear => {
                 let asked = self.state().shards[shard].clone();
                 !serves(&asked).await
             }
@@ -140,8 +141,8 @@ async fn probe(inner: Weak<Inner>) {
 enum Finding {
     /// It is there. A pool whose connections are all in use is busy, not away.
     Here,
-    /// A connection to it ended.
-    Lost,
+    /// A connection to it ended, work on it did not, or it takes no writes: it has to be asked.
+    Unclear,
     /// It cannot be reached.
     Away,
 }
@@ -150,8 +151,7 @@ fn finding(error: &anyhow::Error) -> Finding {
     let of_cause = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<PoolError>() {
         Some(PoolError::Timeout(TimeoutType::Wait)) => Some(Finding::Here),
         Some(_) => Some(Finding::Away),
-        None if cause.is::<NotInTime>() => Some(Finding::Away),
-        None if cause.is::<std::io::Error>() => Some(Finding::Lost),
+        None if cause.is::<NotInTime>() || cause.is::<std::io::Error>() => Some(Finding::Unclear),
         None => cause.downcast_ref().map(of_statement),
     };
     error.chain().find_map(of_cause).unwrap_or(Finding::Here)
@@ -160,7 +160,7 @@ fn finding(error: &anyhow::Error) -> Finding {
 fn of_statement(error: &tokio_postgres::Error) -> Finding {
     match error.code() {
         Some(state) => of_state(state),
-        None if error.is_closed() || is_io(error) => Finding::Lost,
+        None if error.is_closed() || is_io(error) => Finding::Unclear,
         None => Finding::Here,
     }
 }
@@ -170,12 +170,12 @@ fn is_io(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Class 08 is connection exception, 53 insufficient resources, 57P operator intervention: 57P01 ends one connection, or each
-/// of a server that is shut down, 57P02 each of one that has crashed, 57P03 refuses a new one.
+/// of a server that is shut down, 57P02 each of one that has crashed, 57P03 refuses a new one. 25006 is a write on a standby.
 fn of_state(state: &SqlState) -> Finding {
     match state.code() {
-        "57P01" | "57P02" => Finding::Lost,
+        "25006" | "57P01" | "57P02" => Finding::Unclear,
         "57P03" => Finding::Away,
-        code if code.starts_with("08") => Finding::Lost,
+        code if code.starts_with("08") => Finding::Unclear,
         code if code.starts_with("53") => Finding::Away,
         _ => Finding::Here,
     }
@@ -195,8 +195,8 @@ mod tests {
         for (error, expected) in [
             (PoolError::Timeout(TimeoutType::Create).into(), Finding::Away),
             (PoolError::PostCreateHook(HookError::message("closed")).into(), Finding::Away),
-            (anyhow::Error::new(NotInTime).context("cannot read payments"), Finding::Away),
-            (anyhow::Error::from(reset()).context("cannot read payments"), Finding::Lost),
+            (anyhow::Error::new(NotInTime).context("cannot read payments"), Finding::Unclear),
+            (anyhow::Error::from(reset()).context("cannot read payments"), Finding::Unclear),
             (busy.context("no connection to the database").unwrap_err(), Finding::Here),
             (anyhow!("only 1 of 2 payments"), Finding::Here),
         ] {
@@ -204,16 +204,17 @@ mod tests {
         }
     }
 
-    /// A move ends transactions of its source, one by one.
+    /// A move ends transactions of its source, one by one, and a standby answers though nothing can be written there.
     #[test]
-    fn a_connection_that_was_ended_says_nothing_of_its_shard() {
+    fn a_connection_that_was_ended_and_a_write_that_is_not_taken_say_nothing_of_their_shard() {
         for (code, expected) in [
-            ("57P01", Finding::Lost),
-            ("57P02", Finding::Lost),
+            ("25006", Finding::Unclear),
+            ("57P01", Finding::Unclear),
+            ("57P02", Finding::Unclear),
             ("57P03", Finding::Away),
             ("57P05", Finding::Here),
             ("57014", Finding::Here),
-            ("08006", Finding::Lost),
+            ("08006", Finding::Unclear),
             ("53300", Finding::Away),
             ("SB001", Finding::Here),
             ("40P01", Finding::Here),

@@ -1,7 +1,7 @@
 //! A time limit for work on a shard, where there are several.
 //!
 //! * A shard that is frozen, or whose packets are dropped, answers nothing, and no connection to it ends. Work that does not end in
-//!   time is given up, and its shard is away.
+//!   time is given up, and its shard is away, unless it says that it serves: then it was that work alone.
 //! * Whether work that was given up was committed is not known, as after a lost connection.
 //! * Work of the one shard of a service has no limit but those of its session: there is nobody else to be served meanwhile.
 
@@ -32,8 +32,8 @@ impl fmt::Display for NotInTime {
 impl std::error::Error for NotInTime {}
 
 impl Router {
-    /// Waits for work on one shard, for 20 seconds at most where there are several. Whoever asked then reports the error
-    /// ([`Router::was_refused`]), by which the shard is away.
+    /// Waits for work on one shard, for 20 seconds at most where there are several. It is the caller who finds out by the error whether
+    /// the shard is away ([`Router::was_refused`]). Counts and sweeps do not: they only fail.
     ///
     /// # Errors
     /// When the work failed, or did not end in time: whether it was done is not known then.
