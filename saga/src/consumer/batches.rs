@@ -4,6 +4,8 @@
 //! * A batch with poison is halved until the poison record is alone; that record is parked.
 //! * A batch with missing rows, or with users who are being moved, is split: the events that wait and the records behind them leave
 //!   it. An event whose user nobody owns for long is passed over instead (`absent`).
+//! * A batch that one of several databases did not end in time is halved until it does. Once a single event alone did not end, what
+//!   else is late of the batch is passed over with it: a database at a standstill holds up the others for a few halvings only.
 
 mod read_again;
 
@@ -150,6 +152,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         absent: &mut Absent<'c>,
     ) -> anyhow::Result<()> {
         let mut parts = VecDeque::from([waiting.hold_back(batch)]);
+        let mut are_halved = true;
         while let Some(part) = parts.pop_front() {
             // Nothing of the rest is stored, so the next process reads it again.
             if self.shutdown.is_cancelled() {
@@ -173,6 +176,19 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                         *later = waiting.hold_back(std::mem::take(later));
                     }
                     parts.push_front(rest);
+                }
+                Verdict::Late(positions) if are_halved && positions.len() > 1 => {
+                    let rest = part.split_off(half_of(&part, &positions));
+                    parts.push_front(rest);
+                    parts.push_front(part);
+                }
+                Verdict::Late(positions) => {
+                    are_halved = false;
+                    tracing::warn!(
+                        events = positions.len(),
+                        "events are passed over, since the database of their users does not end them in time; they are tried again"
+                    );
+                    parts.push_front(absent.pass_over(part, &positions));
                 }
                 Verdict::Absent(positions) => {
                     tracing::warn!(
@@ -270,6 +286,10 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 Attempt::Again(anyhow!("events have to wait, and it was not said which"))
             }
             Err(ApplyError::Absent(absent)) => Attempt::End(Verdict::Absent(positions(&events, &absent))),
+            Err(ApplyError::Late(late)) => {
+                tracing::warn!(events = late.len(), "a database did not end a part of the batch in time");
+                Attempt::End(Verdict::Late(positions(&events, &late)))
+            }
             Err(ApplyError::Moving(moving)) => Attempt::End(Verdict::Moving(positions(&events, &moving))),
             Err(ApplyError::Other(error)) => match classify(&error) {
                 // A part that only parks records is not poison.
@@ -393,6 +413,13 @@ fn positions<E>(events: &[Delivery<'_, E>], indices: &[usize]) -> HashSet<Record
     indices.iter().map(|&index| record_position(events[index].record.0)).collect()
 }
 
+/// Where a part is divided, so that each half has as many of these records; there are at least two.
+fn half_of(part: &[PendingRecord<'_>], positions: &HashSet<RecordPosition>) -> usize {
+    let late =
+        part.iter().enumerate().filter(|(_, read)| positions.contains(&record_position(&read.message)));
+    late.map(|(index, _)| index).nth(positions.len() / 2).unwrap_or(part.len() / 2)
+}
+
 /// The missing rows by the position of their event.
 pub(super) type MissingRows = HashMap<RecordPosition, String>;
 
@@ -412,6 +439,8 @@ pub(super) enum Verdict {
     Moving(HashSet<RecordPosition>),
     /// These events are passed over, since the database of their users is away. Others may be applied.
     Absent(HashSet<RecordPosition>),
+    /// It is not known whether anything of these events was applied: their database serves, and did not end them in time.
+    Late(HashSet<RecordPosition>),
     /// Shutdown began while waiting. Nothing was applied, so no offset may be stored.
     Stopped,
 }

@@ -157,6 +157,7 @@ impl<'a> Reapplication<'a> {
             }
             Err(ApplyError::Moving(_)) => Err(Unowned::Moving.into()),
             Err(ApplyError::Absent(_)) => Err(Unowned::Away.into()),
+            Err(ApplyError::Late(_)) => bail!("the database did not apply the message in time"),
             Err(ApplyError::Other(error)) => Err(error),
         }
     }

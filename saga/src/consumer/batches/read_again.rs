@@ -59,7 +59,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     ) -> anyhow::Result<bool> {
         for read in passed_over.to_try() {
             match self.apply_part(std::slice::from_ref(read), carried)? {
-                Verdict::Absent(_) | Verdict::Moving(_) => {}
+                Verdict::Absent(_) | Verdict::Moving(_) | Verdict::Late(_) => {}
                 Verdict::Stopped => return Ok(false),
                 Verdict::Done | Verdict::Poison(_) | Verdict::Missing(_) => return Ok(true),
             }

@@ -4,6 +4,7 @@ use anyhow::anyhow;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::in_time::is_slow;
 use super::shard::Standing;
 use super::{Part, Router};
 use crate::consumer::{ApplyError, BatchCounts, MissingRow};
@@ -69,8 +70,9 @@ impl Router {
     /// park.
     ///
     /// # Errors
-    /// When buckets are being moved, or shards are away: nothing of those was applied, or it is not known. When rows are missing or a
-    /// shard failed: the other parts may be applied, and applying them again changes nothing.
+    /// When buckets are being moved, or shards are away: nothing of those was applied, or it is not known. When a shard serves, and did
+    /// not end its part in time. When rows are missing or a shard failed: the other parts may be applied, and applying them again
+    /// changes nothing.
     pub async fn apply<F>(
         &self,
         users: &[Uuid],
@@ -112,8 +114,12 @@ impl Router {
                 ),
                 Err(ApplyError::Other(error)) => {
                     self.was_refused(&known, &error).await;
-                    let is_away = self.away().contains(&known.shard);
-                    applied.failed(items, is_away, error);
+                    let failure = match self.away().contains(&known.shard) {
+                        true => Failure::Away,
+                        false if self.are_several() && is_slow(&error) => Failure::Slow,
+                        false => Failure::Other,
+                    };
+                    applied.failed(items, failure, error);
                 }
                 Err(other @ (ApplyError::Moving(_) | ApplyError::Absent(_))) => return Err(other),
             }
@@ -151,7 +157,9 @@ impl Router {
     pub async fn was_refused_in(&self, known: &Ownership, error: &ApplyError) -> bool {
         match error {
             ApplyError::Other(error) => self.was_refused(known, error).await,
-            ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_) => false,
+            ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_) | ApplyError::Late(_) => {
+                false
+            }
         }
     }
 }
@@ -163,24 +171,36 @@ struct Applied {
     missing: Vec<MissingRow>,
     /// The events of shards that are away.
     absent: Vec<usize>,
+    /// The events that a shard that serves did not end in time.
+    late: Vec<usize>,
     failed: Option<anyhow::Error>,
+}
+
+/// Why the part of one shard was not applied.
+#[derive(Clone, Copy)]
+enum Failure {
+    Away,
+    /// The shard serves, and its part was too much at once, or waited for a lock.
+    Slow,
+    Other,
 }
 
 impl Applied {
     /// The part with these events has failed. One without events waits for no user: it comes again, and then on another shard.
-    fn failed(&mut self, items: Vec<usize>, is_away: bool, error: anyhow::Error) {
-        if is_away && !items.is_empty() {
-            self.absent.extend(items);
-        } else {
-            self.failed = Some(error);
+    fn failed(&mut self, items: Vec<usize>, failure: Failure, error: anyhow::Error) {
+        match failure {
+            Failure::Away if !items.is_empty() => self.absent.extend(items),
+            Failure::Slow if !items.is_empty() => self.late.extend(items),
+            Failure::Away | Failure::Slow | Failure::Other => self.failed = Some(error),
         }
     }
 
-    /// Whoever is away is passed over first, so that what else failed is tried without them.
+    /// Whoever is away is passed over first, and what is late is divided then, so that what else failed is tried without them.
     fn result(self) -> Result<BatchCounts, ApplyError> {
-        let Self { counts, missing, absent, failed } = self;
+        let Self { counts, missing, absent, late, failed } = self;
         match failed {
             _ if !absent.is_empty() => Err(ApplyError::Absent(absent)),
+            _ if !late.is_empty() => Err(ApplyError::Late(late)),
             Some(error) => Err(ApplyError::Other(error)),
             None if !missing.is_empty() => Err(ApplyError::Missing(missing)),
             None => Ok(counts),
@@ -219,25 +239,37 @@ mod tests {
 
     /// Without an event the whole batch would come again as it is, and without a pause.
     #[test]
-    fn events_are_passed_over_where_there_are_some_and_before_anything_else_counts() {
-        let failed = |parts: &[(&[usize], bool)]| {
+    fn events_are_passed_over_or_divided_where_there_are_some_and_before_anything_else_counts() {
+        use Failure::{Away, Other, Slow};
+        let failed = |parts: &[(&[usize], Failure)]| {
             let missing = vec![MissingRow { index: 7, what: "row".to_owned() }];
             let mut applied = Applied { missing, ..Applied::default() };
-            for (items, is_away) in parts {
-                applied.failed(items.to_vec(), *is_away, anyhow!("failed"));
+            for (items, failure) in parts {
+                applied.failed(items.to_vec(), *failure, anyhow!("failed"));
             }
-            applied.result().unwrap_err()
+            match applied.result().unwrap_err() {
+                ApplyError::Absent(items) => ("absent", items),
+                ApplyError::Late(items) => ("late", items),
+                ApplyError::Missing(rows) => ("missing", rows.into_iter().map(|row| row.index).collect()),
+                ApplyError::Moving(items) => ("moving", items),
+                ApplyError::Other(_) => ("other", Vec::new()),
+            }
         };
-        assert!(matches!(failed(&[]), ApplyError::Missing(_)));
-        assert!(matches!(failed(&[(&[][..], true)]), ApplyError::Other(_)), "what is parked has no event");
-        assert!(matches!(failed(&[(&[1][..], false)]), ApplyError::Other(_)));
-        let (alone, others) = (&[1, 2][..], [(&[3][..], false), (&[][..], true)]);
-        for parts in [vec![(alone, true)], vec![(alone, true), others[0], others[1]]] {
-            let passed_over = failed(&parts);
-            assert!(
-                matches!(&passed_over, ApplyError::Absent(items) if items[..] == [1, 2]),
-                "{passed_over:?}"
-            );
+        let (none, one, two, more) = (&[][..], &[1][..], &[1, 2][..], &[3][..]);
+        for (parts, expected, items) in [
+            (vec![], "missing", vec![7]),
+            // Of messages to park there is no event.
+            (vec![(none, Away)], "other", vec![]),
+            (vec![(none, Slow)], "other", vec![]),
+            (vec![(one, Other)], "other", vec![]),
+            (vec![(two, Away)], "absent", vec![1, 2]),
+            (vec![(two, Away), (more, Other), (none, Away)], "absent", vec![1, 2]),
+            (vec![(two, Slow)], "late", vec![1, 2]),
+            (vec![(two, Slow), (more, Other), (none, Slow)], "late", vec![1, 2]),
+            (vec![(two, Slow), (more, Slow)], "late", vec![1, 2, 3]),
+            (vec![(two, Slow), (more, Away)], "absent", vec![3]),
+        ] {
+            assert_eq!(failed(&parts), (expected, items), "{} parts", parts.len());
         }
         assert!(Applied::default().result().is_ok());
     }
