@@ -107,11 +107,9 @@ impl Router {
         });
         let mut applied = Applied::default();
         for (known, items, done) in join_all(works).await {
-            match done {
+            match done.map_err(|error| in_batch(error, &items)) {
                 Ok(done) => applied.counts = applied.counts.plus(done),
-                Err(ApplyError::Missing(rows)) => applied.missing.extend(
-                    rows.into_iter().map(|row| MissingRow { index: items[row.index], what: row.what }),
-                ),
+                Err(ApplyError::Missing(rows)) => applied.missing.extend(rows),
                 Err(ApplyError::Other(error)) => {
                     self.was_refused(&known, &error).await;
                     let failure = match self.away().contains(&known.shard) {
@@ -121,7 +119,9 @@ impl Router {
                     };
                     applied.failed(items, failure, error);
                 }
-                Err(other @ (ApplyError::Moving(_) | ApplyError::Absent(_))) => return Err(other),
+                Err(other @ (ApplyError::Moving(_) | ApplyError::Absent(_) | ApplyError::Late(_))) => {
+                    return Err(other);
+                }
             }
         }
         applied.result()
@@ -161,6 +161,21 @@ impl Router {
                 false
             }
         }
+    }
+}
+
+/// An error about a part of a batch, as one about the batch. `items`: the indices of the part's events in the batch.
+fn in_batch(error: ApplyError, items: &[usize]) -> ApplyError {
+    let of_batch = |events: Vec<usize>| events.into_iter().map(|event| items[event]).collect();
+    match error {
+        ApplyError::Missing(rows) => {
+            let rows = rows.into_iter().map(|row| MissingRow { index: items[row.index], ..row });
+            ApplyError::Missing(rows.collect())
+        }
+        ApplyError::Moving(events) => ApplyError::Moving(of_batch(events)),
+        ApplyError::Absent(events) => ApplyError::Absent(of_batch(events)),
+        ApplyError::Late(events) => ApplyError::Late(of_batch(events)),
+        ApplyError::Other(error) => ApplyError::Other(error),
     }
 }
 
@@ -237,26 +252,46 @@ mod tests {
         }
     }
 
+    /// The name of an error, and the events that it is about.
+    fn parts(error: ApplyError) -> (&'static str, Vec<usize>) {
+        match error {
+            ApplyError::Absent(items) => ("absent", items),
+            ApplyError::Late(items) => ("late", items),
+            ApplyError::Missing(rows) => ("missing", rows.into_iter().map(|row| row.index).collect()),
+            ApplyError::Moving(items) => ("moving", items),
+            ApplyError::Other(_) => ("other", Vec::new()),
+        }
+    }
+
+    /// Otherwise others would wait, or be passed over.
+    #[test]
+    fn whatever_a_part_says_of_its_events_is_said_of_those_of_the_batch() {
+        let row = |index| MissingRow { index, what: "row".to_owned() };
+        for (error, name) in [
+            (ApplyError::Missing(vec![row(0), row(2)]), "missing"),
+            (ApplyError::Moving(vec![0, 2]), "moving"),
+            (ApplyError::Absent(vec![0, 2]), "absent"),
+            (ApplyError::Late(vec![0, 2]), "late"),
+        ] {
+            assert_eq!(parts(in_batch(error, &[3, 5, 8])), (name, vec![3, 8]));
+        }
+        assert_eq!(parts(in_batch(anyhow!("failed").into(), &[3])).0, "other");
+    }
+
     /// Without an event the whole batch would come again as it is, and without a pause.
     #[test]
     fn events_are_passed_over_or_divided_where_there_are_some_and_before_anything_else_counts() {
         use Failure::{Away, Other, Slow};
-        let failed = |parts: &[(&[usize], Failure)]| {
+        let failed = |failures: &[(&[usize], Failure)]| {
             let missing = vec![MissingRow { index: 7, what: "row".to_owned() }];
             let mut applied = Applied { missing, ..Applied::default() };
-            for (items, failure) in parts {
+            for (items, failure) in failures {
                 applied.failed(items.to_vec(), *failure, anyhow!("failed"));
             }
-            match applied.result().unwrap_err() {
-                ApplyError::Absent(items) => ("absent", items),
-                ApplyError::Late(items) => ("late", items),
-                ApplyError::Missing(rows) => ("missing", rows.into_iter().map(|row| row.index).collect()),
-                ApplyError::Moving(items) => ("moving", items),
-                ApplyError::Other(_) => ("other", Vec::new()),
-            }
+            parts(applied.result().unwrap_err())
         };
         let (none, one, two, more) = (&[][..], &[1][..], &[1, 2][..], &[3][..]);
-        for (parts, expected, items) in [
+        for (failures, expected, items) in [
             (vec![], "missing", vec![7]),
             // Of messages to park there is no event.
             (vec![(none, Away)], "other", vec![]),
@@ -269,7 +304,7 @@ mod tests {
             (vec![(two, Slow), (more, Slow)], "late", vec![1, 2, 3]),
             (vec![(two, Slow), (more, Away)], "absent", vec![3]),
         ] {
-            assert_eq!(failed(&parts), (expected, items), "{} parts", parts.len());
+            assert_eq!(failed(&failures), (expected, items), "{} parts", failures.len());
         }
         assert!(Applied::default().result().is_ok());
     }
