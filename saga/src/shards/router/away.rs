@@ -4,7 +4,7 @@
 //! * A connection that ends says nothing of the shard: a move and an operator may end one. Nor does work that did not end in time
 //!   ([`in_time`](Router::in_time)): it may be too much at once, or wait for a lock. A transaction that is read-only may be of a server
 //!   that was replaced. Each time the shard is asked whether it serves, and is away if it does not.
-//! * One task asks those that are away, and ends when all serve again. Then it is read again who owns which bucket.
+//! * One task asks those that are away, all at once, and ends when all serve again. Then it is read again who owns which bucket.
 //! * A shard serves when it answers who owns what, and commits: one whose synchronous standbys are away answers, and stays away.
 //! * One shard alone is always asked: whoever asks finds out by itself.
 
@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use deadpool_postgres::{PoolError, TimeoutType};
+use futures_util::future::join_all;
 use tokio_postgres::error::SqlState;
 
 use super::in_time::NotInTime;
@@ -84,6 +85,12 @@ impl Router {
         }
     }
 
+    fn set_here(&self, shard: usize) {
+        let mut state = self.state();
+        state.shards[shard].is_away = false;
+        self.show_away(&state);
+    }
+
     fn show_away(&self, state: &State) {
         if let Some(metrics) = self.0.metrics.get() {
             let away = state.shards.iter().filter(|shard| shard.standing() == Standing::Away);
@@ -115,18 +122,19 @@ async fn probe(inner: Weak<Inner>) {
         let Some(router) = inner.upgrade().map(Router) else { return };
         // It may have another URL by now.
         let shards = router.update_list().into_iter().enumerate().filter(|(_, shard)| shard.is_away);
-        let shards: Vec<(usize, Shard)> = shards.collect();
-        let mut is_one_back = false;
-        for (index, shard) in shards {
-            if !serves(&shard).await {
-                continue;
+        // Each is back by itself: one that is frozen takes seconds to be found so.
+        let asked = shards.map(|(index, shard)| {
+            let router = &router;
+            async move {
+                let is_back = serves(&shard).await;
+                if is_back {
+                    tracing::info!(shard = shard.listed.name, "a shard that was away serves again");
+                    router.set_here(index);
+                }
+                is_back
             }
-            tracing::info!(shard = shard.listed.name, "a shard that was away serves again");
-            let mut state = router.state();
-            state.shards[index].is_away = false;
-            router.show_away(&state);
-            is_one_back = true;
-        }
+        });
+        let is_one_back = join_all(asked).await.contains(&true);
         if is_one_back {
             router.read(|_| true).await;
         }
