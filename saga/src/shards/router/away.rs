@@ -30,6 +30,10 @@ impl Router {
         state.shards.iter().enumerate().filter(|(_, shard)| shard.is_away).map(|(index, _)| index).collect()
     }
 
+    pub(crate) fn is_away(&self, shard: usize) -> bool {
+        self.state().shards[shard].is_away
+    }
+
     /// Whether each shard can be asked, by index.
     pub(super) fn standings(&self) -> Vec<Standing> {
         self.state().shards.iter().map(Shard::standing).collect()
@@ -40,7 +44,7 @@ impl Router {
     }
 
     /// Work on a shard has failed: it is away if that is the reason, and there are others.
-    pub(super) async fn may_be_away(&self, shard: usize, error: &anyhow::Error) {
+    pub(crate) async fn may_be_away(&self, shard: usize, error: &anyhow::Error) {
         if !self.are_several() {
             return;
         }

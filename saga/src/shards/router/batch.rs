@@ -112,7 +112,7 @@ impl Router {
                 Err(ApplyError::Missing(rows)) => applied.missing.extend(rows),
                 Err(ApplyError::Other(error)) => {
                     self.was_refused(&known, &error).await;
-                    let failure = match self.away().contains(&known.shard) {
+                    let failure = match self.is_away(known.shard) {
                         true => Failure::Away,
                         false if self.are_several() && is_slow(&error) => Failure::Slow,
                         false => Failure::Other,
