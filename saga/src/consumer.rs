@@ -21,6 +21,7 @@
 mod absent;
 mod batches;
 mod client;
+mod fetched;
 mod follower;
 mod handler;
 mod lag;
@@ -36,12 +37,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use brokers::Brokers;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::Headers;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::batches::{Loop, LoopEnd};
 use self::client::subscribe;
+use self::fetched::Fetched;
 pub use self::follower::Follower;
 pub use self::handler::EventHandler;
 pub use self::lag::{Ends, GroupOffsets, PartitionProgress, partitions};
@@ -87,7 +89,7 @@ impl Default for Limits {
 }
 
 /// One record of a topic.
-pub struct Record<'a>(&'a BorrowedMessage<'a>);
+pub struct Record<'a>(&'a Fetched<'a>);
 
 impl Record<'_> {
     /// The value of a header, if it is text.

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 

@@ -8,12 +8,14 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use backon::ExponentialBackoff;
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
+
+use super::fetched::Fetched;
 
 /// A record that has been read and not applied.
 pub(super) struct PendingRecord<'c> {
-    pub(super) message: BorrowedMessage<'c>,
+    pub(super) message: Fetched<'c>,
     /// When its row was first missing.
     pub(super) missed_at: Option<Instant>,
     /// When its user was first owned by nobody.
@@ -26,7 +28,13 @@ pub(super) struct PendingRecord<'c> {
 
 impl<'c> PendingRecord<'c> {
     pub(super) fn new(message: BorrowedMessage<'c>) -> Self {
+        let message = message.into();
         Self { message, missed_at: None, moved_at: None, park_reason: None, was_applied: false }
+    }
+
+    /// Itself, to be kept for long.
+    pub(super) fn copied(self) -> Self {
+        Self { message: self.message.copied(), ..self }
     }
 
     pub(super) fn topic_partition(&self) -> (&str, i32) {
@@ -146,6 +154,6 @@ fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
 /// Topic, partition and offset.
 pub(super) type RecordPosition = (String, i32, i64);
 
-pub(super) fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
+pub(super) fn record_position(message: &Fetched<'_>) -> RecordPosition {
     (message.topic().to_owned(), message.partition(), message.offset())
 }

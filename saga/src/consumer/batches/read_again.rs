@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rdkafka::Offset;
 use rdkafka::consumer::Consumer;
-use rdkafka::message::Message;
 
 use super::{Carried, Loop, Verdict};
 use crate::consumer::Subscriber;
