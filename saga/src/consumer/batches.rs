@@ -448,3 +448,6 @@ enum Attempt {
     End(Verdict),
     Again(anyhow::Error),
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,11 +17,17 @@ impl<'c> From<BorrowedMessage<'c>> for Fetched<'c> {
     }
 }
 
+impl From<OwnedMessage> for Fetched<'_> {
+    fn from(message: OwnedMessage) -> Self {
+        Self::Copied(Box::new(message))
+    }
+}
+
 impl Fetched<'_> {
     /// Itself, without what was fetched with it.
     pub(super) fn copied(self) -> Self {
         match self {
-            Self::HandedOver(message) => Self::Copied(Box::new(message.detach())),
+            Self::HandedOver(message) => message.detach().into(),
             Self::Copied(message) => Self::Copied(message),
         }
     }
@@ -90,7 +96,7 @@ mod tests {
         let (body, key) = (Some(b"body".to_vec()), Some(b"key".to_vec()));
         let time = Timestamp::CreateTime(7);
         let message = OwnedMessage::new(body, key, "BalanceTopic".to_owned(), time, 3, 40, Some(headers));
-        let copy = Fetched::Copied(Box::new(message)).copied();
+        let copy = Fetched::from(message).copied();
         let record = Record(&copy);
         assert_eq!((record.event_type(), record.header("none")), (Some("balance.held.v1"), None));
         assert_eq!(

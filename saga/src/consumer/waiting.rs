@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use backon::ExponentialBackoff;
-use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::fetched::Fetched;
@@ -27,7 +26,7 @@ pub(super) struct PendingRecord<'c> {
 }
 
 impl<'c> PendingRecord<'c> {
-    pub(super) fn new(message: BorrowedMessage<'c>) -> Self {
+    pub(super) fn new(message: impl Into<Fetched<'c>>) -> Self {
         let message = message.into();
         Self { message, missed_at: None, moved_at: None, park_reason: None, was_applied: false }
     }
