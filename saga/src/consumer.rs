@@ -12,6 +12,8 @@
 //! * An event of a user whose database is away, while others are not, is passed over: the partition is read on, and nothing from that
 //!   event on is committed. Once the database answers, the partition is read again from there. No memory grows meanwhile. So is
 //!   an event of a user whom no shard owns for longer than [`Limits::moving`].
+//! * Of several databases one may serve and not end a batch in time. Then the batch is halved until it does; a single event that still does
+//!   not end is passed over.
 //! * The lag of the group is measured beside the loop, so that a loop that stands still is seen.
 //! * A rebalance during a batch is harmless: the client refuses to store offsets of a lost partition, and the new owner
 //!   repeats its records.
@@ -19,6 +21,7 @@
 mod absent;
 mod batches;
 mod client;
+mod fetched;
 mod follower;
 mod handler;
 mod lag;
@@ -34,12 +37,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use brokers::Brokers;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::Headers;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::batches::{Loop, LoopEnd};
 use self::client::subscribe;
+use self::fetched::Fetched;
 pub use self::follower::Follower;
 pub use self::handler::EventHandler;
 pub use self::lag::{Ends, GroupOffsets, PartitionProgress, partitions};
@@ -85,7 +89,7 @@ impl Default for Limits {
 }
 
 /// One record of a topic.
-pub struct Record<'a>(&'a BorrowedMessage<'a>);
+pub struct Record<'a>(&'a Fetched<'a>);
 
 impl Record<'_> {
     /// The value of a header, if it is text.
@@ -223,6 +227,9 @@ pub enum ApplyError {
     /// The databases of the users of these events, by their indices in the batch, are away, and others are not. The loop applies
     /// the other events by another call, goes on, and reads these again once their database answers.
     Absent(Vec<usize>),
+    /// The database of the users of these events, by their indices in the batch, is one of several and serves, and it did not end them
+    /// in time. The loop applies fewer of them at once. A single one is as absent, so that nobody waits for it.
+    Late(Vec<usize>),
     Other(anyhow::Error),
 }
 
@@ -231,7 +238,7 @@ impl ApplyError {
     pub(crate) fn names_nothing(&self) -> bool {
         match self {
             Self::Missing(rows) => rows.is_empty(),
-            Self::Moving(items) | Self::Absent(items) => items.is_empty(),
+            Self::Moving(items) | Self::Absent(items) | Self::Late(items) => items.is_empty(),
             Self::Other(_) => false,
         }
     }

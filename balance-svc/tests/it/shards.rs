@@ -30,7 +30,8 @@ async fn refusals(owned: &Ownership, user_id: Uuid) -> Vec<(&'static str, bool)>
     let hold = initiated(user_id, Uuid::now_v7(), 1);
     let applied = match store::apply(owned, &[&hold], &[], |_, reason| parked("t/0/0", reason)).await {
         Err(ApplyError::Other(error)) => Err(error),
-        Err(ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_)) | Ok(_) => Ok(()),
+        Err(ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_) | ApplyError::Late(_))
+        | Ok(_) => Ok(()),
     };
     let results = [
         ("apply", applied),

@@ -67,7 +67,8 @@ async fn refusals(owned: &Ownership, user_id: Uuid, payment_id: Uuid) -> Vec<(&'
     let held = command((user_id, payment_id), Event::Held);
     let applied = match store::apply(owned, &[&held], &[], parked).await {
         Err(ApplyError::Other(error)) => Err(error),
-        Err(ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_)) | Ok(_) => Ok(()),
+        Err(ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_) | ApplyError::Late(_))
+        | Ok(_) => Ok(()),
     };
     let results = [
         ("insert_payments", store::insert_payments(owned, &new, TTL).await.map(drop)),

@@ -3,7 +3,8 @@
 //!
 //! * Nothing from that record on is committed. What is behind it was applied or passed over too, and is read again with it.
 //! * Once a record was passed over, those behind it of the same user are too, whether or not the database answers by then. So the
-//!   order of a user's events is kept. Of a user the bucket is kept, so that no memory grows ([`passed_over`](super::passed_over)).
+//!   order of a user's events is kept. Of a user the bucket is kept, so that no memory grows ([`passed_over`](super::passed_over)); of a
+//!   few records a copy is kept.
 //! * The first record is tried again with back-off, and one of each of the last few users. Once one of them can be applied, the
 //!   partition is read again from the first one; whoever is still away is passed over again. What waits and is before it goes on
 //!   waiting. What was applied behind it is known, and only its offset is stored.
@@ -14,7 +15,6 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use backon::ExponentialBackoff;
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::passed_over::{PassedOver, ReadAgain, slot};
@@ -72,7 +72,7 @@ impl<'c> Absent<'c> {
                 rest.push(read);
                 continue;
             }
-            let (offset, slot) = (read.message.offset(), slot_of(&read));
+            let (offset, slot, read) = (read.message.offset(), slot_of(&read), read.copied());
             match self.partitions.entry(owned_partition(&read)) {
                 Entry::Vacant(vacant) => drop(vacant.insert(PassedOver::new(read, offset, slot))),
                 Entry::Occupied(mut occupied) => occupied.get_mut().add(read, offset, slot),

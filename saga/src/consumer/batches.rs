@@ -4,6 +4,8 @@
 //! * A batch with poison is halved until the poison record is alone; that record is parked.
 //! * A batch with missing rows, or with users who are being moved, is split: the events that wait and the records behind them leave
 //!   it. An event whose user nobody owns for long is passed over instead (`absent`).
+//! * A batch that one of several databases did not end in time is halved until it does. Once a single event alone did not end, what
+//!   else is late of the batch is passed over with it: a database at a standstill holds up the others for a few halvings only.
 
 mod read_again;
 
@@ -13,7 +15,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -62,7 +63,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         let mut waiting = Waiting::new(Instant::now());
         let mut absent = Absent::new(Instant::now());
         while !self.shutdown.is_cancelled() {
-            self.pause_waiting_partitions(&mut waiting, &mut absent)?;
+            self.pause_waiting_partitions(&mut carried, &mut waiting, &mut absent)?;
             let batch = self.next_batch(&mut carried, &waiting, &mut client_errors)?;
             if !batch.is_empty() {
                 self.metrics.batch_records.observe(batch.len() as f64);
@@ -92,17 +93,30 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     /// that are not paused and a resumed batch resumes all.
     fn pause_waiting_partitions(
         &self,
+        carried: &mut Carried<'c>,
         waiting: &mut Waiting<'c>,
         absent: &mut Absent<'c>,
     ) -> anyhow::Result<()> {
         if waiting.is_empty() {
             return Ok(());
         }
-        // Of both at once: what waited and is dropped was not applied, and nobody is to believe that it was.
+        self.drop_revoked(carried, waiting, absent)?;
+        self.consumer.pause(&waiting.partitions()).context("cannot pause partitions")
+    }
+
+    /// Drops everything about partitions that are not assigned any more, at one moment: a record that was read before its partition
+    /// was revoked, and kept when what is before it was dropped, would be applied and committed ahead of that once the partition is back.
+    fn drop_revoked(
+        &self,
+        carried: &mut Carried<'c>,
+        waiting: &mut Waiting<'c>,
+        absent: &mut Absent<'c>,
+    ) -> anyhow::Result<()> {
         let assigned = self.consumer.assignment()?;
+        carried.retain(|read| read.is_of(&assigned));
         waiting.keep_only(&assigned);
         absent.keep_only(&assigned);
-        self.consumer.pause(&waiting.partitions()).context("cannot pause partitions")
+        Ok(())
     }
 
     fn next_batch(
@@ -137,6 +151,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         absent: &mut Absent<'c>,
     ) -> anyhow::Result<()> {
         let mut parts = VecDeque::from([waiting.hold_back(batch)]);
+        let mut are_halved = true;
         while let Some(part) = parts.pop_front() {
             // Nothing of the rest is stored, so the next process reads it again.
             if self.shutdown.is_cancelled() {
@@ -160,6 +175,19 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                         *later = waiting.hold_back(std::mem::take(later));
                     }
                     parts.push_front(rest);
+                }
+                Verdict::Late(positions) if are_halved && positions.len() > 1 => {
+                    let rest = part.split_off(half_of(&part, &positions));
+                    parts.push_front(rest);
+                    parts.push_front(part);
+                }
+                Verdict::Late(positions) => {
+                    are_halved = false;
+                    tracing::warn!(
+                        events = positions.len(),
+                        "events are passed over, since the database of their users does not end them in time; they are tried again"
+                    );
+                    parts.push_front(absent.pass_over(part, &positions));
                 }
                 Verdict::Absent(positions) => {
                     tracing::warn!(
@@ -257,6 +285,10 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 Attempt::Again(anyhow!("events have to wait, and it was not said which"))
             }
             Err(ApplyError::Absent(absent)) => Attempt::End(Verdict::Absent(positions(&events, &absent))),
+            Err(ApplyError::Late(late)) => {
+                tracing::warn!(events = late.len(), "a database did not end a part of the batch in time");
+                Attempt::End(Verdict::Late(positions(&events, &late)))
+            }
             Err(ApplyError::Moving(moving)) => Attempt::End(Verdict::Moving(positions(&events, &moving))),
             Err(ApplyError::Other(error)) => match classify(&error) {
                 // A part that only parks records is not poison.
@@ -380,6 +412,13 @@ fn positions<E>(events: &[Delivery<'_, E>], indices: &[usize]) -> HashSet<Record
     indices.iter().map(|&index| record_position(events[index].record.0)).collect()
 }
 
+/// Where a part is divided, so that each half has as many of these records; there are at least two.
+fn half_of(part: &[PendingRecord<'_>], positions: &HashSet<RecordPosition>) -> usize {
+    let late =
+        part.iter().enumerate().filter(|(_, read)| positions.contains(&record_position(&read.message)));
+    late.map(|(index, _)| index).nth(positions.len() / 2).unwrap_or(part.len() / 2)
+}
+
 /// The missing rows by the position of their event.
 pub(super) type MissingRows = HashMap<RecordPosition, String>;
 
@@ -399,6 +438,8 @@ pub(super) enum Verdict {
     Moving(HashSet<RecordPosition>),
     /// These events are passed over, since the database of their users is away. Others may be applied.
     Absent(HashSet<RecordPosition>),
+    /// It is not known whether anything of these events was applied: their database serves, and did not end them in time.
+    Late(HashSet<RecordPosition>),
     /// Shutdown began while waiting. Nothing was applied, so no offset may be stored.
     Stopped,
 }
@@ -407,3 +448,6 @@ enum Attempt {
     End(Verdict),
     Again(anyhow::Error),
 }
+
+#[cfg(test)]
+mod tests;

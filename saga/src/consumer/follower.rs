@@ -90,7 +90,7 @@ impl Follower {
             }
             match consumer.poll(POLL_INTERVAL) {
                 Some(Ok(message)) => {
-                    on_record(&Record(&message));
+                    on_record(&Record(&message.into()));
                     health.received(Instant::now());
                 }
                 Some(Err(error)) => errors.report(&error)?,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::shards::bucket::Bucket;
 
-/// Users whose first record is kept beside the first one of all. A kept record holds up to a megabyte of what was fetched with it.
+/// Users whose first record is kept beside the first one of all.
 const OTHERS_MAX: usize = 4;
 
 /// The slot of a record by its key, which is its user.

@@ -112,12 +112,13 @@ impl TopicRange {
             match consumer.poll(POLL_INTERVAL) {
                 Some(Ok(message)) => {
                     health.received(Instant::now());
-                    let Some(rest) = rests.get(&message.partition()) else { continue };
-                    if message.offset() < rest.end {
-                        batch.push(decode(&Record(&message)));
+                    let (partition, offset) = (message.partition(), message.offset());
+                    let Some(rest) = rests.get(&partition) else { continue };
+                    if offset < rest.end {
+                        batch.push(decode(&Record(&message.into())));
                     }
-                    if message.offset() + 1 >= rest.end {
-                        rests.remove(&message.partition());
+                    if offset + 1 >= rest.end {
+                        rests.remove(&partition);
                     }
                 }
                 // The last offsets may be no records: marks of transactions.

@@ -180,7 +180,7 @@ impl Reader {
         if let Some(at) = message.timestamp().to_millis() {
             self.read_at.insert(place, at);
         }
-        on_record(&Record(&message));
+        on_record(&Record(&message.into()));
         Ok(true)
     }
 

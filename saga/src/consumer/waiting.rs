@@ -8,12 +8,13 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use backon::ExponentialBackoff;
-use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
+
+use super::fetched::Fetched;
 
 /// A record that has been read and not applied.
 pub(super) struct PendingRecord<'c> {
-    pub(super) message: BorrowedMessage<'c>,
+    pub(super) message: Fetched<'c>,
     /// When its row was first missing.
     pub(super) missed_at: Option<Instant>,
     /// When its user was first owned by nobody.
@@ -25,12 +26,24 @@ pub(super) struct PendingRecord<'c> {
 }
 
 impl<'c> PendingRecord<'c> {
-    pub(super) fn new(message: BorrowedMessage<'c>) -> Self {
+    pub(super) fn new(message: impl Into<Fetched<'c>>) -> Self {
+        let message = message.into();
         Self { message, missed_at: None, moved_at: None, park_reason: None, was_applied: false }
+    }
+
+    /// Itself, to be kept for long.
+    pub(super) fn copied(self) -> Self {
+        Self { message: self.message.copied(), ..self }
     }
 
     pub(super) fn topic_partition(&self) -> (&str, i32) {
         (self.message.topic(), self.message.partition())
+    }
+
+    /// Whether its partition is one of these.
+    pub(super) fn is_of(&self, assigned: &TopicPartitionList) -> bool {
+        let (topic, partition) = self.topic_partition();
+        assigned.find_partition(topic, partition).is_some()
     }
 }
 
@@ -108,10 +121,7 @@ impl<'c> Waiting<'c> {
 
     /// Drops the records of partitions that are no longer assigned: their new owner reads them again.
     pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
-        self.records.retain(|read| {
-            let (topic, partition) = read.topic_partition();
-            assigned.find_partition(topic, partition).is_some()
-        });
+        self.records.retain(|read| read.is_of(assigned));
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = &PendingRecord<'c>> {
@@ -143,6 +153,6 @@ fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
 /// Topic, partition and offset.
 pub(super) type RecordPosition = (String, i32, i64);
 
-pub(super) fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
+pub(super) fn record_position(message: &Fetched<'_>) -> RecordPosition {
     (message.topic().to_owned(), message.partition(), message.offset())
 }

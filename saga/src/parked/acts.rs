@@ -157,6 +157,7 @@ impl<'a> Reapplication<'a> {
             }
             Err(ApplyError::Moving(_)) => Err(Unowned::Moving.into()),
             Err(ApplyError::Absent(_)) => Err(Unowned::Away.into()),
+            Err(ApplyError::Late(_)) => bail!("the database did not apply the message in time"),
             Err(ApplyError::Other(error)) => Err(error),
         }
     }
@@ -217,7 +218,7 @@ impl Home<'_> {
     }
 }
 
-/// Carries out a request in the database that has the message.
+/// Carries out a request in the database that has the message. One that is away is not asked.
 ///
 /// # Errors
 /// As [`act`]; and when no database has the message, and one of them is away.
@@ -232,10 +233,17 @@ pub async fn act_on<R: Reapply>(
     };
     let (mut answer, mut failed) = (ActAnswer::Unknown, None);
     for (shard, pool) in router.places() {
+        if router.is_away(shard) {
+            failed = Some(Unowned::Away.into());
+            continue;
+        }
         let home = Home { pool: &pool, shard: Some((router, shard)) };
         match router.in_time(act_at(&home, service, request)).await {
             Ok(next) => answer = of_both(answer, next),
-            Err(error) => failed = Some(error),
+            Err(error) => {
+                router.may_be_away(shard, &error).await;
+                failed = Some(error);
+            }
         }
         if matches!(answer, ActAnswer::Refused(_)) {
             break;

@@ -8,6 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::bail;
+
 use super::{Progress, Recovery};
 use crate::backoff;
 use crate::consumer::{ApplyError, BatchCounts, Decoding, EventHandler, MissingRow, Record};
@@ -174,6 +176,7 @@ async fn apply_part<H: EventHandler>(handler: &H, part: &[Item<H::Event>]) -> an
             Err(ApplyError::Moving(events) | ApplyError::Absent(events)) => {
                 return Ok(Verdict::OfOthers(events));
             }
+            Err(ApplyError::Late(_)) => bail!("the database did not apply a batch in time"),
             Err(ApplyError::Other(error)) => match (classify(&error), pauses.next()) {
                 // A part that only parks records is not poison.
                 (Failure::Poison, _) if !events.is_empty() => return Ok(Verdict::Poison(log_text(&error))),

@@ -5,7 +5,7 @@
 //! * The list of shards is read again with the map.
 //! * Work that is refused has written nothing. It is repeated once the map was read again.
 //! * Where there are several shards, one that is away is not asked until it answers again (`away`). Its users are answered so at once.
-//!   Work that a shard does not end in time is given up, and the shard is away (`in_time`).
+//!   Work that a shard does not end in time is given up, and the shard is away if it does not serve then (`in_time`).
 //! * Work about a bucket that nobody owns waits: a request for [`WAIT_TIMEOUT`] at most; an event without end,
 //!   though what is behind it does not ([`consumer`](crate::consumer)).
 

@@ -45,6 +45,8 @@ pub struct SubscriberState {
     pub moving: BTreeSet<&'static str>,
     /// The databases of the users of these events are away.
     pub absent: BTreeSet<&'static str>,
+    /// So many events that begin with `slow` can be applied at once, if there is a limit.
+    pub slow_max: Option<usize>,
     /// Events have to wait, and it is not said which.
     pub names_nothing: bool,
 }
@@ -121,6 +123,11 @@ impl Subscriber for Reader {
         }
         if !moving.is_empty() {
             return Err(ApplyError::Moving(moving));
+        }
+        let slow: Vec<usize> =
+            (0..events.len()).filter(|&index| events[index].event.starts_with("slow")).collect();
+        if state.slow_max.is_some_and(|slow_max| slow.len() > slow_max) {
+            return Err(ApplyError::Late(slow));
         }
         let rows: BTreeSet<&str> =
             state.applied.iter().filter_map(|text| text.strip_prefix("make ")).collect();

@@ -14,6 +14,7 @@ mod identity;
 mod issuer;
 mod issuer_keys;
 mod lag;
+mod late;
 mod login;
 mod missing;
 mod moving;

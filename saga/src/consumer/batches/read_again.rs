@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rdkafka::Offset;
 use rdkafka::consumer::Consumer;
-use rdkafka::message::Message;
 
 use super::{Carried, Loop, Verdict};
 use crate::consumer::Subscriber;
@@ -26,7 +25,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         if absent.is_empty() {
             return Ok(());
         }
-        absent.keep_only(&self.consumer.assignment()?);
+        self.drop_revoked(carried, waiting, absent)?;
         let mut are_read_again = false;
         for key in absent.due(Instant::now()) {
             let Some(passed_over) = absent.of(&key) else { continue };
@@ -59,7 +58,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     ) -> anyhow::Result<bool> {
         for read in passed_over.to_try() {
             match self.apply_part(std::slice::from_ref(read), carried)? {
-                Verdict::Absent(_) | Verdict::Moving(_) => {}
+                Verdict::Absent(_) | Verdict::Moving(_) | Verdict::Late(_) => {}
                 Verdict::Stopped => return Ok(false),
                 Verdict::Done | Verdict::Poison(_) | Verdict::Missing(_) => return Ok(true),
             }

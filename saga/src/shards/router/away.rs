@@ -1,19 +1,22 @@
 //! Shards that are away, where there are several: they are not asked, so that nobody waits for one that does not answer.
 //!
-//! * A shard is away when no connection to it can be had, when it did not answer who owns what, or when it did not end its work in
-//!   time ([`in_time`](Router::in_time)).
-//! * A connection that ends says nothing of the shard: a move and an operator may end one. Another one shows whether it is there.
-//! * One task asks those that are away, and ends when all have answered. Then it is read again who owns which bucket.
+//! * A shard is away when no connection to it can be had, or when it did not answer who owns what.
+//! * A connection that ends says nothing of the shard: a move and an operator may end one. Nor does work that did not end in time
+//!   ([`in_time`](Router::in_time)): it may be too much at once, or wait for a lock. A transaction that is read-only may be of a server
+//!   that was replaced. Each time the shard is asked whether it serves, and is away if it does not.
+//! * One task asks those that are away, all at once, and ends when all serve again. Then it is read again who owns which bucket.
+//! * A shard serves when it answers who owns what, and commits: one whose synchronous standbys are away answers, and stays away.
 //! * One shard alone is always asked: whoever asks finds out by itself.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use deadpool_postgres::{PoolError, TimeoutType};
+use futures_util::future::join_all;
 use tokio_postgres::error::SqlState;
 
 use super::in_time::NotInTime;
-use super::shard::{Shard, Standing, answer};
+use super::shard::{Shard, Standing, serves};
 use super::{Inner, Router, State};
 use crate::shards::map::Answer;
 
@@ -27,6 +30,10 @@ impl Router {
         state.shards.iter().enumerate().filter(|(_, shard)| shard.is_away).map(|(index, _)| index).collect()
     }
 
+    pub(crate) fn is_away(&self, shard: usize) -> bool {
+        self.state().shards[shard].is_away
+    }
+
     /// Whether each shard can be asked, by index.
     pub(super) fn standings(&self) -> Vec<Standing> {
         self.state().shards.iter().map(Shard::standing).collect()
@@ -37,16 +44,16 @@ impl Router {
     }
 
     /// Work on a shard has failed: it is away if that is the reason, and there are others.
-    pub(super) async fn may_be_away(&self, shard: usize, error: &anyhow::Error) {
+    pub(crate) async fn may_be_away(&self, shard: usize, error: &anyhow::Error) {
         if !self.are_several() {
             return;
         }
         let is_away = match finding(error) {
             Finding::Here => false,
             Finding::Away => true,
-            Finding::Lost => {
+            Finding::Unclear => {
                 let asked = self.state().shards[shard].clone();
-                answer(&asked).await == Answer::Away
+                !serves(&asked).await
             }
         };
         if is_away {
@@ -82,6 +89,12 @@ impl Router {
         }
     }
 
+    fn set_here(&self, shard: usize) {
+        let mut state = self.state();
+        state.shards[shard].is_away = false;
+        self.show_away(&state);
+    }
+
     fn show_away(&self, state: &State) {
         if let Some(metrics) = self.0.metrics.get() {
             let away = state.shards.iter().filter(|shard| shard.standing() == Standing::Away);
@@ -113,18 +126,19 @@ async fn probe(inner: Weak<Inner>) {
         let Some(router) = inner.upgrade().map(Router) else { return };
         // It may have another URL by now.
         let shards = router.update_list().into_iter().enumerate().filter(|(_, shard)| shard.is_away);
-        let shards: Vec<(usize, Shard)> = shards.collect();
-        let mut is_one_back = false;
-        for (index, shard) in shards {
-            if answer(&shard).await == Answer::Away {
-                continue;
+        // Each is back by itself: one that is frozen takes seconds to be found so.
+        let asked = shards.map(|(index, shard)| {
+            let router = &router;
+            async move {
+                let is_back = serves(&shard).await;
+                if is_back {
+                    tracing::info!(shard = shard.listed.name, "a shard that was away serves again");
+                    router.set_here(index);
+                }
+                is_back
             }
-            tracing::info!(shard = shard.listed.name, "a shard that was away answers");
-            let mut state = router.state();
-            state.shards[index].is_away = false;
-            router.show_away(&state);
-            is_one_back = true;
-        }
+        });
+        let is_one_back = join_all(asked).await.contains(&true);
         if is_one_back {
             router.read(|_| true).await;
         }
@@ -139,8 +153,8 @@ async fn probe(inner: Weak<Inner>) {
 enum Finding {
     /// It is there. A pool whose connections are all in use is busy, not away.
     Here,
-    /// A connection to it ended.
-    Lost,
+    /// A connection to it ended, work on it did not, or it takes no writes: it has to be asked.
+    Unclear,
     /// It cannot be reached.
     Away,
 }
@@ -149,8 +163,7 @@ fn finding(error: &anyhow::Error) -> Finding {
     let of_cause = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<PoolError>() {
         Some(PoolError::Timeout(TimeoutType::Wait)) => Some(Finding::Here),
         Some(_) => Some(Finding::Away),
-        None if cause.is::<NotInTime>() => Some(Finding::Away),
-        None if cause.is::<std::io::Error>() => Some(Finding::Lost),
+        None if cause.is::<NotInTime>() || cause.is::<std::io::Error>() => Some(Finding::Unclear),
         None => cause.downcast_ref().map(of_statement),
     };
     error.chain().find_map(of_cause).unwrap_or(Finding::Here)
@@ -159,7 +172,7 @@ fn finding(error: &anyhow::Error) -> Finding {
 fn of_statement(error: &tokio_postgres::Error) -> Finding {
     match error.code() {
         Some(state) => of_state(state),
-        None if error.is_closed() || is_io(error) => Finding::Lost,
+        None if error.is_closed() || is_io(error) => Finding::Unclear,
         None => Finding::Here,
     }
 }
@@ -169,12 +182,12 @@ fn is_io(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Class 08 is connection exception, 53 insufficient resources, 57P operator intervention: 57P01 ends one connection, or each
-/// of a server that is shut down, 57P02 each of one that has crashed, 57P03 refuses a new one.
+/// of a server that is shut down, 57P02 each of one that has crashed, 57P03 refuses a new one. 25006 is a write on a standby.
 fn of_state(state: &SqlState) -> Finding {
     match state.code() {
-        "57P01" | "57P02" => Finding::Lost,
+        "25006" | "57P01" | "57P02" => Finding::Unclear,
         "57P03" => Finding::Away,
-        code if code.starts_with("08") => Finding::Lost,
+        code if code.starts_with("08") => Finding::Unclear,
         code if code.starts_with("53") => Finding::Away,
         _ => Finding::Here,
     }
@@ -194,8 +207,8 @@ mod tests {
         for (error, expected) in [
             (PoolError::Timeout(TimeoutType::Create).into(), Finding::Away),
             (PoolError::PostCreateHook(HookError::message("closed")).into(), Finding::Away),
-            (anyhow::Error::new(NotInTime).context("cannot read payments"), Finding::Away),
-            (anyhow::Error::from(reset()).context("cannot read payments"), Finding::Lost),
+            (anyhow::Error::new(NotInTime).context("cannot read payments"), Finding::Unclear),
+            (anyhow::Error::from(reset()).context("cannot read payments"), Finding::Unclear),
             (busy.context("no connection to the database").unwrap_err(), Finding::Here),
             (anyhow!("only 1 of 2 payments"), Finding::Here),
         ] {
@@ -203,16 +216,17 @@ mod tests {
         }
     }
 
-    /// A move ends transactions of its source, one by one.
+    /// A move ends transactions of its source, one by one, and a standby answers though nothing can be written there.
     #[test]
-    fn a_connection_that_was_ended_says_nothing_of_its_shard() {
+    fn a_connection_that_was_ended_and_a_write_that_is_not_taken_say_nothing_of_their_shard() {
         for (code, expected) in [
-            ("57P01", Finding::Lost),
-            ("57P02", Finding::Lost),
+            ("25006", Finding::Unclear),
+            ("57P01", Finding::Unclear),
+            ("57P02", Finding::Unclear),
             ("57P03", Finding::Away),
             ("57P05", Finding::Here),
             ("57014", Finding::Here),
-            ("08006", Finding::Lost),
+            ("08006", Finding::Unclear),
             ("53300", Finding::Away),
             ("SB001", Finding::Here),
             ("40P01", Finding::Here),

@@ -4,6 +4,7 @@ use anyhow::anyhow;
 use futures_util::future::join_all;
 use uuid::Uuid;
 
+use super::in_time::is_slow;
 use super::shard::Standing;
 use super::{Part, Router};
 use crate::consumer::{ApplyError, BatchCounts, MissingRow};
@@ -69,8 +70,9 @@ impl Router {
     /// park.
     ///
     /// # Errors
-    /// When buckets are being moved, or shards are away: nothing of those was applied, or it is not known. When rows are missing or a
-    /// shard failed: the other parts may be applied, and applying them again changes nothing.
+    /// When buckets are being moved, or shards are away: nothing of those was applied, or it is not known. When a shard serves, and did
+    /// not end its part in time. When rows are missing or a shard failed: the other parts may be applied, and applying them again
+    /// changes nothing.
     pub async fn apply<F>(
         &self,
         users: &[Uuid],
@@ -105,17 +107,21 @@ impl Router {
         });
         let mut applied = Applied::default();
         for (known, items, done) in join_all(works).await {
-            match done {
+            match done.map_err(|error| in_batch(error, &items)) {
                 Ok(done) => applied.counts = applied.counts.plus(done),
-                Err(ApplyError::Missing(rows)) => applied.missing.extend(
-                    rows.into_iter().map(|row| MissingRow { index: items[row.index], what: row.what }),
-                ),
+                Err(ApplyError::Missing(rows)) => applied.missing.extend(rows),
                 Err(ApplyError::Other(error)) => {
                     self.was_refused(&known, &error).await;
-                    let is_away = self.away().contains(&known.shard);
-                    applied.failed(items, is_away, error);
+                    let failure = match self.is_away(known.shard) {
+                        true => Failure::Away,
+                        false if self.are_several() && is_slow(&error) => Failure::Slow,
+                        false => Failure::Other,
+                    };
+                    applied.failed(items, failure, error);
                 }
-                Err(other @ (ApplyError::Moving(_) | ApplyError::Absent(_))) => return Err(other),
+                Err(other @ (ApplyError::Moving(_) | ApplyError::Absent(_) | ApplyError::Late(_))) => {
+                    return Err(other);
+                }
             }
         }
         applied.result()
@@ -151,8 +157,25 @@ impl Router {
     pub async fn was_refused_in(&self, known: &Ownership, error: &ApplyError) -> bool {
         match error {
             ApplyError::Other(error) => self.was_refused(known, error).await,
-            ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_) => false,
+            ApplyError::Missing(_) | ApplyError::Moving(_) | ApplyError::Absent(_) | ApplyError::Late(_) => {
+                false
+            }
         }
+    }
+}
+
+/// An error about a part of a batch, as one about the batch. `items`: the indices of the part's events in the batch.
+fn in_batch(error: ApplyError, items: &[usize]) -> ApplyError {
+    let of_batch = |events: Vec<usize>| events.into_iter().map(|event| items[event]).collect();
+    match error {
+        ApplyError::Missing(rows) => {
+            let rows = rows.into_iter().map(|row| MissingRow { index: items[row.index], ..row });
+            ApplyError::Missing(rows.collect())
+        }
+        ApplyError::Moving(events) => ApplyError::Moving(of_batch(events)),
+        ApplyError::Absent(events) => ApplyError::Absent(of_batch(events)),
+        ApplyError::Late(events) => ApplyError::Late(of_batch(events)),
+        ApplyError::Other(error) => ApplyError::Other(error),
     }
 }
 
@@ -163,24 +186,36 @@ struct Applied {
     missing: Vec<MissingRow>,
     /// The events of shards that are away.
     absent: Vec<usize>,
+    /// The events that a shard that serves did not end in time.
+    late: Vec<usize>,
     failed: Option<anyhow::Error>,
+}
+
+/// Why the part of one shard was not applied.
+#[derive(Clone, Copy)]
+enum Failure {
+    Away,
+    /// The shard serves, and its part was too much at once, or waited for a lock.
+    Slow,
+    Other,
 }
 
 impl Applied {
     /// The part with these events has failed. One without events waits for no user: it comes again, and then on another shard.
-    fn failed(&mut self, items: Vec<usize>, is_away: bool, error: anyhow::Error) {
-        if is_away && !items.is_empty() {
-            self.absent.extend(items);
-        } else {
-            self.failed = Some(error);
+    fn failed(&mut self, items: Vec<usize>, failure: Failure, error: anyhow::Error) {
+        match failure {
+            Failure::Away if !items.is_empty() => self.absent.extend(items),
+            Failure::Slow if !items.is_empty() => self.late.extend(items),
+            Failure::Away | Failure::Slow | Failure::Other => self.failed = Some(error),
         }
     }
 
-    /// Whoever is away is passed over first, so that what else failed is tried without them.
+    /// Whoever is away is passed over first, and what is late is divided then, so that what else failed is tried without them.
     fn result(self) -> Result<BatchCounts, ApplyError> {
-        let Self { counts, missing, absent, failed } = self;
+        let Self { counts, missing, absent, late, failed } = self;
         match failed {
             _ if !absent.is_empty() => Err(ApplyError::Absent(absent)),
+            _ if !late.is_empty() => Err(ApplyError::Late(late)),
             Some(error) => Err(ApplyError::Other(error)),
             None if !missing.is_empty() => Err(ApplyError::Missing(missing)),
             None => Ok(counts),
@@ -217,27 +252,59 @@ mod tests {
         }
     }
 
+    /// The name of an error, and the events that it is about.
+    fn parts(error: ApplyError) -> (&'static str, Vec<usize>) {
+        match error {
+            ApplyError::Absent(items) => ("absent", items),
+            ApplyError::Late(items) => ("late", items),
+            ApplyError::Missing(rows) => ("missing", rows.into_iter().map(|row| row.index).collect()),
+            ApplyError::Moving(items) => ("moving", items),
+            ApplyError::Other(_) => ("other", Vec::new()),
+        }
+    }
+
+    /// Otherwise others would wait, or be passed over.
+    #[test]
+    fn whatever_a_part_says_of_its_events_is_said_of_those_of_the_batch() {
+        let row = |index| MissingRow { index, what: "row".to_owned() };
+        for (error, name) in [
+            (ApplyError::Missing(vec![row(0), row(2)]), "missing"),
+            (ApplyError::Moving(vec![0, 2]), "moving"),
+            (ApplyError::Absent(vec![0, 2]), "absent"),
+            (ApplyError::Late(vec![0, 2]), "late"),
+        ] {
+            assert_eq!(parts(in_batch(error, &[3, 5, 8])), (name, vec![3, 8]));
+        }
+        assert_eq!(parts(in_batch(anyhow!("failed").into(), &[3])).0, "other");
+    }
+
     /// Without an event the whole batch would come again as it is, and without a pause.
     #[test]
-    fn events_are_passed_over_where_there_are_some_and_before_anything_else_counts() {
-        let failed = |parts: &[(&[usize], bool)]| {
+    fn events_are_passed_over_or_divided_where_there_are_some_and_before_anything_else_counts() {
+        use Failure::{Away, Other, Slow};
+        let failed = |failures: &[(&[usize], Failure)]| {
             let missing = vec![MissingRow { index: 7, what: "row".to_owned() }];
             let mut applied = Applied { missing, ..Applied::default() };
-            for (items, is_away) in parts {
-                applied.failed(items.to_vec(), *is_away, anyhow!("failed"));
+            for (items, failure) in failures {
+                applied.failed(items.to_vec(), *failure, anyhow!("failed"));
             }
-            applied.result().unwrap_err()
+            parts(applied.result().unwrap_err())
         };
-        assert!(matches!(failed(&[]), ApplyError::Missing(_)));
-        assert!(matches!(failed(&[(&[][..], true)]), ApplyError::Other(_)), "what is parked has no event");
-        assert!(matches!(failed(&[(&[1][..], false)]), ApplyError::Other(_)));
-        let (alone, others) = (&[1, 2][..], [(&[3][..], false), (&[][..], true)]);
-        for parts in [vec![(alone, true)], vec![(alone, true), others[0], others[1]]] {
-            let passed_over = failed(&parts);
-            assert!(
-                matches!(&passed_over, ApplyError::Absent(items) if items[..] == [1, 2]),
-                "{passed_over:?}"
-            );
+        let (none, one, two, more) = (&[][..], &[1][..], &[1, 2][..], &[3][..]);
+        for (failures, expected, items) in [
+            (vec![], "missing", vec![7]),
+            // Of messages to park there is no event.
+            (vec![(none, Away)], "other", vec![]),
+            (vec![(none, Slow)], "other", vec![]),
+            (vec![(one, Other)], "other", vec![]),
+            (vec![(two, Away)], "absent", vec![1, 2]),
+            (vec![(two, Away), (more, Other), (none, Away)], "absent", vec![1, 2]),
+            (vec![(two, Slow)], "late", vec![1, 2]),
+            (vec![(two, Slow), (more, Other), (none, Slow)], "late", vec![1, 2]),
+            (vec![(two, Slow), (more, Slow)], "late", vec![1, 2, 3]),
+            (vec![(two, Slow), (more, Away)], "absent", vec![3]),
+        ] {
+            assert_eq!(failed(&failures), (expected, items), "{} parts", failures.len());
         }
         assert!(Applied::default().result().is_ok());
     }

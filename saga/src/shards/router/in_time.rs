@@ -1,7 +1,7 @@
 //! A time limit for work on a shard, where there are several.
 //!
 //! * A shard that is frozen, or whose packets are dropped, answers nothing, and no connection to it ends. Work that does not end in
-//!   time is given up, and its shard is away.
+//!   time is given up, and its shard is away, unless it says that it serves: then it was that work alone.
 //! * Whether work that was given up was committed is not known, as after a lost connection.
 //! * Work of the one shard of a service has no limit but those of its session: there is nobody else to be served meanwhile.
 
@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
 
 use super::Router;
 use crate::postgres::Pool;
@@ -31,9 +32,22 @@ impl fmt::Display for NotInTime {
 
 impl std::error::Error for NotInTime {}
 
+/// Whether work did not end in the time that it has: all of it, one of its statements (57014), or its wait for a lock (55P03).
+/// Less at once may.
+pub(super) fn is_slow(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let state = cause.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::code);
+        cause.is::<NotInTime>() || state.is_some_and(is_time_limit)
+    })
+}
+
+fn is_time_limit(state: &SqlState) -> bool {
+    *state == SqlState::QUERY_CANCELED || *state == SqlState::LOCK_NOT_AVAILABLE
+}
+
 impl Router {
-    /// Waits for work on one shard, for 20 seconds at most where there are several. Whoever asked then reports the error
-    /// ([`Router::was_refused`]), by which the shard is away.
+    /// Waits for work on one shard, for 20 seconds at most where there are several. It is the caller who finds out by the error whether
+    /// the shard is away ([`Router::was_refused`]). Counts and sweeps do not: they only fail.
     ///
     /// # Errors
     /// When the work failed, or did not end in time: whether it was done is not known then.
@@ -104,6 +118,17 @@ mod tests {
 
     fn user(of: usize) -> Uuid {
         std::iter::repeat_with(Uuid::new_v4).find(|user| Bucket::of(*user).index() % 2 == of).unwrap()
+    }
+
+    #[test]
+    fn work_is_slow_when_a_time_limit_ended_it() {
+        assert!(is_slow(&anyhow::Error::new(NotInTime).context("cannot read payments")));
+        assert!(!is_slow(&anyhow::anyhow!("the database is away")));
+        for (code, expected) in
+            [("57014", true), ("55P03", true), ("40P01", false), ("23514", false), ("SB001", false)]
+        {
+            assert_eq!(is_time_limit(&SqlState::from_code(code)), expected, "{code}");
+        }
     }
 
     /// It answers nothing, and no connection to it ends.

@@ -8,7 +8,7 @@ const REFUSALS: &str = "Statements that a database refused, since it does not ow
     repeated. Worry when it grows while no bucket is moved.";
 const CONTESTED: &str = "Buckets that two shards own at one epoch, when the shards were last read. Worry above 0: their users are \
     not served.";
-const AWAY: &str = "Of several shards, those that are away: they cannot be reached, or do not answer in time. Worry above 0: the users of \
+const AWAY: &str = "Of several shards, those that are away: they cannot be reached, or do not answer or commit in time. Worry above 0: the users of \
     such a shard are not served.";
 
 pub(super) struct RouterMetrics {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::timeout;
 
-use crate::postgres::Pool;
+use crate::postgres::{Client, Pool, confirm_visible};
 use crate::shards::bucket::Bucket;
 use crate::shards::list::{self, ListedShard};
 use crate::shards::map::{Answer, BucketRow};
@@ -94,22 +94,35 @@ pub(super) async fn answer(shard: &Shard) -> Answer {
     if !shard.is_listed {
         return Answer::Unlisted;
     }
-    let name = shard.listed.name.as_str();
-    match timeout(READ_TIMEOUT, rows(&shard.pool)).await {
-        Ok(Ok(rows)) => Answer::Rows(rows),
-        Ok(Err(error)) => {
-            tracing::warn!(shard = name, error = log_text(&error), "the buckets of a shard cannot be read");
-            Answer::Away
-        }
-        Err(_) => {
-            tracing::warn!(shard = name, "the buckets of a shard cannot be read: it does not answer in time");
-            Answer::Away
-        }
-    }
+    let rows = async {
+        let client = shard.pool.get().await.context("no connection to the database")?;
+        rows(&client).await
+    };
+    within_limit(shard, rows).await.map_or(Answer::Away, Answer::Rows)
 }
 
-async fn rows(shard: &Pool) -> anyhow::Result<Vec<BucketRow>> {
-    let client = shard.get().await.context("no connection to the database")?;
+/// Whether a shard answers and commits. One whose synchronous standbys are away answers, and work on it does not end.
+pub(super) async fn serves(shard: &Shard) -> bool {
+    let commit = async {
+        let client = shard.pool.get().await.context("no connection to the database")?;
+        rows(&client).await?;
+        confirm_visible(&client).await
+    };
+    // Nobody waits for one that has left the list.
+    !shard.is_listed || within_limit(shard, commit).await.is_some()
+}
+
+async fn within_limit<T>(shard: &Shard, asked: impl Future<Output = anyhow::Result<T>>) -> Option<T> {
+    let why = match timeout(READ_TIMEOUT, asked).await {
+        Ok(Ok(answer)) => return Some(answer),
+        Ok(Err(error)) => log_text(&error),
+        Err(_) => "there was no answer in time".to_owned(),
+    };
+    tracing::warn!(shard = shard.listed.name, error = why, "a shard does not answer, or does not commit");
+    None
+}
+
+async fn rows(client: &Client) -> anyhow::Result<Vec<BucketRow>> {
     let rows = client.query(READ, &[]).await.context("cannot read which buckets the database owns")?;
     rows.iter()
         .map(|row| {
@@ -168,9 +181,11 @@ mod tests {
         let ((list, _), mut shards) = (list(), Vec::new());
         list.update("a=postgres://nobody@127.0.0.1:9/none", &mut shards).unwrap();
         assert_eq!(answer(&shards[0]).await, Answer::Away, "nobody is there");
+        assert!(!serves(&shards[0]).await, "nobody is there");
         shards[0].is_away = true;
         assert_eq!(answer_unless_away(&shards[0]).await, Answer::Away);
         shards[0].is_listed = false;
         assert_eq!(answer_unless_away(&shards[0]).await, Answer::Unlisted);
+        assert!(serves(&shards[0]).await, "nobody waits for it");
     }
 }
