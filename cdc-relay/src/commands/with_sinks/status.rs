@@ -192,14 +192,15 @@ async fn examine(options: &Options, routes: &Routes) -> Result<Report> {
     let mut sources = Vec::new();
     for source in &routes.sources {
         let (name, slot) = (source.name.get_ref().clone(), source.slot.get_ref().clone());
-        let slot_status = slot_status(source).await.unwrap_or_else(|error| {
+        let checkpoint = checkpoints.get(&source.checkpoint_key());
+        let slot_status = slot_status(source, checkpoint).await.unwrap_or_else(|error| {
             problems.push(format!("source {name}: {error:#}"));
             None
         });
         let reported = health.as_ref().ok().and_then(|health| health.sources.get(&name)).cloned();
         let (state, detail, held) =
             reported.map_or_else(Default::default, |found| (Some(found.state), found.detail, found.held));
-        let checkpoint = checkpoints.get(&source.checkpoint_key()).map(SavedCheckpoint::from);
+        let checkpoint = checkpoint.map(SavedCheckpoint::from);
         let halted = dead_letters.halted.iter().find(|halted| halted.source() == name);
         let halted_keys = halted.map_or(0, Halted::len);
         let detail = detail.filter(|detail| !detail.is_empty());
@@ -231,8 +232,9 @@ fn health(admin: &str) -> Result<Health> {
     body.read_json().context("the answer is not that of a relay")
 }
 
-async fn slot_status(source: &Source) -> Result<Option<SlotStatus>> {
+async fn slot_status(source: &Source, checkpoint: Option<&Checkpoint>) -> Result<Option<SlotStatus>> {
     let database: Database = source.url.get_ref().parse().context("url")?;
+    database.keep_to(checkpoint.map(Into::into));
     let client = database.connect().await?;
     let rate = wal_rate(&client, false).await?;
     let query = "select pg_current_wal_flush_lsn()::text, (select to_jsonb(s) from pg_catalog.pg_replication_slots s \
