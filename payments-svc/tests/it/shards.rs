@@ -1,6 +1,7 @@
 //! A database that does not own a user: each statement about the user is refused, and what was asked for waits.
 
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
 use payments_svc::accept::Acceptor;
 use payments_svc::events::Payments as Handler;
@@ -9,7 +10,7 @@ use payments_svc::reader::Reader;
 use payments_svc::saga::Event;
 use payments_svc::shedding::Shedding;
 use payments_svc::store::{self, Acceptance, Filter};
-use saga::consumer::{ApplyError, EventHandler};
+use saga::consumer::{ApplyError, BatchCounts, EventHandler};
 use saga::contract::BALANCE_TOPIC;
 use saga::parked::acts::{Act, ActAnswer, ActRecord, ActRequest, act_on};
 use saga::parked::{self as parked_messages, Parked};
@@ -366,11 +367,11 @@ impl Two {
         transaction.commit().await.unwrap();
     }
 
-    async fn act(&self, act: Act, parked_id: &str) -> ActAnswer {
+    async fn act(&self, act: Act, parked_id: &str) -> anyhow::Result<ActAnswer> {
         let handler = Handler::new(self.router.clone(), &Metrics::register().unwrap());
         let (parked_id, operator, reason) = (parked_id.to_owned(), "alice".to_owned(), "a test".to_owned());
         let request = ActRequest { act, parked_id, operator, reason };
-        act_on(&Databases::from(&self.router), &handler, &request).await.unwrap()
+        act_on(&Databases::from(&self.router), &handler, &request).await
     }
 }
 
@@ -394,17 +395,17 @@ async fn a_parked_message_whose_user_is_elsewhere_is_retried_and_put_away() {
     shards.park(parked_hold("BalanceTopic/0/1", moved, accepted.payment_id)).await;
     shards.park(parked_hold("BalanceTopic/0/2", moved, Uuid::now_v7())).await;
 
-    let refused = shards.act(Act::Dismissed, "BalanceTopic/0/1").await;
+    let refused = shards.act(Act::Dismissed, "BalanceTopic/0/1").await.unwrap();
     assert!(matches!(&refused, ActAnswer::Refused(why) if why.contains("can be applied")), "{refused:?}");
-    let retried = shards.act(Act::Retried, "BalanceTopic/0/1").await;
+    let retried = shards.act(Act::Retried, "BalanceTopic/0/1").await.unwrap();
     let ActAnswer::Done(ActRecord { outcome, .. }) = &retried else { panic!("{retried:?}") };
     assert_eq!(outcome, "applied");
-    let again = shards.act(Act::Retried, "BalanceTopic/0/1").await;
+    let again = shards.act(Act::Retried, "BalanceTopic/0/1").await.unwrap();
     assert!(matches!(again, ActAnswer::Repeated(_)), "{again:?}");
     let held = "payments where status = 'authorized'";
     assert_eq!((count(&shards.one, held).await, count(&shards.two, held).await), (0, 1));
 
-    let dismissed = shards.act(Act::Dismissed, "BalanceTopic/0/2").await;
+    let dismissed = shards.act(Act::Dismissed, "BalanceTopic/0/2").await.unwrap();
     let ActAnswer::Done(ActRecord { outcome, .. }) = &dismissed else { panic!("{dismissed:?}") };
     assert!(outcome.starts_with("missing: "), "{outcome}");
     assert_eq!(
@@ -428,5 +429,62 @@ async fn a_message_is_parked_on_the_shard_of_its_user() {
         handler.apply(&[], &[message], parked).await.unwrap();
     }
     assert_eq!((count(&shards.one, "parked").await, count(&shards.two, "parked").await), (0, 8));
+    shards.finish().await;
+}
+
+/// Whether the services may commit the barrier in a database.
+async fn may_confirm(harness: &Harness, may: bool) {
+    let owner = harness.owner().await.unwrap();
+    let change = if may {
+        "grant execute on function %s to public"
+    } else {
+        "revoke execute on function %s from public"
+    };
+    let all = format!(
+        "reset role;
+         do $$ begin execute (select format('{change}', oid::regprocedure) from pg_proc
+             where proname = 'pg_logical_emit_message' and provolatile = 'v' and proargtypes[2] = 'text'::regtype); end $$"
+    );
+    owner.batch_execute(&all).await.unwrap();
+}
+
+/// As one whose synchronous standbys are away: no work on it ends. Here its commit is refused instead.
+#[tokio::test]
+async fn a_shard_that_answers_and_does_not_commit_stays_away_until_it_does() {
+    let shards = Two::new().await;
+    let moved = Uuid::now_v7();
+    shards.change(&shards.one, moved, 1, 3, false).await;
+    shards.change(&shards.two, moved, 2, 4, true).await;
+    let apply = async |is_lost: bool| {
+        let work = |_: Ownership, _, _| async move {
+            let lost = io::Error::from(io::ErrorKind::ConnectionReset);
+            if is_lost { Err(ApplyError::from(lost)) } else { Ok(BatchCounts::default()) }
+        };
+        shards.router.apply(&[moved], &[], work).await
+    };
+    let failed = apply(true).await;
+    assert!(matches!(failed, Err(ApplyError::Other(_))), "it serves: {failed:?}");
+    apply(false).await.unwrap();
+
+    may_confirm(&shards.two, false).await;
+    assert!(matches!(apply(true).await, Err(ApplyError::Absent(_))));
+    // It is asked twice meanwhile, and answers.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1_500) {
+        let passed_over = apply(false).await;
+        assert!(matches!(passed_over, Err(ApplyError::Absent(_))), "{passed_over:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let unknown = shards.act(Act::Retried, "BalanceTopic/0/1").await.unwrap_err();
+    assert_eq!(unknown.downcast_ref(), Some(&Unowned::Away), "it may have the message, and is not asked");
+
+    may_confirm(&shards.two, true).await;
+    let comes_back = async {
+        while apply(false).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), comes_back).await.unwrap();
+    assert_eq!(shards.act(Act::Retried, "BalanceTopic/0/1").await.unwrap(), ActAnswer::Unknown);
     shards.finish().await;
 }

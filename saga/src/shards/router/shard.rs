@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::time::timeout;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{sleep, timeout};
 
 use crate::postgres::{Client, Pool, confirm_visible};
 use crate::shards::bucket::Bucket;
@@ -17,6 +19,10 @@ use crate::telemetry::log_text;
 /// A shard that has not answered by then is away. It includes the wait for a connection, which a database under load may
 /// need seconds for; a request waits longer than this for its owner.
 const READ_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Connections on which a shard is asked whether it serves, one more after each interval.
+const TRIES_MAX: u32 = 3;
+const TRY_INTERVAL: Duration = Duration::from_secs(1);
 
 const READ: &str = "select bucket, epoch, owned from owned_buckets";
 
@@ -103,13 +109,23 @@ pub(super) async fn answer(shard: &Shard) -> Answer {
 
 /// Whether a shard answers and commits. One whose synchronous standbys are away answers, and work on it does not end.
 pub(super) async fn serves(shard: &Shard) -> bool {
-    let commit = async {
-        let client = shard.pool.get().await.context("no connection to the database")?;
-        rows(&client).await?;
-        confirm_visible(&client).await
-    };
     // Nobody waits for one that has left the list.
-    !shard.is_listed || within_limit(shard, commit).await.is_some()
+    !shard.is_listed || within_limit(shard, commit_on_any(&shard.pool)).await.is_some()
+}
+
+/// Commits on whichever connection ends it first. The pool may hand out one on which work that was given up still runs.
+async fn commit_on_any(pool: &Pool) -> anyhow::Result<()> {
+    let tries = (0..TRIES_MAX).map(|number| async move {
+        sleep(TRY_INTERVAL * number).await;
+        commit(pool).await
+    });
+    tries.collect::<FuturesUnordered<_>>().next().await.context("nothing was tried")?
+}
+
+async fn commit(pool: &Pool) -> anyhow::Result<()> {
+    let client = pool.get().await.context("no connection to the database")?;
+    rows(&client).await?;
+    confirm_visible(&client).await
 }
 
 async fn within_limit<T>(shard: &Shard, asked: impl Future<Output = anyhow::Result<T>>) -> Option<T> {
