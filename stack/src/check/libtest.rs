@@ -1,8 +1,10 @@
 //! Reads what a test program of Rust prints: how many tests passed, which failed, and where each panicked.
 //!
 //! * A program that ends before it has counted (a signal, an `exit`) has failed; its last line is kept.
+//! * One that hangs has failed in each test that libtest has called slow and that has not ended.
 
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use super::totals::Totals;
 
@@ -20,6 +22,10 @@ pub struct Reader {
     counted: bool,
     /// The last line that was not empty.
     last: String,
+    /// The tests that have run for a minute and have not ended.
+    slow: Vec<String>,
+    /// It was ended after so long without a line.
+    silence: Option<Duration>,
     /// The failed test whose output follows.
     shown: Option<usize>,
     /// The next line is the message of that test's panic.
@@ -44,7 +50,12 @@ impl Reader {
             self.passed += passed;
             self.failed_count += failed;
             self.counted = true;
+        } else if let Some(test) = between(line, "test ", " has been running for over 60 seconds") {
+            self.slow.push(test.to_owned());
+        } else if let Some(test) = between(line, "test ", " ... ok") {
+            self.slow.retain(|slow| slow != test);
         } else if let Some(test) = between(line, "test ", " ... FAILED") {
+            self.slow.retain(|slow| slow != test);
             let (place, message) = (String::new(), String::new());
             self.failed.push(Failure { test: test.to_owned(), place, message });
         } else if let Some(test) = between(line, "---- ", " stdout ----") {
@@ -54,6 +65,11 @@ impl Reader {
         {
             self.panicked(place);
         }
+    }
+
+    /// It printed nothing for so long, and was ended.
+    pub fn hung(&mut self, silence: Duration) {
+        self.silence = Some(silence);
     }
 
     /// The first panic of a test is the reason; those after it come from its end.
@@ -82,7 +98,11 @@ impl Reader {
         for _ in totals.failed()..self.failed_count {
             totals.fails(format!("{name}: a test whose name was not read"));
         }
-        if !self.counted || (!status.success() && totals.failed() == 0) {
+        if let Some(silence) = self.silence {
+            let slow = if self.slow.is_empty() { "a test".to_owned() } else { self.slow.join(", ") };
+            let after = silence.as_secs_f64();
+            totals.fails(format!("{name}: {slow}: hung, and was ended after {after:.0} s without a line"));
+        } else if !self.counted || (!status.success() && totals.failed() == 0) {
             totals.fails(format!("{name}: ended with {status}; its last line: {}", self.last));
         }
         totals

@@ -3,12 +3,14 @@
 //! * Cargo builds every program in one go, so that both cores have work; it names what it built.
 //! * Programs of one lane run one after the other, lanes at the same time. Who shares a lane is the caller's choice.
 //! * Every line of a program is shown as it comes, under the program's name; all programs run, also after a failure.
+//! * A program that prints nothing for long hangs. It is ended, and the tests that it was at have failed.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
@@ -21,6 +23,8 @@ use crate::{environment, workspace};
 
 /// The relay's tests wait for servers of their own for most of their time, so more run at once than there are cores.
 const RELAY_TEST_THREADS: &str = "4";
+/// More than the longest test takes, on a slow machine too.
+const SILENCE_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// The needs of a test program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +101,7 @@ impl Suite {
         {
             command.env("RUST_TEST_THREADS", RELAY_TEST_THREADS);
         }
-        let totals = shown(command, &self.name())?;
+        let totals = shown(command, &self.name(), SILENCE_MAX)?;
         say(&format!("{:<22} {totals}, {:.0} s", self.name(), began.elapsed().as_secs_f64()));
         Ok(totals)
     }
@@ -149,26 +153,80 @@ pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Resul
     })
 }
 
-fn shown(mut command: Command, name: &str) -> Result<Totals> {
+fn shown(mut command: Command, name: &str, silence_max: Duration) -> Result<Totals> {
     let mut process =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start it")?;
     let mut reader = Reader::default();
-    if let Some(output) = process.stdout.take() {
-        for line in BufReader::new(output).lines() {
-            // A test may print anything.
-            let Ok(line) = line else { continue };
-            reader.line(&line);
-            if !line.is_empty() {
-                say(&format!("{name:<22} {line}"));
+    let lines = lines(process.stdout.take().context("it has no output")?);
+    loop {
+        match lines.recv_timeout(silence_max) {
+            Ok(line) => {
+                reader.line(&line);
+                if !line.is_empty() {
+                    say(&format!("{name:<22} {line}"));
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            // What it has started may keep its output open, so nothing more of it is read.
+            Err(RecvTimeoutError::Timeout) => {
+                process.kill().context("it hangs, and cannot be ended")?;
+                reader.hung(silence_max);
+                break;
             }
         }
     }
     Ok(reader.totals(name, process.wait()?))
 }
 
+/// The lines of a program's output, until it closes that.
+fn lines(output: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        // A test may print anything.
+        for line in BufReader::new(output).lines().map_while(|line| match line {
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Some(String::new()),
+            line => line.ok(),
+        }) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn shell(script: &str, silence_max: Duration) -> Totals {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        shown(command, "saga it", silence_max).unwrap()
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended_and_its_tests_are_named() {
+        // A process that the test has started goes on, and keeps the output open.
+        let script = "echo 'test a::ends ... ok'
+            echo 'test b::hangs has been running for over 60 seconds'
+            echo 'test c::ends has been running for over 60 seconds'
+            echo 'test c::ends ... ok'
+            sleep 30 & sleep 30";
+        let began = Instant::now();
+        let totals = shell(script, Duration::from_millis(300));
+        assert!(began.elapsed() < Duration::from_secs(20), "it was waited for");
+        assert_eq!(totals.failed(), 1);
+        let failure = &totals.failures()[0];
+        assert!(failure.contains("b::hangs") && !failure.contains("ends"), "{failure}");
+    }
+
+    #[test]
+    fn a_program_that_goes_on_printing_is_left_alone() {
+        let script = r"for line in 1 2 3 4 5 6; do printf '\377 line\n'; sleep 0.2; done
+            echo 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s'";
+        assert_eq!(shell(script, Duration::from_secs(1)).to_string(), "2 passed, 0 failed");
+    }
 
     #[test]
     fn cargo_names_test_programs_among_other_things() {
