@@ -170,6 +170,7 @@ async fn a_former_primary_that_takes_writes_is_left_for_the_promoted_one() {
     let saved = checkpoint(&harness, "a checkpoint", |_| true).await;
     assert_eq!(saved["timeline"], 2, "{saved}");
     // Not by the relay's connection string, whose first host is the former primary.
+    harness.servers.postgres = servers.1.address();
     harness.sql = connect(&with_database(&servers.1.address(), &harness.name)).await;
     harness.row("b", 1, 1, "made").await;
     distinct(&harness.topic(), 2).await;
