@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -206,8 +206,7 @@ impl Layout {
     /// # Errors
     /// When it cannot be written.
     pub fn write_for_server(&self, path: &Path, content: &str) -> Result<()> {
-        write_private(path, content)?;
-        self.give(path)
+        write_as(path, content, self.uid)
     }
 
     /// Reads a configuration file that `cargo stack` and containers share.
@@ -344,6 +343,11 @@ pub fn random() -> Result<String> {
 /// # Errors
 /// When it cannot be written.
 pub fn write_private(path: &Path, content: &str) -> Result<()> {
+    write_as(path, content, None)
+}
+
+/// The same for this user, who can read it from when it has its name: a server that watches it may look only once.
+fn write_as(path: &Path, content: &str, uid: Option<u32>) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut temporary = path.as_os_str().to_owned();
@@ -358,6 +362,9 @@ pub fn write_private(path: &Path, content: &str) -> Result<()> {
         .open(&temporary)
         .with_context(describe)?;
     file.write_all(content.as_bytes()).with_context(describe)?;
+    if uid.is_some() {
+        fchown(&file, uid, uid).with_context(describe)?;
+    }
     fs::rename(&temporary, path).with_context(describe)
 }
 
