@@ -1,5 +1,6 @@
 //! Everything about Postgres itself: URLs, TLS, sessions, the replication stream, SQL text, and the decoder.
 
+pub mod asked_connection;
 pub mod connection_url;
 pub mod decode;
 pub mod error;

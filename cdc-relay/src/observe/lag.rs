@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::metrics::{SLOT_STATUSES, SlotSeries, SourceMetrics};
 use crate::observe::slot_trend::{Reading, Trend, seconds_left};
+use crate::postgres::asked_connection::AskedConnection;
 use crate::postgres::connection_url::Database;
 use crate::postgres::lsn::PgTime;
-use crate::postgres::server_identity::ServerIdentity;
 
 const QUERY_INTERVAL: Duration = Duration::from_secs(5);
 /// A query that takes longer has failed.
@@ -31,14 +31,6 @@ struct Slot {
     restart: Option<i64>,
     safe: Option<i64>,
     status: String,
-}
-
-/// A connection that is asked again and again.
-struct Connection {
-    client: Client,
-    statement: Statement,
-    /// The server of the checkpoint when it was opened.
-    primary: Option<ServerIdentity>,
 }
 
 /// Runs until `shutdown`.
@@ -75,17 +67,15 @@ async fn query_repeatedly(database: &Database, slot: &str, metrics: &SourceMetri
 }
 
 /// Connects first if necessary. `None`: the slot does not exist.
-async fn query(database: &Database, slot: &str, connection: &mut Option<Connection>) -> Result<Option<Slot>> {
-    let primary = database.primary();
-    let Connection { client, statement, .. } = match connection {
-        Some(ready) if ready.primary == primary => ready,
-        _ => {
-            let client = database.connect().await?;
-            let statement = client.prepare(QUERY).await?;
-            connection.insert(Connection { client, statement, primary })
-        }
-    };
-    let Some(row) = client.query_opt(&*statement, &[&slot]).await? else { return Ok(None) };
+async fn query(
+    database: &Database,
+    slot: &str,
+    connection: &mut Option<AskedConnection>,
+) -> Result<Option<Slot>> {
+    let prepare = async |client: &Client| Ok(client.prepare(QUERY).await?);
+    let AskedConnection { client, statement, .. } =
+        AskedConnection::ready(connection, database, prepare).await?;
+    let Some(row) = client.query_opt(statement, &[&slot]).await? else { return Ok(None) };
     let written = row.try_get(0)?;
     Ok(Some(Slot {
         reading: Reading { written, confirmed: row.try_get::<_, Option<i64>>(1)?.unwrap_or(written) },

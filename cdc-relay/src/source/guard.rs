@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::status::State;
+use crate::postgres::asked_connection::AskedConnection;
 use crate::postgres::connection_url::Database;
 use crate::postgres::facts::{Question, ask_prepared, prepare};
-use crate::postgres::server_identity::ServerIdentity;
 use crate::routes::Source;
 use crate::source::context::SourceContext;
 use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
@@ -26,14 +26,6 @@ use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The limit of one check, connecting included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// A connection that is asked again and again.
-struct Connection {
-    client: Client,
-    question: Statement,
-    /// The server of the checkpoint when it was opened.
-    primary: Option<ServerIdentity>,
-}
 
 /// Runs until `shutdown`. A database that does not answer is asked again; nobody can update it meanwhile either.
 pub async fn watch(context: SourceContext, shutdown: CancellationToken) {
@@ -76,20 +68,14 @@ async fn check_forever(SourceContext { database, source, acks, status, .. }: &So
 async fn check(
     database: &Database,
     source: &Source,
-    connection: &mut Option<Connection>,
+    connection: &mut Option<AskedConnection>,
 ) -> Result<Option<String>> {
-    let primary = database.primary();
-    let Connection { client, question, .. } = match connection {
-        Some(ready) if ready.primary == primary => ready,
-        _ => {
-            let client = database.connect().await?;
-            let question = Question::of_publication(source.publication.get_ref());
-            let question = prepare(&client, &question).await?;
-            connection.insert(Connection { client, question, primary })
-        }
-    };
+    let question = Question::of_publication(source.publication.get_ref());
+    let prepare = async |client: &Client| prepare(client, &question).await;
+    let AskedConnection { client, statement, .. } =
+        AskedConnection::ready(connection, database, prepare).await?;
     let mut withdrawn = None;
-    for Withdrawal { sql, why } in withdrawals(&ask_prepared(client, question).await?) {
+    for Withdrawal { sql, why } in withdrawals(&ask_prepared(client, statement).await?) {
         client.batch_execute(&sql).await.with_context(|| format!("{why}; `{sql}`"))?;
         log_withdrawn(source, &why);
         withdrawn = Some(why.subject);
