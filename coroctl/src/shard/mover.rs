@@ -20,6 +20,7 @@ mod side;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use reqwest::Client;
 use tokio::time::{sleep, timeout};
 
 pub(super) use self::execute::{drop_publication, drop_subscription};
@@ -45,6 +46,7 @@ pub struct Mover {
     progress: Progress,
     last: Option<Step>,
     relay: RelayListener,
+    http: Client,
     /// What is printed, a line at a time.
     report: fn(&str),
 }
@@ -96,7 +98,8 @@ impl Mover {
         for shard in [&source, &target] {
             shard.lock().await?;
         }
-        Ok(Self { source, target, moved, progress: Progress::default(), last: None, relay, report })
+        let http = relay_listener::client()?;
+        Ok(Self { source, target, moved, progress: Progress::default(), last: None, relay, http, report })
     }
 
     /// Goes on until the move has ended.
@@ -180,7 +183,7 @@ impl Mover {
 
     /// Asks the relay for halted keys, whose later rows would be emitted at the target before them. False, after a pause, if there are any.
     async fn may_fence(&mut self) -> Result<bool> {
-        let halted_keys = self.relay.halted_keys().await;
+        let halted_keys = self.relay.halted_keys(&self.http).await;
         if halted_keys == Some(0) {
             return Ok(true);
         }
@@ -190,7 +193,7 @@ impl Mover {
 
     /// Asks the relay once more: it has confirmed by now what was written before the fence, and may have halted a key of it.
     async fn may_grant(&self, fenced_for: Duration) -> bool {
-        let answer = timeout(FENCE_MAX.saturating_sub(fenced_for), self.relay.halted_keys()).await;
+        let answer = timeout(FENCE_MAX.saturating_sub(fenced_for), self.relay.halted_keys(&self.http)).await;
         answer == Ok(Some(0))
     }
 

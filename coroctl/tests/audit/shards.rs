@@ -16,6 +16,7 @@ use saga::shards::bucket::Bucket;
 use serde_json::Value;
 use sql::Database;
 use sql::harness::Harness;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -25,7 +26,7 @@ use crate::fixture::superuser;
 const MOVE: Uuid = Uuid::from_u128(0xD0);
 
 /// Tests that subscribe run one after the other: a server has four workers for all subscriptions.
-static SUBSCRIBES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+static SUBSCRIBES: Mutex<()> = Mutex::const_new(());
 
 /// Two databases of one kind: the first owns every bucket, the second gave up its own.
 struct Pair {
@@ -83,10 +84,27 @@ impl Pair {
         command.arg("shard").args(arguments).output().unwrap()
     }
 
-    /// Row filters came with PostgreSQL 15; before it a move is refused.
-    async fn has_row_filters(&self) -> bool {
+    /// Between which buckets can be moved, in a turn of one test at a time. None: there is nothing to try.
+    async fn moving() -> Option<(MutexGuard<'static, ()>, Self)> {
+        let turn = SUBSCRIBES.lock().await;
+        let pair = Self::emitting(Database::Balance).await.with_row_filters().await?;
+        Some((turn, pair))
+    }
+
+    /// Itself, unless its server is too old: row filters came with PostgreSQL 15, and before it a move is refused.
+    async fn with_row_filters(self) -> Option<Self> {
         let version = "select current_setting('server_version_num')::int8";
-        superuser(&self.one).await.query_one(version, &[]).await.unwrap().get::<_, i64>(0) >= 150_000
+        let version: i64 = superuser(&self.one).await.query_one(version, &[]).await.unwrap().get(0);
+        if version >= 150_000 {
+            return Some(self);
+        }
+        self.finish().await;
+        None
+    }
+
+    /// What the user can spend on each shard, where the user has an account there.
+    async fn accounts(&self, user: Uuid) -> [Option<i64>; 2] {
+        [account(&self.one, user).await, account(&self.two, user).await]
     }
 
     async fn finish(self) {
@@ -222,9 +240,7 @@ async fn an_identity_needs_the_user_in_its_key() {
 async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     let _turn = SUBSCRIBES.lock().await;
     let pair = Pair::new(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some(pair) = pair.with_row_filters().await else { return };
     let (source, target) = (superuser(&pair.one).await, superuser(&pair.two).await);
     let [user, other] = users();
     deposit(&source, user, 5).await;

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use super::super::conditions::{Conditions, Databases, Resources};
 use super::super::moves::Ownership;
 use super::super::replication::{REFERRING, TABLES, WITHOUT_IDENTITY};
-use super::relay_listener::RelayListener;
+use super::relay_listener::{self, RelayListener};
 use super::{Shard, observe, record};
 
 // Migrations take this lock for themselves (`sql/src/admin.rs`); a move that is written down shares it for a moment.
@@ -74,7 +74,7 @@ pub async fn read(source: &Shard, target: &Shard, buckets: &[i16], given: &Given
         without_identity: names(WITHOUT_IDENTITY).await?,
         referring: names(REFERRING).await?,
         relay_slots: observe::relay_slots(&source.client).await?,
-        halted_keys: given.relay.halted_keys().await,
+        halted_keys: given.relay.halted_keys(&relay_listener::client()?).await,
         clock_skew: clock_skew(&source.client, &target.client).await?,
         busy_buckets: busy,
         foreign_buckets: rows.iter().filter(|row| !row.owned).count(),

@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use clap::Args;
+use reqwest::Client;
 use saga::http_client;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,11 +28,18 @@ pub struct RelayListener {
     pub source: Option<String>,
 }
 
+/// What the listener is asked by. A mover keeps it: under the fence there is no time to make one.
+///
+/// # Errors
+/// When this machine's certificates cannot be read.
+pub(super) fn client() -> Result<Client> {
+    http_client::builder().timeout(TIMEOUT).build().context("no HTTP client")
+}
+
 impl RelayListener {
     /// The number of halted keys; nothing when the process does not answer, or does not read the source.
-    pub(super) async fn halted_keys(&self) -> Option<u64> {
+    pub(super) async fn halted_keys(&self, client: &Client) -> Option<u64> {
         let url = format!("{}/metrics", self.url.as_deref()?.trim_end_matches('/'));
-        let client = http_client::builder().timeout(TIMEOUT).build().ok()?;
         let answer = client.get(&url).send().await.ok()?.error_for_status().ok()?;
         halted_keys(&answer.text().await.ok()?, self.source.as_deref())
     }

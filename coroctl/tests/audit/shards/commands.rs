@@ -5,7 +5,7 @@ use sql::Database;
 use sql::harness::Harness;
 
 use super::adopted::change;
-use super::{Pair, SUBSCRIBES, account, deposit, json, users};
+use super::{Pair, SUBSCRIBES, deposit, json, users};
 use crate::fixture::superuser;
 
 /// As an operator does it: what is not known of the disks is a reason to refuse.
@@ -14,10 +14,8 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     let _turn = SUBSCRIBES.lock().await;
     let (one, two) =
         (Harness::new(Database::Balance).await.unwrap(), Harness::new(Database::Balance).await.unwrap());
-    let mut pair = Pair { one, two, relays: Vec::new() };
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let pair = Pair { one, two, relays: Vec::new() };
+    let Some(mut pair) = pair.with_row_filters().await else { return };
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
     let bucket = Bucket::of(user).number().to_string();
@@ -37,7 +35,7 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     assert!(String::from_utf8_lossy(&full.stderr).contains("has rows"), "{full:?}");
     succeeds(&["add", "two"], "owns no bucket now");
     let disks = ["--source-bytes-free", "1000000000", "--target-bytes-free", "1000000000"];
-    let found = async || [account(&pair.one, user).await, account(&pair.two, user).await];
+    let found = async || pair.accounts(user).await;
     assert_eq!(found().await, [Some(5), None]);
     succeeds(&[&begin[..], &disks].concat(), "The target owns the buckets.");
     assert_eq!(found().await, [None, Some(5)]);

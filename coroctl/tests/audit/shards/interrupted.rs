@@ -8,17 +8,13 @@ use sql::Database;
 use uuid::Uuid;
 
 use super::moving::{advance_to, mover, owns};
-use super::{Pair, SUBSCRIBES, account, deposit, json, superuser_url, until, users};
+use super::{Pair, account, deposit, json, superuser_url, until, users};
 use crate::fixture::superuser;
 
 /// The target is as it was before the grant, and the source may have removed rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_does_not_take_back_what_was_granted_and_lost() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let (bucket, move_id) = (Bucket::of(user), Uuid::from_u128(0x800));
     let (source, target) = (superuser(&pair.one).await, superuser(&pair.two).await);
@@ -57,11 +53,7 @@ async fn a_source_does_not_take_back_what_was_granted_and_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_move_goes_on_while_a_shard_is_closed() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let move_id = Uuid::from_u128(0x900);
     deposit(&superuser(&pair.one).await, user, 5).await;
@@ -92,18 +84,14 @@ async fn no_move_goes_on_while_a_shard_is_closed() {
     let aborted = pair.admin_with(&shards, &["abort", &id]);
     let text = String::from_utf8_lossy(&aborted.stdout);
     assert!(text.contains("The source owns the buckets, as before."), "{aborted:?}");
-    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [Some(5), None]);
+    assert_eq!(pair.accounts(user).await, [Some(5), None]);
     pair.finish().await;
 }
 
 /// A table that came after the publication has rows that nobody copied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resumed_move_is_about_the_tables_that_it_began_with() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let move_id = Uuid::from_u128(0xA00);
     let source = superuser(&pair.one).await;
@@ -116,7 +104,7 @@ async fn a_resumed_move_is_about_the_tables_that_it_began_with() {
     let resumed = pair.admin_of(["from", "to"], &["resume", &move_id.to_string()]);
     let text = String::from_utf8_lossy(&resumed.stdout);
     assert!(text.contains("The target owns the buckets."), "{resumed:?}");
-    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
+    assert_eq!(pair.accounts(user).await, [None, Some(5)]);
     let notes: i64 = source.query_one("select count(*) from notes", &[]).await.unwrap().get(0);
     assert_eq!(notes, 1, "removed, and never copied");
     drop(source);
@@ -154,11 +142,7 @@ async fn a_move_does_not_begin_beside_a_migration_nor_after_one() {
 /// The publication goes with the record, so that no kill leaves it behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mover_that_is_killed_after_its_slot_was_dropped_leaves_no_publication() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let move_id = Uuid::from_u128(0xE00);
     deposit(&superuser(&pair.one).await, user, 5).await;

@@ -9,13 +9,12 @@ use coroctl::shard::mover::{Mover, RelayListener, Shard, ShardUrl, observe};
 use coroctl::shard::moves::{Attempt, Outcome, Step};
 use coroctl::shard::replication;
 use saga::shards::bucket::Bucket;
-use sql::Database;
 use sql::harness::Harness;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::relay::{Relay, drop_slot, make_slot};
-use super::{Pair, SUBSCRIBES, account, deposit, json, superuser_url, users};
+use super::{Pair, account, deposit, json, superuser_url, users};
 use crate::fixture::superuser;
 
 /// More than a step takes on a busy machine.
@@ -138,11 +137,7 @@ async fn writes(urls: [String; 2], user: Uuid, stops: Arc<AtomicBool>) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, other] = users();
     let bucket = Bucket::of(user);
     deposit(&superuser(&pair.one).await, user, 0).await;
@@ -168,7 +163,7 @@ async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
     }
     stops.store(true, Ordering::Relaxed);
     let written = writer.await.unwrap();
-    let found = [account(&pair.one, user).await, account(&pair.two, user).await];
+    let found = pair.accounts(user).await;
     assert!(written > 0 && found.contains(&Some(written)) && found.contains(&None), "{written}, {found:?}");
     assert_eq!(account(&pair.one, other).await, Some(7));
     let verified = pair.shard(&["verify", "--json"]);
@@ -179,11 +174,7 @@ async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_aborted_move_leaves_everything_as_it_was() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
     for aborted in 1.. {
@@ -193,13 +184,13 @@ async fn an_aborted_move_leaves_everything_as_it_was() {
         drop(first);
         if !record::request_abort(&superuser(&pair.one).await, move_id).await.unwrap() {
             // A fence that was lifted takes steps too: with fewer of them this one had ended before it was aborted.
-            let moved = [account(&pair.one, user).await, account(&pair.two, user).await];
+            let moved = pair.accounts(user).await;
             assert_eq!(moved, [None, Some(5)], "aborted after step {aborted}");
             break;
         }
         let mut second = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
         let outcome = second.run().await.unwrap();
-        let moved = [account(&pair.one, user).await, account(&pair.two, user).await];
+        let moved = pair.accounts(user).await;
         if outcome == Outcome::Moved {
             // The grant had come.
             assert_eq!(moved, [None, Some(5)], "aborted after step {aborted}");
@@ -213,11 +204,7 @@ async fn an_aborted_move_leaves_everything_as_it_was() {
 /// A mover that is killed under the fence leaves no word of when it came up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let bucket = Bucket::of(user);
     deposit(&superuser(&pair.one).await, user, 5).await;
@@ -243,11 +230,7 @@ async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move()
 /// A server that restarts, a proxy that gives up: what was sent is done or not, and the rows say which.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_break_under_the_fence_end_no_move() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
     let mut mover = mover(&pair.one, &pair.two, Uuid::from_u128(0x400), Bucket::of(user)).await;
@@ -261,7 +244,7 @@ async fn connections_that_break_under_the_fence_end_no_move() {
     }
     assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
     assert!(!mover.is_fenced());
-    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
+    assert_eq!(pair.accounts(user).await, [None, Some(5)]);
     drop(mover);
     pair.finish().await;
 }
@@ -269,11 +252,7 @@ async fn connections_that_break_under_the_fence_end_no_move() {
 /// The grant finds it gone. The buckets are taken back, and the rows are copied anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_loses_its_subscription_under_the_fence_is_barred() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let move_id = Uuid::from_u128(0x500);
     deposit(&superuser(&pair.one).await, user, 5).await;
@@ -284,7 +263,7 @@ async fn a_target_that_loses_its_subscription_under_the_fence_is_barred() {
     advance_to(&mut mover, Step::TakeBack).await;
     assert!(owns(&pair.one, Bucket::of(user)).await);
     assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
-    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
+    assert_eq!(pair.accounts(user).await, [None, Some(5)]);
     drop(mover);
     pair.finish().await;
 }
@@ -292,11 +271,7 @@ async fn a_target_that_loses_its_subscription_under_the_fence_is_barred() {
 /// Its later rows would be emitted at the target before those that wait for their release.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_fence_comes_up_while_it_is_not_known_whether_keys_are_halted() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let bucket = Bucket::of(user);
     deposit(&superuser(&pair.one).await, user, 5).await;
@@ -323,11 +298,7 @@ async fn no_fence_comes_up_while_it_is_not_known_whether_keys_are_halted() {
 /// A fence would have to wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_fence_comes_up_while_a_slot_of_the_relay_is_missing() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let bucket = Bucket::of(user);
     let source = superuser(&pair.one).await;
@@ -364,11 +335,7 @@ async fn no_fence_comes_up_while_a_slot_of_the_relay_is_missing() {
 /// A restore may take it away. Nothing bars a target without a record, whatever was applied to it meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_loses_its_record_under_the_fence_gets_one() {
-    let _turn = SUBSCRIBES.lock().await;
-    let pair = Pair::emitting(Database::Balance).await;
-    if !pair.has_row_filters().await {
-        return pair.finish().await;
-    }
+    let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     let move_id = Uuid::from_u128(0xF00);
     deposit(&superuser(&pair.one).await, user, 5).await;
@@ -381,7 +348,7 @@ async fn a_target_that_loses_its_record_under_the_fence_gets_one() {
     target.batch_execute(lose).await.unwrap();
     assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
     assert!(record::read(&target, move_id).await.unwrap().is_some());
-    assert_eq!([account(&pair.one, user).await, account(&pair.two, user).await], [None, Some(5)]);
+    assert_eq!(pair.accounts(user).await, [None, Some(5)]);
     drop((mover, target));
     pair.finish().await;
 }
