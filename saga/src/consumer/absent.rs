@@ -18,7 +18,7 @@ use backon::ExponentialBackoff;
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::passed_over::{PassedOver, ReadAgain, slot};
-use super::waiting::{PendingRecord, RecordPosition, record_position};
+use super::waiting::{PendingRecord, RecordPosition, owned_partition, record_position};
 use crate::backoff;
 use crate::shards::bucket::Bucket;
 
@@ -126,11 +126,6 @@ impl<'c> Absent<'c> {
         self.partitions.retain(|key, _| is_assigned(key));
         self.again.retain(|key, _| is_assigned(key));
     }
-}
-
-pub(super) fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
-    let (topic, partition) = read.topic_partition();
-    (topic.to_owned(), partition)
 }
 
 fn slot_of(read: &PendingRecord<'_>) -> Bucket {

@@ -145,7 +145,7 @@ impl<'c> Waiting<'c> {
     }
 }
 
-fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
+pub(super) fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
     let (topic, partition) = read.topic_partition();
     (topic.to_owned(), partition)
 }

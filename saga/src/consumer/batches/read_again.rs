@@ -8,9 +8,9 @@ use rdkafka::consumer::Consumer;
 
 use super::{Carried, Loop, Verdict};
 use crate::consumer::Subscriber;
-use crate::consumer::absent::{Absent, owned_partition};
+use crate::consumer::absent::Absent;
 use crate::consumer::passed_over::PassedOver;
-use crate::consumer::waiting::{PendingRecord, Waiting};
+use crate::consumer::waiting::{PendingRecord, Waiting, owned_partition};
 
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 
