@@ -16,7 +16,7 @@ use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
 use crate::{
     bench, beside, check, compose, down, exec, install, k6, kubernetes, launch, logs, release, rotate,
-    status, supervisor, workspace,
+    scale, status, supervisor, workspace,
 };
 
 /// The servers and services of Coro on this machine, as supervised processes.
@@ -85,6 +85,15 @@ enum Action {
         /// End the time in which old secrets still hold, where a server or a listener takes two.
         #[arg(long)]
         end: bool,
+    },
+    /// Give a service so many instances, one after the other, while the stack runs; no request fails.
+    ///
+    /// Of payments-svc, balance-svc, processor-svc, search-indexer, notifier and fraud, from 1 to 8. The stack keeps the number until
+    /// `clean`. Again: whatever is not as it was asked for.
+    Scale {
+        name: String,
+        #[arg(value_name = "NUMBER")]
+        instances: usize,
     },
     /// Stop one; it stays stopped.
     Stop { name: String },
@@ -235,6 +244,7 @@ fn run(action: Action) -> Result<()> {
         Action::Restart { name, to, beside } => restart(&layout, &name, to, beside),
         Action::Rotate { end: false } => rotate::begin(&layout),
         Action::Rotate { end: true } => rotate::end(&layout),
+        Action::Scale { name, instances } => scale::run(&layout, &name, instances),
         Action::Start { name } => control(&layout, &name, |name| Request::Start { name }, true),
         Action::Stop { name } => control(&layout, &name, |name| Request::Stop { name }, false),
         Action::Kill { name } => control(&layout, &name, |name| Request::Kill { name }, false),

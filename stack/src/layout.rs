@@ -1,6 +1,8 @@
 //! Where a stack keeps its things, and which ports are its own. Everything follows from two variables:
 //! `STACK_DIR` (default `.stack` in the workspace) and `STACK_PORT` (default 21000).
 
+mod port;
+
 use std::env;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, fchown};
@@ -8,79 +10,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use self::port::{FURTHER_FIRST, PORTS, Port};
+
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
 const DEFAULT_PORT: u16 = 21_000;
 /// The name of the secret that operators show to admin listeners.
 pub const ADMIN_TOKEN: &str = "admin-token";
-/// How many ports after the base belong to a stack.
-pub const PORTS: u16 = 100;
-
-/// The offsets of a stack's ports from its base.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
-pub enum Port {
-    /// Ports that clients use.
-    Edge = 0,
-    Postgres = 1,
-    Kafka = 4,
-    KafkaController = 5,
-    Amqp = 6,
-    RabbitManagement = 7,
-    RabbitPrometheus = 8,
-    RabbitDistribution = 9,
-    Epmd = 10,
-    Redis = 11,
-    /// Kafka, for whoever signs in.
-    KafkaSasl = 12,
-    Search = 13,
-    /// OpenSearch's own, between its nodes.
-    SearchTransport = 14,
-    Payments = 20,
-    PaymentsAdmin = 21,
-    Balance = 22,
-    BalanceAdmin = 23,
-    Processor = 24,
-    ProcessorAdmin = 25,
-    RelayAdmin = 26,
-    Gateway = 27,
-    SecondPayments = 28,
-    SecondPaymentsAdmin = 29,
-    EdgeAdmin = 30,
-    Prometheus = 31,
-    SearchIndexer = 32,
-    SecondSearchIndexer = 33,
-    /// A second relay, for as long as the first one is replaced.
-    RelayBeside = 34,
-    Smtp = 40,
-    Notifier = 41,
-    Fraud = 42,
-    FraudRelay = 43,
-    Auditor = 44,
-    Tracer = 50,
-    /// Where traces are sent.
-    Otlp = 51,
-    Zipkin = 52,
-    NodeExporter = 60,
-    PostgresExporter = 61,
-    RedisExporter = 62,
-    /// The exporter of Kafka, in its own process.
-    KafkaMetrics = 63,
-    /// The nodes of a highly available Postgres, and the admin listeners of their Patroni.
-    Postgres1 = 70,
-    Postgres2 = 71,
-    Postgres3 = 72,
-    Patroni1 = 73,
-    Patroni2 = 74,
-    Patroni3 = 75,
-    Etcd1 = 76,
-    Etcd2 = 77,
-    Etcd3 = 78,
-    /// etcd's own, between its members.
-    EtcdPeer1 = 79,
-    EtcdPeer2 = 80,
-    EtcdPeer3 = 81,
-}
 
 /// The listeners of an encrypted stack that speak HTTP without TLS: the pages of Prometheus and Zipkin, which nothing of Coro
 /// reads, OpenSearch, which has TLS by a plugin only, and the exporter of Kafka, which takes key stores of Java only.
@@ -136,7 +72,7 @@ impl Layout {
     }
 
     pub fn port(&self, port: Port) -> u16 {
-        self.base_port + port as u16
+        self.base_port + port.offset()
     }
 
     /// Whether each listener speaks TLS and nothing else, but for `PLAIN`.
@@ -227,11 +163,26 @@ impl Layout {
 
     /// The supervisor's socket. A path longer than the kernel's limit moves to the temporary folder.
     pub fn socket(&self) -> PathBuf {
-        let path = self.dir.join("control.sock");
-        if path.as_os_str().len() < 100 {
+        self.short(self.dir.join("control.sock"), "sock")
+    }
+
+    /// The socket by which the edge is asked and changed while it runs. Who may use it may do everything there.
+    pub fn edge_socket(&self) -> PathBuf {
+        self.short(self.data.join("haproxy/edge.sock"), "edge")
+    }
+
+    /// This path of a socket, if it is not too long. HAProxy makes its own under a longer name first.
+    fn short(&self, path: PathBuf, kind: &str) -> PathBuf {
+        const BYTES_MAX: usize = 90;
+        if path.as_os_str().len() < BYTES_MAX {
             return path;
         }
-        env::temp_dir().join(format!("coro-stack-{:016x}.sock", fnv1a(&self.dir)))
+        env::temp_dir().join(format!("coro-stack-{:016x}.{kind}", fnv1a(&self.dir)))
+    }
+
+    /// The list of how many instances of a service there are, where that is another number than at first.
+    pub fn scale_file(&self) -> PathBuf {
+        self.dir.join("scale")
     }
 
     /// The mark of every process of this stack, in its environment.
@@ -407,8 +358,8 @@ mod tests {
     #[test]
     fn ports_stay_below_what_the_kernel_hands_out() {
         assert_eq!(base_port(None).unwrap(), 21_000);
-        assert_eq!(base_port(Some("32668")).unwrap(), 32_668);
-        for bad in ["32669", "80", "x", "", "-1", "70000"] {
+        assert_eq!(base_port(Some("32568")).unwrap(), 32_568);
+        for bad in ["32569", "80", "x", "", "-1", "70000"] {
             assert!(base_port(Some(bad)).unwrap_err().to_string().contains("STACK_PORT"), "{bad}");
         }
     }

@@ -40,6 +40,7 @@ mod maven;
 mod output;
 mod release;
 mod rotate;
+mod scale;
 mod status;
 mod supervisor;
 mod up;

@@ -1,5 +1,7 @@
 //! The services: their binaries and their environment.
 
+pub mod further;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -13,6 +15,7 @@ use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::servers::{kafka, smtp};
 use crate::spec::{Restart, SERVICE_TIER, Spec, StopSignal};
+use further::Scalable;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
@@ -157,7 +160,7 @@ pub struct Instance {
     pub admin: Port,
 }
 
-/// Everything of ours that may run. A further instance is a further line, and a further server in the edge's configuration.
+/// Everything of ours that runs in a stack if nobody asks for another number of instances ([`further`]).
 pub const INSTANCES: [Instance; 13] = [
     instance(Service::Gateway, "gateway-sim", Port::Gateway, Port::Gateway),
     instance(Service::Payments, "payments-svc", Port::Payments, Port::PaymentsAdmin),
@@ -186,12 +189,15 @@ const fn instance(service: Service, name: &'static str, public: Port, admin: Por
 impl Instance {
     /// The instances of a stack, in order of starting.
     pub fn of(layout: &Layout) -> Vec<Self> {
-        let kept = Extra::of(layout);
-        INSTANCES.into_iter().filter(|instance| Extra::includes(&kept, instance.service.extra())).collect()
+        let (kept, counted) = (Extra::of(layout), further::of(layout));
+        let is_one_of_a_kind = |instance: &Self| Scalable::of(instance.service).is_none();
+        let first = INSTANCES.into_iter().filter(|it| is_one_of_a_kind(it) || counted.contains(it));
+        let further = counted.iter().copied().filter(|instance| !INSTANCES.contains(instance));
+        first.chain(further).filter(|it| Extra::includes(&kept, it.service.extra())).collect()
     }
 
     pub fn named(name: &str) -> Option<Self> {
-        INSTANCES.into_iter().find(|instance| instance.name == name)
+        INSTANCES.into_iter().chain(further::all()).find(|instance| instance.name == name)
     }
 
     /// The ports it listens on.

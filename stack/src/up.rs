@@ -67,7 +67,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let extent = wish.extent;
     let progress = Progress::default();
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
-    let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
+    let _alone = lock.try_write().context("another `up`, `down` or `scale` of this stack is under way")?;
     if wish.ha {
         layout.choose_ha()?;
     }

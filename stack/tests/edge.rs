@@ -121,7 +121,9 @@ fn original() -> PathBuf {
 fn configuration(port: u16) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("edge-{port}"));
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::copy(original().join("not-http.lua"), folder.join("not-http.lua")).unwrap();
+    for name in ["not-http.lua", "share.lua"] {
+        std::fs::copy(original().join(name), folder.join(name)).unwrap();
+    }
     let text = std::fs::read_to_string(original().join("haproxy.cfg")).unwrap();
     let (long, short) = ("timeout server 35s", "timeout server 300ms");
     assert!(text.contains(long), "the edge waits another time for services");

@@ -1,5 +1,8 @@
 //! HAProxy, the edge: what clients reach, in front of the services' instances.
 
+pub mod runtime;
+pub mod slots;
+
 use std::collections::BTreeMap;
 use std::env;
 use std::path::Path;
@@ -18,14 +21,15 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let home = layout.server_dir("haproxy")?;
     let config = home.join("haproxy.cfg");
     // Copies: the user it runs as may not be allowed to read the workspace.
-    for name in ["haproxy.cfg", "not-http.lua", "pay.html"] {
+    for name in ["haproxy.cfg", "not-http.lua", "share.lua", "pay.html"] {
         layout.write_for_server(&home.join(name), &layout.compose_file(&format!("haproxy/{name}"))?)?;
     }
     if layout.is_encrypted() {
         certificates::give(layout, "haproxy", &home)?;
     }
     let argv = vec![text(&program), "-db".into(), "-f".into(), text(&config)];
-    let env = environment(layout, &home);
+    let mut env = environment(layout, &home);
+    env.extend(slots(layout));
     let mut spec = super::spec(layout, "haproxy", home, argv, Port::Edge);
     spec.env = env;
     spec.tier = EDGE_TIER;
@@ -70,7 +74,13 @@ fn origins() -> String {
     if named.is_empty() { "none".to_owned() } else { named.join(" ") }
 }
 
-/// What the configuration leaves open.
+/// What the configuration leaves open in a stack alone: the slots of instances, and the socket by which they change.
+fn slots(layout: &Layout) -> BTreeMap<String, String> {
+    let socket = ("EDGE_SOCKET".to_owned(), layout.edge_socket().display().to_string());
+    slots::variables(layout).chain([socket]).collect()
+}
+
+/// What the configuration leaves open wherever it is used.
 pub fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
     let address = |port| format!("127.0.0.1:{}", layout.port(port));
     let port = |port| layout.port(port).to_string();
@@ -80,7 +90,7 @@ pub fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
         ("EDGE_ADMIN_HOST", "localhost".to_owned()),
         ("EDGE_CONNECTIONS", clients_max().to_string()),
         ("EDGE_ORIGINS", origins()),
-        ("SERVICES_INSTANCES", "listed".to_owned()),
+        ("SERVICES_INSTANCES", "slots".to_owned()),
         ("PAYMENTS_1_ADDR", address(Port::Payments)),
         ("PAYMENTS_1_ADMIN_PORT", port(Port::PaymentsAdmin)),
         ("PAYMENTS_2_ADDR", address(Port::SecondPayments)),
@@ -123,8 +133,8 @@ mod tests {
         let config = layout.compose_file("haproxy/haproxy.cfg").unwrap();
         let open: BTreeSet<&str> =
             config.split("${").skip(1).filter_map(|rest| Some(rest.split_once(['}', '['])?.0)).collect();
-        let given = environment(&layout, Path::new("/d"));
-        assert_eq!(open, given.keys().map(String::as_str).collect());
+        let (given, slots) = (environment(&layout, Path::new("/d")), slots(&layout));
+        assert_eq!(open, given.keys().chain(slots.keys()).map(String::as_str).collect());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 pub mod acl;
 pub mod agent;
+pub mod members;
 mod protocol;
 pub mod scram;
 

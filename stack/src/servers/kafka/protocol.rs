@@ -88,6 +88,24 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// An answer of these bytes.
+    #[cfg(test)]
+    pub fn of(rest: Vec<u8>) -> Self {
+        Self { rest }
+    }
+
+    /// Reads a text with its length before it; without a text it is empty.
+    ///
+    /// # Errors
+    /// When it is cut off, or no UTF-8.
+    pub fn text(&mut self) -> Result<String> {
+        let length = i16::from_be_bytes(self.array()?);
+        let length = usize::try_from(length).unwrap_or(0);
+        ensure!(self.rest.len() >= length, "Kafka's answer is cut off");
+        let bytes = self.rest.drain(..length).collect();
+        String::from_utf8(bytes).context("Kafka's answer has a text that is no UTF-8")
+    }
+
     /// # Errors
     /// When there are not so many bytes.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
