@@ -17,6 +17,7 @@ use saga::problem::{Kind, Problem};
 use saga::query::Query;
 use saga::rate_limit::RateLimit;
 use saga::shards::Router;
+use saga::share::Share;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -35,20 +36,25 @@ use crate::{SERVICE, store::Balance};
 const KEY_CHARS_MAX: usize = 255;
 
 /// `GET /balance`, `GET /balance/movements`, `GET /health`.
-pub fn public(router: Router, identity: &Identity, rate: &RateLimit) -> BoxedFilter<(Response,)> {
-    let reader = router.clone();
+pub fn public(
+    router: Router,
+    identity: &Identity,
+    rate: &RateLimit,
+    share: &Share,
+) -> BoxedFilter<(Response,)> {
+    let (reader, of_balance, of_movements) = (router.clone(), share.clone(), share.clone());
     let user = rate.limit(identity.user(Scope::Read));
     let balance = warp::path!("balance").and(http::get()).and(user.clone()).then(move |caller: Caller| {
-        let router = reader.clone();
-        async move { answer(balance(&router, caller.user_id).await) }
+        let (router, share) = (reader.clone(), of_balance.clone());
+        async move { answer(balance(&router, &share, caller.user_id).await) }
     });
     let movements = warp::path!("balance" / "movements").and(http::get()).and(user).and(http::query()).then(
         move |caller: Caller, query| {
-            let router = router.clone();
-            async move { answer(movements(&router, caller.user_id, query).await) }
+            let (router, share) = (router.clone(), of_movements.clone());
+            async move { answer(movements(&router, &share, caller.user_id, query).await) }
         },
     );
-    balance.or(movements).unify().or(http::health(SERVICE)).unify().boxed()
+    share.on(balance.or(movements).unify().or(http::health(SERVICE)).unify().boxed())
 }
 
 /// The admin listener: `POST /deposits`, `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.
@@ -68,9 +74,9 @@ pub fn admin(
     acts.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
-async fn balance(router: &Router, user_id: Uuid) -> Result<Response, Problem> {
+async fn balance(router: &Router, share: &Share, user_id: Uuid) -> Result<Response, Problem> {
     let read = |owned| async move { store::balance(&owned, user_id).await };
-    let found = router.repeat(user_id, read).await.map_err(|error| unavailable(&error))?;
+    let found = share.timed(router.repeat(user_id, read)).await.map_err(|error| unavailable(&error))?;
     let Balance { available, held } =
         found.ok_or_else(|| Problem::not_found("This user has no account yet; a deposit makes one."))?;
     let body = json!({"user_id": user_id, "available": available, "held": held});
@@ -78,12 +84,17 @@ async fn balance(router: &Router, user_id: Uuid) -> Result<Response, Problem> {
 }
 
 /// A page of the statement. A user without an account has no movements.
-async fn movements(router: &Router, user_id: Uuid, mut query: Query) -> Result<Response, Problem> {
+async fn movements(
+    router: &Router,
+    share: &Share,
+    user_id: Uuid,
+    mut query: Query,
+) -> Result<Response, Problem> {
     let limit = query.limit();
     let before = query.cursor(render::parse_cursor);
     query.finish()?;
     let read = |owned| async move { store::movements(&owned, user_id, before, limit).await };
-    let page = router.repeat(user_id, read).await.map_err(|error| unavailable(&error))?;
+    let page = share.timed(router.repeat(user_id, read)).await.map_err(|error| unavailable(&error))?;
     let mut response = render::statement(&page).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)

@@ -24,6 +24,7 @@ use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
 use ::saga::shards::Router;
+use ::saga::share::Share;
 use ::saga::{CancellationToken, consumer, contract, http as edge};
 use tokio::net::TcpListener;
 
@@ -62,9 +63,11 @@ pub async fn run(
         Ok(())
     };
 
-    let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
+    let (public_socket, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
-    let public = edge::serve(public, http::public(router.clone(), &identity, &rate), pages, shutdown.clone());
+    let share = Share::register(&metrics.registry)?;
+    let public = http::public(router.clone(), &identity, &rate, &share);
+    let public = edge::serve(public_socket, public, pages, shutdown.clone());
     let admin = edge::serve(admin, http::admin(router, &ledger, &metrics, stop), operators, shutdown.clone());
 
     tracing::info!("ready to serve");

@@ -19,6 +19,7 @@ pub mod report;
 mod restore;
 mod rotate;
 pub mod runbook;
+pub mod scale;
 pub mod script;
 mod slot_filling;
 mod stuck_charge;
@@ -104,6 +105,8 @@ pub enum Name {
     Upgrade,
     /// Every login gets another secret.
     Rotate,
+    /// Services get further instances, and lose them again.
+    Scale,
     /// Somebody produces a record that nobody can read.
     Poison,
     /// The relay is stopped, and stays down.
@@ -136,6 +139,24 @@ pub struct Drill {
     pub requests_may_fail: bool,
 }
 
+impl Drill {
+    /// The time between two payments of the load: more of them where it is the load that the drill is about.
+    pub fn load_interval(&self) -> Duration {
+        match self.name {
+            Name::Scale => Duration::from_millis(40),
+            Name::Upgrade
+            | Name::Rotate
+            | Name::Poison
+            | Name::RelayDown
+            | Name::SlotFilling
+            | Name::GatewayDown
+            | Name::StuckCharge
+            // Enough for every alert that needs a share of bad ones.
+            | Name::Restore => Duration::from_millis(200),
+        }
+    }
+}
+
 /// An alert, and the time within which it has to fire once the thing is broken.
 pub struct ListedAlert {
     pub name: &'static str,
@@ -160,6 +181,13 @@ pub const DRILLS: &[Drill] = &[
         name: Name::Rotate,
         alert: None,
         page: "rotation.md",
+        section: "Steps",
+        requests_may_fail: false,
+    },
+    Drill {
+        name: Name::Scale,
+        alert: None,
+        page: "scaling.md",
         section: "Steps",
         requests_may_fail: false,
     },
@@ -276,6 +304,7 @@ async fn carry_out(harness: &mut Harness, play: &Play) -> Result<()> {
         Name::Upgrade => upgrade::play(harness, play.release.as_deref()).await,
         Name::Restore => restore::play(harness, &play.loss).await,
         Name::Rotate => rotate::play(harness).await,
+        Name::Scale => scale::play(harness).await,
     }
 }
 
@@ -286,6 +315,7 @@ async fn undo(stack: &Stack, name: Name) -> Result<()> {
         Name::GatewayDown => gateway_down::undo(stack).await,
         Name::Upgrade => upgrade::undo(stack).await,
         Name::Restore => restore::undo(stack).await,
+        Name::Scale => scale::undo().await,
         Name::Poison | Name::RelayDown | Name::StuckCharge | Name::Rotate => Ok(()),
     }
 }
@@ -333,7 +363,7 @@ mod tests {
         assert!(DRILLS[pages..].iter().all(|drill| drill.alert.is_some()));
         let options = Options { name: None, all: true, json: false, release: None, loss: Loss::default() };
         let titles: Vec<String> = options.plays().iter().map(Play::title).collect();
-        assert_eq!(titles[..2], ["upgrade", "rotate"]);
+        assert_eq!(titles[..3], ["upgrade", "rotate", "scale"]);
         assert_eq!(
             titles[titles.len() - 4..],
             [

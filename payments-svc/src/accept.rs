@@ -63,7 +63,8 @@ impl Acceptor {
     pub async fn accept(&self, payment: NewPayment) -> Option<Acceptance> {
         let (answer, answered) = oneshot::channel();
         let admission = self.shedding.admission();
-        let waiting = QueuedRequest { payment, admission, since: Instant::now(), answer };
+        let since = Instant::now();
+        let waiting = QueuedRequest { payment, admission, since, answer };
         let accepted = match self.lanes.of(waiting.payment.user_id).try_send(waiting) {
             Ok(()) => {
                 tokio::time::timeout(ANSWER_TIMEOUT, answered).await.ok().and_then(Result::ok).flatten()
@@ -79,6 +80,7 @@ impl Acceptor {
             None => "failed",
         };
         self.metrics.requests.with_label_values(&[outcome]).inc();
+        self.metrics.share.observe(since.elapsed(), accepted.is_some());
         accepted
     }
 }

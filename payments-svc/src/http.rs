@@ -57,6 +57,7 @@ pub struct PublicContext {
 /// `POST /payments/{id}/cancel`, `GET /services`, `GET /openapi.yaml`, `GET /health`.
 pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> BoxedFilter<(Response,)> {
     let (reader, writer) = (rate.limit(identity.user(Scope::Read)), rate.limit(identity.user(Scope::Write)));
+    let share = public.metrics.share.clone();
     let with = warp::any().map(move || public.clone());
     let pay = warp::path!("payments")
         .and(http::post())
@@ -115,7 +116,8 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
     // No id is called `search`: that route comes first.
     let payments =
         pay.or(list).unify().or(search).unify().or(payment).unify().or(events).unify().or(cancel).unify();
-    payments.or(services).unify().or(openapi).unify().or(http::health(SERVICE)).unify().boxed()
+    let routes = payments.or(services).unify().or(openapi).unify().or(http::health(SERVICE)).unify();
+    share.on(routes.boxed())
 }
 
 /// The admin listener: `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.

@@ -5,6 +5,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use saga::consumer::ConsumerMetrics;
+use saga::share::Share;
 use saga::telemetry;
 
 use crate::saga::RowEvent;
@@ -20,6 +21,8 @@ pub struct Metrics {
     pub consumer: ConsumerMetrics,
     /// Requests to pay, by outcome: created, replayed, reused_key, refused, shed, failed.
     pub requests: IntCounterVec,
+    /// What this instance can take beside the others.
+    pub share: Share,
     /// Requests committed together.
     pub accept_batch: Histogram,
     /// From the request's arrival in the service to its commit, in seconds.
@@ -82,6 +85,7 @@ impl Metrics {
         let metrics = Self {
             consumer,
             requests: IntCounterVec::new(requests, &["outcome"])?,
+            share: Share::register(&registry)?,
             accept_batch: Histogram::with_opts(batch)?,
             accept_seconds: Histogram::with_opts(seconds)?,
             transitions: IntCounterVec::new(transitions, &["event"])?,

@@ -35,6 +35,7 @@ pub mod rate_limit;
 pub mod recovery;
 pub mod search_index;
 pub mod shards;
+pub mod share;
 pub mod telemetry;
 pub mod trace;
 

@@ -22,8 +22,6 @@ use crate::chaos;
 use crate::steady_load::SteadyLoad;
 
 const USERS: usize = 20;
-/// Five payments a second: enough for every alert that needs a share of bad ones.
-const LOAD_INTERVAL: Duration = Duration::from_millis(200);
 /// The load has to be accepted before anything is broken.
 const FIRST_PAYMENTS: usize = 10;
 const FIRST_PAYMENTS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -70,7 +68,8 @@ impl Harness {
         }
         let explained = chaos::parked(stack).await?;
         let users = chaos::load::fund(&client, USERS).await?;
-        let load = SteadyLoad::new(client.clone(), users, &stack.demo_service_id, LOAD_INTERVAL);
+        let interval = drill.load_interval();
+        let load = SteadyLoad::new(client.clone(), users, &stack.demo_service_id, interval);
         let running = load.clone();
         let running = tokio::spawn(async move { running.run().await });
         let now = Instant::now();
@@ -92,7 +91,7 @@ impl Harness {
             others: Vec::new(),
         };
         harness.accepts(FIRST_PAYMENTS).await?;
-        harness.view.line(&format!("load: {:.0} payments a second", 1.0 / LOAD_INTERVAL.as_secs_f64()));
+        harness.view.line(&format!("load: {:.0} payments a second", 1.0 / interval.as_secs_f64()));
         Ok(harness)
     }
 

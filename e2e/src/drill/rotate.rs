@@ -24,7 +24,7 @@ pub async fn play(harness: &mut Harness) -> Result<()> {
     ensure_all(&old, |_| true, "before").await?;
     harness.view.line(&format!("{} secrets open their servers", old.len()));
     let quiet = pages::Quiet::begin(harness).await?;
-    let subscribers = upgrade::subscribers()?;
+    let (subscribers, services) = (upgrade::subscribers()?, upgrade::services()?);
     let section = harness.section()?;
     let [begin, rest @ ..] = section.acts.as_slice() else {
         anyhow::bail!("{} has no script", section.heading)
@@ -40,7 +40,7 @@ pub async fn play(harness: &mut Harness) -> Result<()> {
     ensure!(format!("{early:#}").contains("rotate --end"), "a second rotation: {early:#}");
     ensure_all(&new, |_| true, "after a second rotation was refused").await?;
     for text in rest {
-        harness.run_script(&section, text, &[("SUBSCRIBERS", &subscribers)]).await?;
+        harness.run_script(&section, text, &[("SUBSCRIBERS", &subscribers), ("SERVICES", &services)]).await?;
     }
 
     // The addresses that the drill began with have the old ones.

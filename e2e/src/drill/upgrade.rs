@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use coroctl::databases;
 use coroctl::stack::Stack;
 use stack::layout::Layout;
-use stack::services::Instance;
+use stack::services::{Instance, Service};
 
 use self::revision::Revision;
 use super::arrivals::{Arrivals, LONGEST_MAX, Reader};
@@ -45,8 +45,11 @@ pub async fn play(harness: &mut Harness, release: Option<&Path>) -> Result<()> {
     let reader = Reader::begin(&harness.stack).await?;
     expand(&harness.stack).await?;
     harness.view.line("migrated: a column and an index on each busy table");
-    let subscribers = subscribers()?;
-    let variables = [("RELEASE", release.display().to_string()), ("SUBSCRIBERS", subscribers)];
+    let variables = [
+        ("RELEASE", release.display().to_string()),
+        ("SUBSCRIBERS", subscribers()?),
+        ("SERVICES", services()?),
+    ];
     harness.run_runbook(&variables.each_ref().map(|(name, value)| (*name, value.as_str()))).await?;
     contract(&harness.stack).await?;
     harness.view.line("migrated: columns and indexes are gone");
@@ -156,6 +159,17 @@ pub fn subscribers() -> Result<String> {
     let instances = Instance::of(&Layout::from_env()?).into_iter();
     let names = instances.filter(|instance| instance.service.extra().is_some()).map(|instance| instance.name);
     Ok(names.collect::<Vec<_>>().join(" "))
+}
+
+/// The instances that the saga needs, as many as there are, in the order in which they are replaced.
+///
+/// # Errors
+/// When the stack is not known.
+pub fn services() -> Result<String> {
+    let instances = Instance::of(&Layout::from_env()?);
+    let of = |service| instances.iter().filter(move |it| it.service == service).map(|it| it.name);
+    let ordered = [Service::Processor, Service::Balance, Service::Payments].into_iter().flat_map(of);
+    Ok(ordered.collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]

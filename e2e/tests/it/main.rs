@@ -46,6 +46,7 @@ mod rates;
 mod raw_http;
 mod rolling;
 mod runbooks;
+mod scaling;
 mod scraping;
 mod search;
 mod secret_files;
