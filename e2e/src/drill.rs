@@ -184,13 +184,7 @@ pub const DRILLS: &[Drill] = &[
         section: "Steps",
         requests_may_fail: false,
     },
-    Drill {
-        name: Name::Scale,
-        alert: None,
-        page: "scaling.md",
-        section: "Steps",
-        requests_may_fail: false,
-    },
+    Drill { name: Name::Scale, alert: None, page: "scaling.md", section: "Steps", requests_may_fail: false },
     Drill {
         name: Name::Poison,
         alert: alert("CoroParked", 60),

@@ -15,8 +15,8 @@ use crate::servers::Server;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
 use crate::{
-    bench, beside, check, compose, down, exec, install, k6, kubernetes, launch, logs, release, rotate,
-    scale, status, supervisor, workspace,
+    bench, beside, check, compose, down, exec, install, k6, kubernetes, launch, logs, release, rotate, scale,
+    status, supervisor, workspace,
 };
 
 /// The servers and services of Coro on this machine, as supervised processes.

@@ -38,7 +38,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub fn run(layout: &Layout, name: &str, wanted: usize) -> Result<()> {
     let scalable = Scalable::named(name).with_context(|| {
         let names: Vec<&str> = SCALABLE.iter().map(|scalable| scalable.names[0]).collect();
-        format!("{name} has one instance, or is none of ours. Of these there may be several: {}", names.join(", "))
+        format!(
+            "{name} has one instance, or is none of ours. Of these there may be several: {}",
+            names.join(", ")
+        )
     })?;
     plan::check(name, wanted)?;
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
@@ -108,7 +111,9 @@ impl<'a> Scaling<'a> {
         let before = self.scalable.count(self.layout);
         self.keep(before.max(number))?;
         let (layout, edge, supervisor) = (self.layout, &self.edge, &mut self.supervisor);
-        let started = self.progress.step(instance.name, |line| begin(layout, edge.as_ref(), supervisor, instance, line));
+        let started = self
+            .progress
+            .step(instance.name, |line| begin(layout, edge.as_ref(), supervisor, instance, line));
         if started.is_err() && number > before {
             self.supervisor.send(&Request::Remove { name: instance.name.to_owned() })?;
             self.set(instance, Wanted::Maintenance)?;
@@ -126,7 +131,8 @@ impl<'a> Scaling<'a> {
             if let Some((backend, runtime)) = edge {
                 line.now("draining");
                 runtime.set(backend, instance.name, Wanted::Drain)?;
-                let is_idle = || requests(runtime, backend, instance.name).is_ok_and(|requests| requests == 0);
+                let is_idle =
+                    || requests(runtime, backend, instance.name).is_ok_and(|requests| requests == 0);
                 // Whoever follows a payment there is sent on when it stops.
                 let _waited = probe::until(DRAIN_TIMEOUT, is_idle, || Ok(()));
             }
@@ -193,7 +199,9 @@ fn begin(
         runtime.set(backend, instance.name, Wanted::Ready)?;
         let is_up = || {
             let slots = runtime.slots().unwrap_or_default();
-            slots.iter().any(|slot| slot.backend == backend.name && slot.server == instance.name && slot.is_up())
+            slots
+                .iter()
+                .any(|slot| slot.backend == backend.name && slot.server == instance.name && slot.is_up())
         };
         probe::until(EDGE_TIMEOUT, is_up, || Ok(()))
             .with_context(|| format!("the edge does not find {} ready", instance.name))?;

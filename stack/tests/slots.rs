@@ -97,6 +97,7 @@ impl Edge {
         command.env("EDGE_ADMIN_HOST", "localhost").env("EDGE_ORIGINS", "none").env("EDGE_PAY_PAGE", "off");
         command.env("EDGE_CONNECTIONS", "1000").env("EDGE_CONNECTIONS_PER_SOURCE", "1000");
         command.env("EDGE_REQUESTS_PER_SOURCE", "1000000");
+        command.env("SERVICES_TLS", "no-ssl");
         command.env("SERVICES_INSTANCES", "slots").env("EDGE_SOCKET", folder.join("edge.sock"));
         for number in 1..=SLOTS {
             let instance = instances.get(number - 1).map_or(nobody, |instance| instance.address);
@@ -104,7 +105,7 @@ impl Edge {
             for service in ["PAYMENTS", "BALANCE"] {
                 command.env(slot(service), format!("{instance} port {}", instance.port()));
                 let is_used = service == "PAYMENTS" && number <= used;
-                command.env(format!("{}_STATE", slot(service)), if is_used { "" } else { "disabled" });
+                command.env(format!("{}_STATE", slot(service)), if is_used { "enabled" } else { "disabled" });
             }
         }
         let log = std::fs::File::create(folder.join("log")).unwrap();
@@ -150,9 +151,8 @@ impl Edge {
 
     /// The slots that are up, in both backends.
     fn up(&self) -> usize {
-        let [first, second] = ["payments-svc", "payments-svc-events"].map(|backend| {
-            self.column(backend, "status").iter().filter(|status| *status == "UP").count()
-        });
+        let [first, second] = ["payments-svc", "payments-svc-events"]
+            .map(|backend| self.column(backend, "status").iter().filter(|status| *status == "UP").count());
         if first == second { first } else { usize::MAX }
     }
 

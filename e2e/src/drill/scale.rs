@@ -82,7 +82,7 @@ fn count(name: &str) -> Result<usize> {
 }
 
 /// Waits until all instances are members of their group.
-async fn joined(harness: &Harness, name: &str, count: usize) -> Result<()> {
+async fn joined(harness: &Harness, name: &'static str, count: usize) -> Result<()> {
     let is_met = async || Ok(members(&harness.stack, name).await?.len() == count);
     harness.until(SERVES_TIMEOUT, &format!("{count} members of the group {name}"), is_met).await
 }
@@ -94,7 +94,8 @@ async fn serve(harness: &mut Harness, name: &str, at_first: usize, most: usize) 
     let http = http_client::builder().timeout(BROKER_TIMEOUT).build()?;
     let is_met = async || {
         let page = http.get(&url).send().await?.error_for_status()?.text().await?;
-        let waiting: Vec<&String> = further.iter().filter(|server| answers(&page, name, server) == 0).collect();
+        let waiting: Vec<&String> =
+            further.iter().filter(|server| answers(&page, name, server) == 0).collect();
         ensure!(waiting.is_empty(), "no answer of {waiting:?} yet");
         Ok(true)
     };

@@ -258,8 +258,7 @@ fn the_edge_has_the_variables_of_a_stacks_edge() {
     let mut given = harness.environment("haproxy");
     assert_eq!(given.keys().collect::<Vec<_>>(), ours.keys().collect::<Vec<_>>());
     // They depend on the machine, or on containers.
-    for name in
-        ["EDGE_CONNECTIONS", "EDGE_ADMIN_HOST", "SERVICES_DNS", "SERVICES_INSTANCES", "EDGE_ORIGINS"]
+    for name in ["EDGE_CONNECTIONS", "EDGE_ADMIN_HOST", "SERVICES_DNS", "SERVICES_INSTANCES", "EDGE_ORIGINS"]
     {
         given.remove(name);
     }

@@ -106,7 +106,7 @@ pub fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
             format!("ssl crt {home}/tls.pem ssl-min-ver TLSv1.2"),
             format!("ssl verify required ca-file {home}/ca.pem verifyhost localhost check-ssl"),
         ],
-        false => [String::new(), String::new()],
+        false => [String::new(), "no-ssl".to_owned()],
     };
     let tls = ["EDGE_TLS", "SERVICES_TLS"].into_iter().zip(tls);
     entries
@@ -135,6 +135,22 @@ mod tests {
             config.split("${").skip(1).filter_map(|rest| Some(rest.split_once(['}', '['])?.0)).collect();
         let (given, slots) = (environment(&layout, Path::new("/d")), slots(&layout));
         assert_eq!(open, given.keys().chain(slots.keys()).map(String::as_str).collect());
+    }
+
+    /// HAProxy reads a line up to its first empty word, and does not say that it has left out the rest.
+    #[test]
+    fn nothing_but_the_last_word_of_a_server_is_empty() {
+        let layout = Layout::new(Some(std::env::temp_dir()), 22_000).unwrap();
+        let config = layout.compose_file("haproxy/haproxy.cfg").unwrap();
+        let mut given = environment(&layout, Path::new("/d"));
+        given.extend(slots(&layout));
+        let servers = config.lines().map(str::trim).filter(|line| line.starts_with("server"));
+        for line in servers {
+            let words = line.split("${").skip(1).filter_map(|rest| Some(rest.split_once(['}', '['])?.0));
+            let words: Vec<&str> = words.collect();
+            let before_last = words.split_last().map_or(&[][..], |(_, before)| before);
+            assert!(before_last.iter().all(|word| !given[*word].is_empty()), "{line}");
+        }
     }
 
     #[test]

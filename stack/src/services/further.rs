@@ -43,7 +43,7 @@ pub struct Scalable {
 
 /// All of them. The others are one of a kind: a second relay waits for the first one, and the tracer puts together what it has
 /// received itself.
-pub const SCALABLE: [Scalable; 6] = [
+pub static SCALABLE: [Scalable; 6] = [
     scalable(Service::Payments, names!("payments-svc"), 0, 2),
     scalable(Service::Balance, names!("balance-svc"), 16, 2),
     scalable(Service::Processor, names!("processor-svc"), 32, 2),
@@ -72,7 +72,7 @@ impl Scalable {
 
     /// Its instances, in the order of their numbers, whether a stack has them or not.
     pub fn instances(&self) -> impl Iterator<Item = Instance> {
-        (0_u16..).zip(self.names).map(|(nth, name)| {
+        (0_u16..).zip(self.names).map(move |(nth, name)| {
             let known = INSTANCES.into_iter().find(|instance| instance.name == name);
             known.unwrap_or_else(|| {
                 let public = self.first_port + nth * self.listeners;

@@ -138,7 +138,8 @@ mod tests {
         let read: Vec<(&str, u64, bool)> =
             slots.iter().map(|slot| (slot.server.as_str(), slot.sessions, slot.is_up())).collect();
         assert_eq!(read, [("payments-svc", 3, true), ("payments-svc-3", 0, false), ("balance-svc", 1, true)]);
-        for bad in ["", "Unknown command.\n", "# pxname,svname\na,b\n", "# pxname,svname,scur,status\na,b\n"] {
+        for bad in ["", "Unknown command.\n", "# pxname,svname\na,b\n", "# pxname,svname,scur,status\na,b\n"]
+        {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

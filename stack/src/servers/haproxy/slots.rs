@@ -4,8 +4,8 @@
 //! * The configuration says which slots are in use when HAProxy starts, and `scale` changes them while it runs.
 
 use crate::layout::Layout;
-use crate::services::further::Scalable;
 use crate::services::Service;
+use crate::services::further::Scalable;
 
 /// A service behind the edge.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Backend {
     variable: &'static str,
 }
 
-pub const BACKENDS: [Backend; 2] = [
+pub static BACKENDS: [Backend; 2] = [
     Backend {
         service: Service::Payments,
         name: "payments-svc",
@@ -38,16 +38,14 @@ impl Backend {
 /// The variables of all slots: the address of each, which backends that follow have too, and its state, which they follow.
 pub fn variables(layout: &Layout) -> impl Iterator<Item = (String, String)> {
     let backends = BACKENDS.iter().filter_map(|backend| Some((backend, Scalable::of(backend.service)?)));
-    backends.flat_map(|(backend, scalable)| {
+    backends.flat_map(move |(backend, scalable)| {
         let count = scalable.count(layout);
         (1..).zip(scalable.instances()).flat_map(move |(number, instance)| {
             let (public, admin) = (layout.port(instance.public), layout.port(instance.admin));
-            let state = if number <= count { "" } else { "disabled" };
+            // No empty word: it would end the line.
+            let state = if number <= count { "enabled" } else { "disabled" };
             let slot = format!("{}_{number}", backend.variable);
-            [
-                (format!("{slot}_STATE"), state.to_owned()),
-                (slot, format!("127.0.0.1:{public} port {admin}")),
-            ]
+            [(format!("{slot}_STATE"), state.to_owned()), (slot, format!("127.0.0.1:{public} port {admin}"))]
         })
     })
 }
@@ -65,7 +63,7 @@ mod tests {
         let slots = || variables(&layout).collect::<BTreeMap<String, String>>();
         let used = || -> Vec<String> {
             let states = slots().into_iter().filter(|(name, _)| name.ends_with("_STATE"));
-            states.filter(|(_, state)| state.is_empty()).map(|(name, _)| name).collect()
+            states.filter(|(_, state)| state == "enabled").map(|(name, _)| name).collect()
         };
         assert_eq!(slots().len(), 32);
         assert_eq!(used(), ["BALANCE_SLOT_1_STATE", "PAYMENTS_SLOT_1_STATE", "PAYMENTS_SLOT_2_STATE"]);
