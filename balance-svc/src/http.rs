@@ -17,7 +17,7 @@ use saga::problem::{Kind, Problem};
 use saga::query::Query;
 use saga::rate_limit::RateLimit;
 use saga::shards::Router;
-use saga::share::Share;
+use saga::weight::Weight;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -40,21 +40,21 @@ pub fn public(
     router: Router,
     identity: &Identity,
     rate: &RateLimit,
-    share: &Share,
+    weight: &Weight,
 ) -> BoxedFilter<(Response,)> {
-    let (reader, of_balance, of_movements) = (router.clone(), share.clone(), share.clone());
+    let (reader, of_balance, of_movements) = (router.clone(), weight.clone(), weight.clone());
     let user = rate.limit(identity.user(Scope::Read));
     let balance = warp::path!("balance").and(http::get()).and(user.clone()).then(move |caller: Caller| {
-        let (router, share) = (reader.clone(), of_balance.clone());
-        async move { answer(balance(&router, &share, caller.user_id).await) }
+        let (router, weight) = (reader.clone(), of_balance.clone());
+        async move { answer(balance(&router, &weight, caller.user_id).await) }
     });
     let movements = warp::path!("balance" / "movements").and(http::get()).and(user).and(http::query()).then(
         move |caller: Caller, query| {
-            let (router, share) = (router.clone(), of_movements.clone());
-            async move { answer(movements(&router, &share, caller.user_id, query).await) }
+            let (router, weight) = (router.clone(), of_movements.clone());
+            async move { answer(movements(&router, &weight, caller.user_id, query).await) }
         },
     );
-    share.on(balance.or(movements).unify().or(http::health(SERVICE)).unify().boxed())
+    weight.on(balance.or(movements).unify().or(http::health(SERVICE)).unify().boxed())
 }
 
 /// The admin listener: `POST /deposits`, `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.
@@ -74,9 +74,9 @@ pub fn admin(
     acts.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
-async fn balance(router: &Router, share: &Share, user_id: Uuid) -> Result<Response, Problem> {
+async fn balance(router: &Router, weight: &Weight, user_id: Uuid) -> Result<Response, Problem> {
     let read = |owned| async move { store::balance(&owned, user_id).await };
-    let found = share.timed(router.repeat(user_id, read)).await.map_err(|error| unavailable(&error))?;
+    let found = weight.timed(router.repeat(user_id, read)).await.map_err(|error| unavailable(&error))?;
     let Balance { available, held } =
         found.ok_or_else(|| Problem::not_found("This user has no account yet; a deposit makes one."))?;
     let body = json!({"user_id": user_id, "available": available, "held": held});
@@ -86,7 +86,7 @@ async fn balance(router: &Router, share: &Share, user_id: Uuid) -> Result<Respon
 /// A page of the statement. A user without an account has no movements.
 async fn movements(
     router: &Router,
-    share: &Share,
+    weight: &Weight,
     user_id: Uuid,
     mut query: Query,
 ) -> Result<Response, Problem> {
@@ -94,7 +94,7 @@ async fn movements(
     let before = query.cursor(render::parse_cursor);
     query.finish()?;
     let read = |owned| async move { store::movements(&owned, user_id, before, limit).await };
-    let page = share.timed(router.repeat(user_id, read)).await.map_err(|error| unavailable(&error))?;
+    let page = weight.timed(router.repeat(user_id, read)).await.map_err(|error| unavailable(&error))?;
     let mut response = render::statement(&page).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)

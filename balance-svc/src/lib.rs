@@ -24,7 +24,7 @@ use ::saga::parked::open::OpenMessages;
 use ::saga::process::{self, after_grace};
 use ::saga::rate_limit::RateLimit;
 use ::saga::shards::Router;
-use ::saga::share::Share;
+use ::saga::weight::Weight;
 use ::saga::{CancellationToken, consumer, contract, http as edge};
 use tokio::net::TcpListener;
 
@@ -65,8 +65,8 @@ pub async fn run(
 
     let (public_socket, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
-    let share = Share::register(&metrics.registry)?;
-    let public = http::public(router.clone(), &identity, &rate, &share);
+    let weight = Weight::register(&metrics.registry)?;
+    let public = http::public(router.clone(), &identity, &rate, &weight);
     let public = edge::serve(public_socket, public, pages, shutdown.clone());
     let admin = edge::serve(admin, http::admin(router, &ledger, &metrics, stop), operators, shutdown.clone());
 

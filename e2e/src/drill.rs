@@ -140,7 +140,8 @@ pub struct Drill {
 }
 
 impl Drill {
-    /// The time between two payments of the load: more of them where it is the load that the drill is about.
+    /// The time between two payments of the load: five a second are enough for every alert that needs a share of bad ones,
+    /// and more come where the load is what the drill is about.
     pub fn load_interval(&self) -> Duration {
         match self.name {
             Name::Scale => Duration::from_millis(40),
@@ -151,7 +152,6 @@ impl Drill {
             | Name::SlotFilling
             | Name::GatewayDown
             | Name::StuckCharge
-            // Enough for every alert that needs a share of bad ones.
             | Name::Restore => Duration::from_millis(200),
         }
     }

@@ -80,7 +80,7 @@ impl Acceptor {
             None => "failed",
         };
         self.metrics.requests.with_label_values(&[outcome]).inc();
-        self.metrics.share.observe(since.elapsed(), accepted.is_some());
+        self.metrics.weight.observe(since.elapsed(), accepted.is_some());
         accepted
     }
 }

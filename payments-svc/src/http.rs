@@ -57,7 +57,7 @@ pub struct PublicContext {
 /// `POST /payments/{id}/cancel`, `GET /services`, `GET /openapi.yaml`, `GET /health`.
 pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> BoxedFilter<(Response,)> {
     let (reader, writer) = (rate.limit(identity.user(Scope::Read)), rate.limit(identity.user(Scope::Write)));
-    let share = public.metrics.share.clone();
+    let weight = public.metrics.weight.clone();
     let with = warp::any().map(move || public.clone());
     let pay = warp::path!("payments")
         .and(http::post())
@@ -117,7 +117,7 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
     let payments =
         pay.or(list).unify().or(search).unify().or(payment).unify().or(events).unify().or(cancel).unify();
     let routes = payments.or(services).unify().or(openapi).unify().or(http::health(SERVICE)).unify();
-    share.on(routes.boxed())
+    weight.on(routes.boxed())
 }
 
 /// The admin listener: `POST /parked/retry`, `POST /parked/dismiss`, `/health`, `/ready`, `/metrics`.

@@ -5,8 +5,8 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use saga::consumer::ConsumerMetrics;
-use saga::share::Share;
 use saga::telemetry;
+use saga::weight::Weight;
 
 use crate::saga::RowEvent;
 
@@ -22,7 +22,7 @@ pub struct Metrics {
     /// Requests to pay, by outcome: created, replayed, reused_key, refused, shed, failed.
     pub requests: IntCounterVec,
     /// What this instance can take beside the others.
-    pub share: Share,
+    pub weight: Weight,
     /// Requests committed together.
     pub accept_batch: Histogram,
     /// From the request's arrival in the service to its commit, in seconds.
@@ -85,7 +85,7 @@ impl Metrics {
         let metrics = Self {
             consumer,
             requests: IntCounterVec::new(requests, &["outcome"])?,
-            share: Share::register(&registry)?,
+            weight: Weight::register(&registry)?,
             accept_batch: Histogram::with_opts(batch)?,
             accept_seconds: Histogram::with_opts(seconds)?,
             transitions: IntCounterVec::new(transitions, &["event"])?,

@@ -35,8 +35,9 @@ pub mod rate_limit;
 pub mod recovery;
 pub mod search_index;
 pub mod shards;
-pub mod share;
+
 pub mod telemetry;
 pub mod trace;
+pub mod weight;
 
 pub use tokio_util::sync::CancellationToken;

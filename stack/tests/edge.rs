@@ -121,7 +121,7 @@ fn original() -> PathBuf {
 fn configuration(port: u16) -> PathBuf {
     let folder = std::env::temp_dir().join(format!("edge-{port}"));
     std::fs::create_dir_all(&folder).unwrap();
-    for name in ["not-http.lua", "share.lua"] {
+    for name in ["not-http.lua", "weight.lua"] {
         std::fs::copy(original().join(name), folder.join(name)).unwrap();
     }
     let text = std::fs::read_to_string(original().join("haproxy.cfg")).unwrap();

@@ -25,20 +25,20 @@ const REQUESTS: usize = 10;
 /// What every request takes, so that those of the same time are under way together.
 const WORK_TIME: Duration = Duration::from_millis(20);
 
-/// An instance that is ready, and the share that it reports.
+/// An instance that is ready, and the weight that it reports.
 struct Instance {
     address: SocketAddr,
-    share: Arc<AtomicUsize>,
+    weight: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
     checks: Arc<AtomicUsize>,
 }
 
 impl Instance {
-    fn start(share: usize) -> Self {
+    fn start(weight: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let counters = [share, 0, 0].map(|start| Arc::new(AtomicUsize::new(start)));
-        let [share, requests, checks] = counters.clone();
+        let counters = [weight, 0, 0].map(|start| Arc::new(AtomicUsize::new(start)));
+        let [weight, requests, checks] = counters.clone();
         // Ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -46,7 +46,7 @@ impl Instance {
                 std::thread::spawn(move || serve(stream.unwrap(), &counters));
             }
         });
-        Self { address, share, requests, checks }
+        Self { address, weight, requests, checks }
     }
 
     /// The requests since it was asked last.
@@ -55,7 +55,7 @@ impl Instance {
     }
 }
 
-fn serve(mut stream: TcpStream, [share, requests, checks]: &[Arc<AtomicUsize>; 3]) {
+fn serve(mut stream: TcpStream, [weight, requests, checks]: &[Arc<AtomicUsize>; 3]) {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read(&mut byte) {
@@ -69,9 +69,9 @@ fn serve(mut stream: TcpStream, [share, requests, checks]: &[Arc<AtomicUsize>; 3
         requests.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(WORK_TIME);
     }
-    let share = share.load(Ordering::Relaxed);
+    let weight = weight.load(Ordering::Relaxed);
     let answer =
-        format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncoro-share: {share}\r\nconnection: close\r\n\r\n");
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncoro-weight: {weight}\r\nconnection: close\r\n\r\n");
     let _ = stream.write_all(answer.as_bytes());
 }
 
@@ -88,7 +88,7 @@ impl Edge {
         let folder = std::env::temp_dir().join(format!("edge-slots-{}", address.port()));
         std::fs::create_dir_all(&folder).unwrap();
         let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/haproxy");
-        for name in ["haproxy.cfg", "not-http.lua", "share.lua"] {
+        for name in ["haproxy.cfg", "not-http.lua", "weight.lua"] {
             std::fs::copy(original.join(name), folder.join(name)).unwrap();
         }
         let mut command = Command::new("haproxy");
@@ -178,7 +178,7 @@ impl Edge {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        assert!(!answer.to_lowercase().contains("coro-share"), "a client sees it: {answer}");
+        assert!(!answer.to_lowercase().contains("coro-weight"), "a client sees it: {answer}");
     }
 }
 
@@ -240,7 +240,7 @@ fn an_instance_that_says_that_it_is_slow_gets_less_until_it_says_something_else(
     let (more, less) = (quick.served(), slow.served());
     assert!(less > 0 && less * 3 < more, "{less} beside {more}");
 
-    slow.share.store(100, Ordering::Relaxed);
+    slow.weight.store(100, Ordering::Relaxed);
     edge.load();
     edge.weighs(2, "100");
     let _before = (quick.served(), slow.served());
@@ -248,9 +248,9 @@ fn an_instance_that_says_that_it_is_slow_gets_less_until_it_says_something_else(
     let (one, other) = (quick.served(), slow.served());
     assert!(other * 2 > one, "{other} beside {one}");
 
-    // What is no share changes nothing.
+    // What is no weight changes nothing.
     for wrong in [0, 101, 1000] {
-        slow.share.store(wrong, Ordering::Relaxed);
+        slow.weight.store(wrong, Ordering::Relaxed);
         edge.load();
         assert_eq!(edge.column("payments-svc", "weight")[..2], ["100", "100"], "{wrong}");
     }

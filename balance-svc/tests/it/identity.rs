@@ -10,7 +10,7 @@ use saga::postgres;
 use saga::problem::recover;
 use saga::rate_limit::RateLimit;
 use saga::shards::Router;
-use saga::share::Share;
+use saga::weight::Weight;
 use uuid::Uuid;
 use warp::Filter;
 
@@ -26,8 +26,8 @@ async fn every_call_of_a_user_needs_a_token() {
     };
     let pool = postgres::pool("postgres://nobody@127.0.0.1:1/none", 1, "test").unwrap();
     let identity = Identity::start(Settings::Jwt(settings), &Registry::new()).unwrap();
-    let share = Share::register(&Registry::new()).unwrap();
-    let routes = http::public(Router::one(pool), &identity, &RateLimit::none(), &share).recover(recover);
+    let weight = Weight::register(&Registry::new()).unwrap();
+    let routes = http::public(Router::one(pool), &identity, &RateLimit::none(), &weight).recover(recover);
     for (method, path, scope) in
         [("GET", "/balance", "payments:read"), ("GET", "/balance/movements", "payments:read")]
     {

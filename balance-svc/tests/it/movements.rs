@@ -9,7 +9,7 @@ use saga::identity::{Identity, Settings};
 use saga::postgres::{Failure, classify};
 use saga::problem::recover;
 use saga::rate_limit::RateLimit;
-use saga::share::Share;
+use saga::weight::Weight;
 use serde_json::Value;
 use uuid::Uuid;
 use warp::Filter;
@@ -193,8 +193,8 @@ async fn a_writer_that_knows_no_numbers_tries_again_and_parks_nothing() {
 /// Status and body of the public listener's answer.
 async fn get(ledger: &Ledger, user: Uuid, query: &str) -> (u16, Value) {
     let identity = Identity::start(Settings::Header, &Registry::new()).unwrap();
-    let share = Share::register(&Registry::new()).unwrap();
-    let routes = http::public(ledger.router.clone(), &identity, &RateLimit::none(), &share).recover(recover);
+    let weight = Weight::register(&Registry::new()).unwrap();
+    let routes = http::public(ledger.router.clone(), &identity, &RateLimit::none(), &weight).recover(recover);
     let request = warp::test::request().path(&format!("/balance/movements{query}"));
     let reply = request.header("x-user-id", user.to_string()).reply(&routes).await;
     (reply.status().as_u16(), serde_json::from_slice(reply.body()).unwrap())

@@ -52,7 +52,7 @@ pub(super) async fn payment(
     query.finish()?;
     let payment_id = parse_uuid(id).ok_or_else(not_found)?;
     let found = if wait == 0 {
-        let found = public.metrics.share.timed(public.reader.payment(user_id, payment_id)).await;
+        let found = public.metrics.weight.timed(public.reader.payment(user_id, payment_id)).await;
         found.map_err(|error| unavailable(&error))?.ok_or_else(not_found)?
     } else {
         ended(public, user_id, payment_id, Instant::now() + Duration::from_millis(wait)).await?

@@ -21,7 +21,7 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let home = layout.server_dir("haproxy")?;
     let config = home.join("haproxy.cfg");
     // Copies: the user it runs as may not be allowed to read the workspace.
-    for name in ["haproxy.cfg", "not-http.lua", "share.lua", "pay.html"] {
+    for name in ["haproxy.cfg", "not-http.lua", "weight.lua", "pay.html"] {
         layout.write_for_server(&home.join(name), &layout.compose_file(&format!("haproxy/{name}"))?)?;
     }
     if layout.is_encrypted() {

@@ -1,11 +1,11 @@
-//! The share of requests that an instance can take beside the others, in percent. The edge gives it that part.
+//! The weight of an instance: how much of the requests it can take beside the others, in percent. The edge gives it that part.
 //!
-//! * Each answer carries it (`coro-share`); the edge makes it the weight of the instance, and takes it off the answer.
+//! * Each answer carries it (`coro-weight`), and the edge takes it off the answer.
 //! * It is measured by requests that do their work at once, from their arrival to their end. Waiting for a payment to end is none.
-//! * Up to [`FULL_TIME`] a request is quick, and the share is whole. Beyond, it falls as the time grows, and never below a tenth: who gets
+//! * Up to [`FULL_TIME`] a request is quick, and the weight is whole. Beyond, it falls as the time grows, and never below a tenth: who gets
 //!   nothing could not show that it is well again. A request that failed counts as a slow one: failing fast is no reason to get more.
 //! * It follows the mean of the last requests, and changes when that has moved by a fifth: one slow request changes nothing, and the
-//!   share does not swing.
+//!   weight does not swing.
 //! * Where the cause is shared, as with a slow database, all instances say the same, and nothing changes.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use warp::filters::BoxedFilter;
 use warp::http::header::{HeaderName, HeaderValue};
 use warp::reply::Response;
 
-const SHARE: HeaderName = HeaderName::from_static("coro-share");
+const WEIGHT: HeaderName = HeaderName::from_static("coro-weight");
 
 /// The mean time of requests up to which an instance is as quick as it should be.
 const FULL_TIME: Duration = Duration::from_millis(50);
@@ -26,48 +26,48 @@ const FULL_TIME: Duration = Duration::from_millis(50);
 const TIME_MAX: Duration = Duration::from_millis(500);
 /// About so many of the last requests make the mean.
 const MEAN_OF: f64 = 16.0;
-const SHARE_MAX: u16 = 100;
-const SHARE_MIN: u16 = 10;
+const WEIGHT_MAX: u16 = 100;
+const WEIGHT_MIN: u16 = 10;
 
 /// What is known from the requests until now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Measured {
     mean: Duration,
     /// In percent.
-    share: u16,
+    weight: u16,
 }
 
 impl Measured {
-    const NOTHING: Self = Self { mean: Duration::ZERO, share: SHARE_MAX };
+    const NOTHING: Self = Self { mean: Duration::ZERO, weight: WEIGHT_MAX };
 }
 
 /// After one more request that took so long.
 fn next(before: Measured, took: Duration) -> Measured {
     let (old, new) = (before.mean.as_secs_f64(), took.min(TIME_MAX).as_secs_f64());
     let mean = old + (new - old) / MEAN_OF;
-    let wanted = f64::from(SHARE_MAX) * FULL_TIME.as_secs_f64() / mean;
+    let wanted = f64::from(WEIGHT_MAX) * FULL_TIME.as_secs_f64() / mean;
     // Between two small numbers.
-    let wanted = wanted.clamp(f64::from(SHARE_MIN), f64::from(SHARE_MAX)) as u16;
-    let has_moved = wanted.abs_diff(before.share) * 5 >= before.share;
+    let wanted = wanted.clamp(f64::from(WEIGHT_MIN), f64::from(WEIGHT_MAX)) as u16;
+    let has_moved = wanted.abs_diff(before.weight) * 5 >= before.weight;
     // At either end it is said, however near it was.
-    let is_at_an_end = [SHARE_MIN, SHARE_MAX].contains(&wanted);
-    let share = if has_moved || is_at_an_end { wanted } else { before.share };
-    Measured { mean: Duration::from_secs_f64(mean), share }
+    let is_at_an_end = [WEIGHT_MIN, WEIGHT_MAX].contains(&wanted);
+    let weight = if has_moved || is_at_an_end { wanted } else { before.weight };
+    Measured { mean: Duration::from_secs_f64(mean), weight }
 }
 
-/// The share of this instance. Clones share what is measured.
+/// The weight of this instance. Clones have the measurements in common.
 #[derive(Clone)]
-pub struct Share {
+pub struct Weight {
     measured: Arc<Mutex<Measured>>,
     shown: IntGauge,
 }
 
-impl Share {
+impl Weight {
     /// # Errors
     /// When the metric cannot be registered.
     pub fn register(registry: &Registry) -> anyhow::Result<Self> {
         let shown = IntGauge::new(
-            "http_share_percent",
+            "http_weight_percent",
             "The part of its requests that this instance says it can take, in percent. Worry when it stays below 100 at one instance: its machine, or its way to the database, is slower than those of the others.",
         )?;
         registry.register(Box::new(shown.clone()))?;
@@ -75,7 +75,7 @@ impl Share {
     }
 
     fn showing(shown: IntGauge) -> Self {
-        shown.set(SHARE_MAX.into());
+        shown.set(WEIGHT_MAX.into());
         Self { measured: Arc::new(Mutex::new(Measured::NOTHING)), shown }
     }
 
@@ -85,7 +85,7 @@ impl Share {
         // Whole whatever panicked while it was locked.
         let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         *measured = next(*measured, took);
-        self.shown.set(measured.share.into());
+        self.shown.set(measured.weight.into());
     }
 
     /// Does the work of a request, and measures it.
@@ -96,15 +96,15 @@ impl Share {
         done
     }
 
-    /// Makes the answers of these routes carry the share.
+    /// Makes the answers of these routes carry the weight.
     pub fn on(&self, routes: BoxedFilter<(Response,)>) -> BoxedFilter<(Response,)> {
-        let share = self.clone();
-        let give = move || answer_headers::give(SHARE, HeaderValue::from(share.percent()));
+        let weight = self.clone();
+        let give = move || answer_headers::give(WEIGHT, HeaderValue::from(weight.percent()));
         warp::any().map(give).untuple_one().and(routes).boxed()
     }
 
     fn percent(&self) -> u16 {
-        self.measured.lock().unwrap_or_else(PoisonError::into_inner).share
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).weight
     }
 }
 
@@ -117,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn the_share_falls_as_requests_get_slow_and_comes_back() {
-        // The share before, the mean before, and the time of one request: the share after.
-        for (share, mean, took, expected) in [
+    fn the_weight_falls_as_requests_get_slow_and_comes_back() {
+        // The weight before, the mean before, and the time of one request: the weight after.
+        for (weight, mean, took, expected) in [
             (100, 0, 0, 100),
             (100, 50, 50, 100),
             // A fifth less is said, less than a fifth is not.
@@ -136,35 +136,35 @@ mod tests {
             // One request that is slow beyond measure is one of sixteen.
             (100, 5, 3_600_000, 100),
         ] {
-            let before = Measured { mean: ms(mean), share };
-            assert_eq!(next(before, ms(took)).share, expected, "{share} % at {mean} ms, then {took} ms");
+            let before = Measured { mean: ms(mean), weight };
+            assert_eq!(next(before, ms(took)).weight, expected, "{weight} % at {mean} ms, then {took} ms");
         }
     }
 
     #[test]
-    fn a_share_does_not_swing_with_the_times_around_its_mean() {
-        let mut measured = Measured { mean: ms(100), share: 50 };
-        let mut shares = vec![measured.share];
+    fn a_weight_does_not_swing_with_the_times_around_its_mean() {
+        let mut measured = Measured { mean: ms(100), weight: 50 };
+        let mut weights = vec![measured.weight];
         for nth in 0_u64..1000 {
             // 50 to 150 ms, in an order without a pattern.
             measured = next(measured, ms(50 + nth * 7919 % 101));
-            shares.push(measured.share);
+            weights.push(measured.weight);
         }
-        shares.dedup();
-        assert!(shares.len() <= 5, "{shares:?}");
-        assert!(shares.iter().all(|share| (35..=75).contains(share)), "{shares:?}");
+        weights.dedup();
+        assert!(weights.len() <= 5, "{weights:?}");
+        assert!(weights.iter().all(|weight| (35..=75).contains(weight)), "{weights:?}");
     }
 
     #[tokio::test]
     async fn an_instance_that_fails_has_less_and_one_that_is_quick_again_has_all() {
-        let share = Share::register(&Registry::new()).unwrap();
+        let weight = Weight::register(&Registry::new()).unwrap();
         for _ in 0..100 {
-            share.observe(ms(1), false);
+            weight.observe(ms(1), false);
         }
-        assert_eq!((share.percent(), share.shown.get()), (SHARE_MIN, SHARE_MIN.into()));
+        assert_eq!((weight.percent(), weight.shown.get()), (WEIGHT_MIN, WEIGHT_MIN.into()));
         for _ in 0..100 {
-            share.observe(ms(1), true);
+            weight.observe(ms(1), true);
         }
-        assert_eq!((share.percent(), share.shown.get()), (SHARE_MAX, SHARE_MAX.into()));
+        assert_eq!((weight.percent(), weight.shown.get()), (WEIGHT_MAX, WEIGHT_MAX.into()));
     }
 }
