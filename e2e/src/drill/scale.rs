@@ -1,4 +1,4 @@
-//! Services get further instances under load, and lose them again.
+//! Services get further instances under load, all of them are restarted one after the other, and the further ones go again.
 //!
 //! * No request fails, payments go on settling, and nobody is paged.
 //! * Each further instance behind the edge answers requests while it is there.
@@ -16,7 +16,7 @@ use stack::layout::Layout;
 use stack::services::further::Scalable;
 
 use super::harness::Harness;
-use super::{pages, script};
+use super::{pages, script, upgrade};
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Slow start, and time for a machine that is busy.
@@ -42,8 +42,8 @@ pub async fn play(harness: &mut Harness) -> Result<()> {
     }
     let quiet = pages::Quiet::begin(harness).await?;
     let section = harness.section()?;
-    let [out, back] = section.acts.as_slice() else {
-        bail!("{} has other scripts than one to grow and one to shrink", section.heading)
+    let [out, restart, back] = section.acts.as_slice() else {
+        bail!("{} has other scripts than to grow, to restart and to shrink", section.heading)
     };
     harness.run_script(&section, out, &[]).await?;
     for (name, _, most) in SCALED {
@@ -52,6 +52,7 @@ pub async fn play(harness: &mut Harness) -> Result<()> {
     for (name, at_first, most) in SCALED.into_iter().filter(|(name, ..)| *name == "payments-svc") {
         serve(harness, name, at_first, most).await?;
     }
+    harness.run_script(&section, restart, &[("SERVICES", &upgrade::services()?)]).await?;
     harness.accepts(PAYMENTS).await?;
     harness.run_script(&section, back, &[]).await?;
     for (name, at_first, _) in SCALED {
@@ -150,7 +151,7 @@ mod tests {
     fn the_runbook_scales_what_the_drill_looks_at() {
         let drill = DRILLS.iter().find(|drill| drill.name == Name::Scale).unwrap();
         let section = runbook::section(drill.page, drill.section).unwrap();
-        let [out, back] = section.acts.as_slice() else { panic!("{:?}", section.acts) };
+        let [out, _restart, back] = section.acts.as_slice() else { panic!("{:?}", section.acts) };
         for (name, at_first, most) in SCALED {
             assert!(out.contains(&format!("cargo stack scale {name} {most}\n")), "{name}");
             assert!(back.contains(&format!("cargo stack scale {name} {at_first}\n")), "{name}");
