@@ -49,6 +49,7 @@ mod runbooks;
 mod scraping;
 mod search;
 mod secret_files;
+mod sharded;
 mod shedding;
 mod subscribe;
 mod tools;
