@@ -301,8 +301,11 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
         .cloned()
         .partition(|suite| suite.package == "e2e" && suite.target == "it");
     let (relay, others) = beside.into_iter().partition(|suite| suite.package == "cdc-relay");
-    let arguments: &[&str] =
-        if all { &["--include-ignored", "--skip", ENCRYPTED, "--skip", SHARDED, "--skip", ENDS] } else { &[] };
+    let arguments: &[&str] = if all {
+        &["--include-ignored", "--skip", ENCRYPTED, "--skip", SHARDED, "--skip", ENDS]
+    } else {
+        &[]
+    };
     let mut totals = suites::run(layout, vec![relay, others], arguments)?;
     totals += suites::run(layout, vec![alone], arguments)?;
     Ok(totals)

@@ -53,7 +53,7 @@ enum Action {
         #[arg(long, conflicts_with = "tls")]
         ha: bool,
         /// The users of payments and balance on so many shards, each with a Postgres of its own (docs/SHARDS.md). It stays so until
-        /// `clean`. Without the audit, and what ends with it, yet.
+        /// `clean`. Such a stack is not audited yet.
         #[arg(long, value_name = "COUNT", conflicts_with_all = ["tls", "ha"], value_parser = clap::value_parser!(i64).range(1..=SHARDS_MAX))]
         shards: Option<i64>,
         /// Run the programs of this folder, such as the target/release of another revision, and build nothing. The next `up` is
@@ -308,8 +308,7 @@ fn demo(layout: &Layout) -> Result<()> {
     if Client::connect(&layout.socket()).is_none() {
         let (extent, yes) = (Extent::Services, install::in_ci());
         let (with, programs) = (Vec::new(), None);
-        let wish =
-            Wish { extent, with, yes, owner: None, tls: false, ha: false, shards: None, programs };
+        let wish = Wish { extent, with, yes, owner: None, tls: false, ha: false, shards: None, programs };
         up(layout, &wish)?;
     }
     workspace::e2e(layout, &["demo"])

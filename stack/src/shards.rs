@@ -248,7 +248,8 @@ pub fn write_routes(layout: &Layout, sources: &Path) -> Result<()> {
 
 /// Another shard of a kind emits the same events: topics, `ce_source` and ids are the kind's.
 fn further_sources(shards: &[FurtherShard]) -> String {
-    let mut text = "\n# --- The further shards of this stack, which `cargo stack up --shards` added.\n".to_owned();
+    let mut text =
+        "\n# --- The further shards of this stack, which `cargo stack up --shards` added.\n".to_owned();
     for shard in shards {
         let name = shard.name();
         for (kind, variable) in DATABASES.into_iter().zip(shard.relay_variables()) {
@@ -302,7 +303,10 @@ mod tests {
         choose(&layout, &wish(Some(2))).unwrap();
         for other in [1, 4] {
             let refused = choose(&layout, &wish(Some(other))).unwrap_err().to_string();
-            assert!(refused.contains("data of 2 shards") && refused.contains("cargo stack clean"), "{refused}");
+            assert!(
+                refused.contains("data of 2 shards") && refused.contains("cargo stack clean"),
+                "{refused}"
+            );
         }
         assert_eq!(layout.shard_count(), 2);
         fs::remove_dir_all(&layout.dir).unwrap();

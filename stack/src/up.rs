@@ -16,7 +16,8 @@ use crate::servers::{Server, collector, haproxy, kafka, opensearch, patroni, pro
 use crate::services::{self, Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{
-    certificates, down, environment, install, logs, probe, process, release, shards, state, supervisor, workspace,
+    certificates, down, environment, install, logs, probe, process, release, shards, state, supervisor,
+    workspace,
 };
 
 /// A service that is not ready by then has failed to start. It waits for topics and for the others by itself.

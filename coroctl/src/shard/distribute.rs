@@ -86,8 +86,7 @@ fn at(rows: &[Vec<BucketState>], bucket: usize) -> Vec<&BucketState> {
 /// Whether nobody but the planned owner has the bucket, and no process can believe an older owner.
 fn is_right(bucket: &[&BucketState], owner: usize) -> bool {
     let is_below = |other: &BucketState| !other.row.owned && other.row.epoch < bucket[owner].row.epoch;
-    bucket[owner].row.owned
-        && bucket.iter().enumerate().all(|(nth, other)| nth == owner || is_below(other))
+    bucket[owner].row.owned && bucket.iter().enumerate().all(|(nth, other)| nth == owner || is_below(other))
 }
 
 /// The epochs before and after the change by which a shard gives a bucket up, if it has to.

@@ -22,7 +22,8 @@ const IS_OWNED: &str = "select exists (select from owned_buckets where bucket = 
 /// # Errors
 /// When a list cannot be read, or a shard does not answer.
 pub async fn of_payment(stack: &Stack, payment_id: Uuid) -> Result<Stack> {
-    let (payments, balance) = (listed(stack.payments_shards.as_deref())?, listed(stack.balance_shards.as_deref())?);
+    let (payments, balance) =
+        (listed(stack.payments_shards.as_deref())?, listed(stack.balance_shards.as_deref())?);
     let mut found = stack.clone();
     if payments.len() < 2 && balance.len() < 2 {
         return Ok(found);

@@ -31,7 +31,8 @@ struct Service {
 
 const PAYMENTS: Service =
     Service { shards: "PAYMENTS_SHARDS", admin: "PAYMENTS_SHARDS_ADMIN", source: "payments" };
-const BALANCE: Service = Service { shards: "BALANCE_SHARDS", admin: "BALANCE_SHARDS_ADMIN", source: "balance" };
+const BALANCE: Service =
+    Service { shards: "BALANCE_SHARDS", admin: "BALANCE_SHARDS_ADMIN", source: "balance" };
 
 impl Service {
     /// `coroctl shard COMMAND` on its shards.
@@ -156,11 +157,15 @@ async fn users_of_both_shards_pay_and_their_events_have_one_source() {
             let rows = service.rows(table, user).await;
             assert!(rows[shard] > 0 && rows[other] == 0, "{table} of a user of {shard}: {rows:?}");
         }
-        let (kafka, id) = (harness.stack.kafka().unwrap(), payment["payment_id"].as_str().unwrap().to_owned());
+        let (kafka, id) =
+            (harness.stack.kafka().unwrap(), payment["payment_id"].as_str().unwrap().to_owned());
         let events = tokio::task::spawn_blocking(move || topics::about(kafka, &SAGA_TOPICS, began, &id));
         let mut sources = BTreeMap::new();
         for event in events.await.unwrap().unwrap() {
-            sources.entry(event.header("ce_source").to_owned()).or_insert_with(Vec::new).push(event.event_type().to_owned());
+            sources
+                .entry(event.header("ce_source").to_owned())
+                .or_insert_with(Vec::new)
+                .push(event.event_type().to_owned());
         }
         let names: Vec<&str> = sources.keys().map(String::as_str).collect();
         assert_eq!(names, ["/coro/balance", "/coro/payments", "/coro/processor"], "{sources:?}");
@@ -233,7 +238,8 @@ async fn buckets_move_while_their_users_pay() {
             let disks = ["--source-bytes-free", "1000000000", "--target-bytes-free", "1000000000"];
             let begin = ["move", "--from", "one", "--to", "two", "--buckets", &buckets];
             let output =
-                tokio::time::timeout(MOVE_TIMEOUT, service.shard(&[&begin[..], &options, &disks].concat())).await;
+                tokio::time::timeout(MOVE_TIMEOUT, service.shard(&[&begin[..], &options, &disks].concat()))
+                    .await;
             let output = output.expect("the move does not end");
             println!("{}", String::from_utf8_lossy(&output.stdout));
             assert!(output.status.success(), "{output:?}");

@@ -90,7 +90,8 @@ async fn it_goes_on_from_what_an_earlier_run_has_left() {
         if !is_second_new {
             give_up(&pair.two, None).await;
         }
-        let planned = "select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, 'two')
+        let planned =
+            "select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, 'two')
                          from owned_buckets where bucket = any ($1::int2[])";
         superuser(&pair.one).await.execute(planned, &[&planned_for_two()]).await.unwrap();
         let shared = pair.admin(&["distribute"]);
