@@ -15,6 +15,7 @@ use crate::databases::Databases;
 use crate::find;
 use crate::parked::OPEN_BY_PAYMENT;
 use crate::progress::{self, Facts};
+use crate::shard;
 use crate::stack::Stack;
 use crate::topics::{self, Event, SAGA_TOPICS};
 
@@ -31,7 +32,7 @@ struct Moment {
 /// # Errors
 /// When there is no such payment, or a database or Kafka does not answer.
 pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
-    let databases = Databases::connect(stack).await?;
+    let databases = Databases::connect(&shard::of_payment(stack, payment_id).await?).await?;
     let rows = rows(&databases, payment_id).await?;
     let payment = rows.payment.as_ref().with_context(|| {
         format!("there is no payment {payment_id}: the payments database has no such row")

@@ -1,7 +1,7 @@
 //! `coroctl shard`: the shards of a service, and moves of buckets between them.
 //!
 //! * [`list`], [`plan`], [`verify`] read only. [`connections`]: the shards by their names, and the map that services make of them.
-//! * [`adopt`]: what a restored shard gives up. [`moving`]: `add`, `move`, `drain`. [`interrupted`]: `moves`, `resume`, `abort`. [`mover`]:
+//! * [`adopt`]: what a restored shard gives up. [`distribute`]: the buckets of new databases. [`moving`]: `add`, `move`, `drain`. [`interrupted`]: `moves`, `resume`, `abort`. [`mover`]:
 //!   carries out a move.
 //! * [`moves`]: the next step of a move, from what its two shards recorded.
 //! * [`conditions`]: whether a move may begin. [`replication`]: the SQL by which its rows are copied.
@@ -9,17 +9,21 @@
 pub mod adopt;
 pub mod conditions;
 pub mod connections;
+pub mod distribute;
 pub mod interrupted;
 pub mod list;
 pub mod mover;
 pub mod moves;
 pub mod moving;
+mod of_payment;
 pub mod plan;
 pub mod replication;
 pub mod verify;
 
 use anyhow::Result;
 use clap::Subcommand;
+
+pub use self::of_payment::of_payment;
 
 #[derive(Subcommand)]
 pub enum Shard {
@@ -35,6 +39,11 @@ pub enum Shard {
     Verify(verify::Verify),
     /// Have a new, empty database give up every bucket, before the services know it.
     Add(moving::Add),
+    /// Share the buckets of new, empty databases out among them, as the plan has it.
+    ///
+    /// Nothing is copied: it is refused where a database has rows, or a bucket was ever moved. Run again, it goes on where it was
+    /// interrupted, and changes nothing where everything is as planned.
+    Distribute(distribute::Distribute),
     /// Move buckets from one shard to another, while services write to them.
     ///
     /// Rows are copied by logical replication. Then nobody owns the buckets for 300 ms, unless a server fails in that time; requests
@@ -62,6 +71,7 @@ pub async fn run(command: &Shard) -> Result<()> {
         Shard::Plan(options) => plan::run(options).await,
         Shard::Verify(options) => verify::run(options).await,
         Shard::Add(options) => moving::add(options).await,
+        Shard::Distribute(options) => distribute::run(options).await,
         Shard::Move(options) => moving::begin(options).await,
         Shard::Drain(options) => moving::drain(options).await,
         Shard::Adopt(options) => adopt::run(options).await,

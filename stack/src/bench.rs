@@ -14,7 +14,7 @@ use crate::output::Progress;
 use crate::process::ProcessId;
 use crate::servers::{java, kafka, postgres};
 use crate::up::{Extent, Wish, afresh};
-use crate::{debezium, down, environment, workspace};
+use crate::{debezium, down, environment, shards, workspace};
 
 /// The first port of the servers of `bench relay`.
 const RELAY_PORT: u16 = 24_000;
@@ -52,6 +52,9 @@ pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
     all.extend(arguments.iter().map(String::as_str));
     let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
     if asks_for_help || !matches!(benchmark, Benchmark::Relay(_)) {
+        if !asks_for_help {
+            shards::ensure_one(layout, &format!("bench {name}"))?;
+        }
         return workspace::e2e(layout, &all);
     }
     let own = Layout::new(Some(PathBuf::from(".stack-bench")), RELAY_PORT)?;
@@ -70,6 +73,7 @@ fn relay(layout: &Layout, arguments: &[&str]) -> Result<()> {
         owner,
         tls: false,
         ha: false,
+        shards: None,
         programs: None,
     };
     afresh(layout, &wish)?;

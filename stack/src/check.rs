@@ -27,7 +27,7 @@ use crate::process::ProcessId;
 use crate::servers::{collector, kafka};
 use crate::services::Instance;
 use crate::up::{Extent, Wish, afresh};
-use crate::{compose, down, install, logs, workspace};
+use crate::{compose, down, install, logs, shards, workspace};
 use suites::{Kind, Suite};
 use totals::Totals;
 
@@ -70,13 +70,15 @@ enum Step {
     Drills,
     /// A stack with a highly available Postgres, which loses its primary, standbys and etcd under load; with --all
     Leaders,
+    /// A stack with two shards: a load, a shard that is away, buckets that move; with --all
+    Shards,
     /// A stack of the revision before, upgraded to this one under load; with --all
     Upgrade,
     /// compose.yaml on a Docker engine of its own: a payment, the audit, what the file promises; with --all, as root
     Containers,
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step::Format,
     Step::Lint,
     Step::Deny,
@@ -86,11 +88,13 @@ const STEPS: [Step; 11] = [
     Step::Encrypted,
     Step::Drills,
     Step::Leaders,
+    Step::Shards,
     Step::Upgrade,
     Step::Containers,
 ];
 /// Those that `--all` adds.
-const LONG_STEPS: [Step; 5] = [Step::Encrypted, Step::Drills, Step::Leaders, Step::Upgrade, Step::Containers];
+const LONG_STEPS: [Step; 6] =
+    [Step::Encrypted, Step::Drills, Step::Leaders, Step::Shards, Step::Upgrade, Step::Containers];
 const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 
 /// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
@@ -131,6 +135,10 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Leaders => {
                 let setting = Setting { ha: true, ..Setting::default() };
                 with_stack(&layout, &setting, &mut totals, |totals| leaders(&layout, totals));
+            }
+            Step::Shards => {
+                let setting = Setting { shards: Some(2), ..Setting::default() };
+                with_stack(&layout, &setting, &mut totals, |totals| sharded(&layout, totals));
             }
             Step::Upgrade => upgrade(&layout, &mut totals),
             Step::Containers => totals.one(containers(&layout)),
@@ -230,22 +238,26 @@ fn unit(layout: &Layout, quick: bool) -> Result<Totals> {
 struct Setting {
     tls: bool,
     ha: bool,
+    /// Of payments and balance.
+    shards: Option<usize>,
     /// The folder of the programs of another revision.
     programs: Option<PathBuf>,
 }
 
 /// Runs tests against a stack of their own, which goes down whatever happens.
 fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: impl FnOnce(&mut Totals)) {
-    let Setting { tls, ha, programs } = setting;
+    let Setting { tls, ha, shards, programs } = setting;
     let before = totals.failed();
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
         // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Six more servers
-        // leave no room for parts.
+        // leave no room for parts, and those of shards need none.
         let parts = Extra::value_variants().iter().copied();
-        let with = parts.filter(|part| !*ha && (*tls || *part != Extra::Traces)).collect();
+        let has_parts = !*ha && shards.is_none();
+        let with = parts.filter(|part| has_parts && (*tls || *part != Extra::Traces)).collect();
         let (owner, programs) = (Some(owner), programs.clone());
-        let wish = Wish { extent: Extent::Services, with, yes: in_ci(), owner, tls: *tls, ha: *ha, programs };
+        let (extent, yes) = (Extent::Services, in_ci());
+        let wish = Wish { extent, with, yes, owner, tls: *tls, ha: *ha, shards: *shards, programs };
         afresh(layout, &wish)
     }));
     if totals.failed() == before {
@@ -289,8 +301,11 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
         .cloned()
         .partition(|suite| suite.package == "e2e" && suite.target == "it");
     let (relay, others) = beside.into_iter().partition(|suite| suite.package == "cdc-relay");
-    let arguments: &[&str] =
-        if all { &["--include-ignored", "--skip", ENCRYPTED, "--skip", ENDS] } else { &[] };
+    let arguments: &[&str] = if all {
+        &["--include-ignored", "--skip", ENCRYPTED, "--skip", SHARDED, "--skip", ENDS]
+    } else {
+        &[]
+    };
     let mut totals = suites::run(layout, vec![relay, others], arguments)?;
     totals += suites::run(layout, vec![alone], arguments)?;
     Ok(totals)
@@ -306,11 +321,29 @@ fn encrypted(layout: &Layout, totals: &mut Totals) {
         ["chaos", "--seed", "3", "--payments", "300", "--kills", "4", "--rate", "50", "--users", "20"];
     totals.one(workspace::e2e(layout, &chaos));
     totals.one(workspace::coroctl(layout, &["audit"]));
-    totals.all(suites::build(layout, &["--workspace"]).and_then(|suites| {
-        let is_whole = |suite: &Suite| suite.package == "e2e" && suite.target == "it";
-        let suite: Vec<Suite> = suites.into_iter().filter(is_whole).collect();
-        suites::run(layout, vec![suite], &[ENCRYPTED, "--include-ignored"])
-    }));
+    totals.all(whole(layout, ENCRYPTED));
+}
+
+/// The tests of the whole with this prefix, those for a stack of their kind.
+fn whole(layout: &Layout, prefix: &str) -> Result<Totals> {
+    let suites = suites::build(layout, &["--workspace"])?;
+    let is_whole = |suite: &Suite| suite.package == "e2e" && suite.target == "it";
+    let suite: Vec<Suite> = suites.into_iter().filter(is_whole).collect();
+    suites::run(layout, vec![suite], &[prefix, "--include-ignored"])
+}
+
+/// The tests of the stack with shards.
+const SHARDED: &str = "sharded::";
+
+/// A payment, a load, one shard away, and buckets that move under load.
+fn sharded(layout: &Layout, totals: &mut Totals) {
+    totals.one(workspace::coroctl(layout, &["first-payment"]));
+    let mut load = vec!["load", "smoke", "--without-limits"];
+    if !shards::can_audit(layout) {
+        load.push("--without-audit");
+    }
+    totals.one(workspace::e2e(layout, &load));
+    totals.all(whole(layout, SHARDED));
 }
 
 /// The drills, on a stack on which nothing else is wrong: an alert that fires already would show nothing.

@@ -13,10 +13,11 @@ use crate::output::say;
 use crate::process::ProcessId;
 use crate::servers::Server;
 use crate::services::Instance;
+use crate::shards::SHARDS_MAX;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
 use crate::{
     bench, beside, check, compose, down, exec, install, k6, kubernetes, launch, logs, release, rotate, scale,
-    status, supervisor, workspace,
+    shards, status, supervisor, workspace,
 };
 
 /// The servers and services of Coro on this machine, as supervised processes.
@@ -51,6 +52,10 @@ enum Action {
         /// A highly available Postgres: three nodes of Patroni and three members of etcd. It stays so until `clean`.
         #[arg(long, conflicts_with = "tls")]
         ha: bool,
+        /// The users of payments and balance on so many shards, each with a Postgres of its own (docs/SHARDS.md). It stays so until
+        /// `clean`. Such a stack is not audited yet.
+        #[arg(long, value_name = "COUNT", conflicts_with_all = ["tls", "ha"], value_parser = clap::value_parser!(i64).range(1..=SHARDS_MAX))]
+        shards: Option<i64>,
         /// Run the programs of this folder, such as the target/release of another revision, and build nothing. The next `up` is
         /// this revision's again.
         #[arg(long, value_name = "FOLDER", conflicts_with = "servers")]
@@ -205,7 +210,10 @@ pub fn main() -> ExitCode {
 fn audit(arguments: &[String]) -> ExitCode {
     const EXIT_NOT_EXAMINED: u8 = 2;
     let all: Vec<&str> = ["audit"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-    let looked = Layout::from_env().and_then(|layout| workspace::coroctl_status(&layout, &all));
+    let looked = Layout::from_env().and_then(|layout| {
+        shards::ensure_one(&layout, "audit")?;
+        workspace::coroctl_status(&layout, &all)
+    });
     if let Err(error) = &looked {
         eprintln!("\n{error:#}");
     }
@@ -228,7 +236,7 @@ fn run(action: Action) -> Result<()> {
     }
     let layout = Layout::from_env()?;
     match action {
-        Action::Up { yes, with, servers, no_payment, tls, ha, programs } => {
+        Action::Up { yes, with, servers, no_payment, tls, ha, shards, programs } => {
             let extent = match (servers, no_payment) {
                 (true, _) => Extent::Servers,
                 (false, true) => Extent::Services,
@@ -236,7 +244,8 @@ fn run(action: Action) -> Result<()> {
             };
             let programs = programs.map(|folder| folder.canonicalize()).transpose().context("--programs")?;
             let yes = yes || install::in_ci();
-            up(&layout, &Wish { extent, with, yes, owner: None, tls, ha, programs })
+            let shards = shards.map(usize::try_from).transpose()?;
+            up(&layout, &Wish { extent, with, yes, owner: None, tls, ha, shards, programs })
         }
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
@@ -254,7 +263,7 @@ fn run(action: Action) -> Result<()> {
         Action::Chaos { arguments } => with_e2e(&layout, "chaos", &arguments),
         Action::Drill { arguments } => with_e2e(&layout, "drill", &arguments),
         Action::Leader { arguments } => with_e2e(&layout, "leader", &arguments),
-        Action::Load { arguments } => with_e2e(&layout, "load", &arguments),
+        Action::Load { arguments } => load(&layout, arguments),
         Action::Bench { name } => bench::run(&layout, &name),
         Action::K6 { name, arguments } => k6::run(&layout, &name, &arguments),
         Action::Clean { yes } => down::clean(&layout, yes),
@@ -282,17 +291,34 @@ fn restart(layout: &Layout, name: &str, to: Option<PathBuf>, beside: bool) -> Re
     wait_for_service(layout, instance)
 }
 
-/// Runs a command of the program of loads and faults.
+/// A load ends with the audit, where that finds all rows.
+fn load(layout: &Layout, mut arguments: Vec<String>) -> Result<()> {
+    if !shards::can_audit(layout) {
+        arguments.push("--without-audit".to_owned());
+    }
+    run_e2e(layout, "load", &arguments)
+}
+
+/// Runs a command of the program of loads and faults that reads the databases.
 fn with_e2e(layout: &Layout, verb: &str, arguments: &[String]) -> Result<()> {
+    if !arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        shards::ensure_one(layout, verb)?;
+    }
+    run_e2e(layout, verb, arguments)
+}
+
+fn run_e2e(layout: &Layout, verb: &str, arguments: &[String]) -> Result<()> {
     let all = std::iter::once(verb).chain(arguments.iter().map(String::as_str));
     workspace::e2e(layout, &all.collect::<Vec<_>>())
 }
 
 /// On whatever runs already; a stack that is not up is brought up first.
 fn demo(layout: &Layout) -> Result<()> {
+    shards::ensure_one(layout, "demo")?;
     if Client::connect(&layout.socket()).is_none() {
         let (extent, yes) = (Extent::Services, install::in_ci());
-        let wish = Wish { extent, with: Vec::new(), yes, owner: None, tls: false, ha: false, programs: None };
+        let (with, programs) = (Vec::new(), None);
+        let wish = Wish { extent, with, yes, owner: None, tls: false, ha: false, shards: None, programs };
         up(layout, &wish)?;
     }
     workspace::e2e(layout, &["demo"])

@@ -9,6 +9,7 @@ use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::servers::{kafka, patroni, smtp};
+use crate::shards;
 
 /// The user that demonstrations pay as.
 const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
@@ -16,14 +17,22 @@ const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
 /// # Errors
 /// As [`Login::password`].
 pub fn postgres_url(layout: &Layout, database: &str, role: Login) -> Result<String> {
-    let password = role.password(layout)?;
     if layout.is_ha() {
+        let password = role.password(layout)?;
         // Whichever of them takes writes. One that is frozen takes connections, and answers none.
         let (user, hosts) = (role.user(), patroni::addresses(layout));
         let parameters = "target_session_attrs=read-write&connect_timeout=2";
         return Ok(format!("postgres://{user}:{password}@{hosts}/{database}?{parameters}"));
     }
-    let port = layout.port(Port::Postgres);
+    postgres_url_at(layout, Port::Postgres, database, role)
+}
+
+/// The URL of a database of the one server that listens on this port.
+///
+/// # Errors
+/// As [`Login::password`].
+pub fn postgres_url_at(layout: &Layout, port: Port, database: &str, role: Login) -> Result<String> {
+    let (password, port) = (role.password(layout)?, layout.port(port));
     let tls = match layout.is_encrypted() {
         true => {
             format!("?sslmode=verify-full&sslrootcert={}", utf8_percent_encode(&authority(layout), RESERVED))
@@ -80,7 +89,7 @@ fn notify(layout: &Layout) -> Result<Vec<(&'static str, String)>> {
 /// As [`Login::password`].
 pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
     let http = |port| layout.http(port, "");
-    let read_only = |database| postgres_url(layout, database, Login::Checker);
+    let shards = |database, role| shards::list(layout, database, role);
     let fixed = [
         ("STACK_DIR", layout.dir.display().to_string()),
         ("STACK_PORT", layout.base_port.to_string()),
@@ -99,9 +108,14 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("KAFKA_ADMIN_CONFIG", kafka::client_file(layout, kafka::ADMIN).display().to_string()),
         ("AMQP_URL", amqp_url(layout, Login::QueueAdministrator)?),
         ("REDIS_URL", redis_url(layout, Login::CacheAdministrator)?),
-        ("PAYMENTS_DATABASE_URL", read_only("payments")?),
-        ("BALANCE_DATABASE_URL", read_only("balance")?),
-        ("PROCESSOR_DATABASE_URL", read_only("processor")?),
+        ("PAYMENTS_DATABASE_URL", shards::tools_url(layout, "payments")?),
+        ("BALANCE_DATABASE_URL", shards::tools_url(layout, "balance")?),
+        ("PROCESSOR_DATABASE_URL", postgres_url(layout, "processor", Login::Checker)?),
+        // For `coroctl shard`: as SHARDS, and as SHARDS_ADMIN.
+        ("PAYMENTS_SHARDS", shards("payments", Login::Checker)?),
+        ("BALANCE_SHARDS", shards("balance", Login::Checker)?),
+        ("PAYMENTS_SHARDS_ADMIN", shards("payments", Login::Superuser)?),
+        ("BALANCE_SHARDS_ADMIN", shards("balance", Login::Superuser)?),
         ("POSTGRES_ADMIN_URL", postgres_url(layout, "postgres", Login::Superuser)?),
         ("ADMIN_TOKEN", layout.admin_token()?),
         ("DEMO_USER_ID", DEMO_USER.to_owned()),
@@ -144,6 +158,7 @@ const RESERVED: &AsciiSet =
 /// When it cannot be written.
 pub fn write(layout: &Layout) -> Result<()> {
     kafka::write_client_files(layout, kafka::Users::of(layout))?;
+    shards::write_routes(layout, &layout.root)?;
     let lines =
         variables(layout)?.into_iter().map(|(name, value)| format!("export {name}={}\n", quote(&value)));
     write_private(&layout.dir.join("env"), &lines.collect::<String>())

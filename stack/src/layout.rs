@@ -89,6 +89,17 @@ impl Layout {
         self.dir.join("ha")
     }
 
+    /// How many shards payments and balance have, as `up --shards` chose; one where it was never asked for.
+    pub fn shard_count(&self) -> usize {
+        let kept = fs::read_to_string(self.shards_file()).ok();
+        kept.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(1)
+    }
+
+    /// Holds the number of shards, where there are several, and whether their buckets are shared out.
+    pub fn shards_file(&self) -> PathBuf {
+        self.dir.join("shards")
+    }
+
     /// Makes Postgres highly available, before it has data. It stays so until `clean`.
     ///
     /// # Errors
@@ -98,6 +109,7 @@ impl Layout {
             return Ok(());
         }
         ensure!(!self.is_encrypted(), "`--ha` and `--tls` do not go together yet");
+        ensure!(self.shard_count() == 1, "`--ha` and several shards do not go together yet");
         ensure!(
             !self.postgres_data().exists(),
             "this stack has a single Postgres with data: `cargo stack clean`, then `cargo stack up --ha`"
@@ -190,8 +202,14 @@ impl Layout {
         self.dir.display().to_string()
     }
 
+    /// The data of the one Postgres, or of the first shard's.
     pub fn postgres_data(&self) -> PathBuf {
-        self.data.join("postgres").join("cluster")
+        self.cluster("postgres")
+    }
+
+    /// The data of the Postgres of this name.
+    pub fn cluster(&self, server: &str) -> PathBuf {
+        self.data.join(server).join("cluster")
     }
 
     /// The list of the parts that are there on request.

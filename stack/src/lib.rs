@@ -18,6 +18,7 @@ pub mod program;
 pub mod secrets;
 pub mod servers;
 pub mod services;
+pub mod shards;
 pub mod spec;
 pub mod state;
 

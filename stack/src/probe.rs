@@ -49,13 +49,13 @@ pub fn smtp(layout: &Layout) -> bool {
 
 /// An SSLRequest is answered by one byte as soon as the server takes connections, but also while it recovers;
 /// so a start-up for no user follows: a server that is not ready refuses it with SQLSTATE 57P03.
-pub fn postgres(layout: &Layout) -> bool {
+pub fn postgres(layout: &Layout, port: Port) -> bool {
     let mut question = Vec::new();
     let body = b"user\0nobody\0database\0postgres\0\0";
     question.extend_from_slice(&u32::try_from(body.len() + 8).unwrap_or_default().to_be_bytes());
     question.extend_from_slice(&196_608_u32.to_be_bytes());
     question.extend_from_slice(body);
-    let Some(head) = exchange(layout, Port::Postgres, &question, 5) else { return false };
+    let Some(head) = exchange(layout, port, &question, 5) else { return false };
     // 'R': it asks for a password. 'E' before that: starting up, shutting down or out of connections.
     head[0] == b'R'
 }

@@ -12,6 +12,7 @@ use crate::control::{Client, Reply, Request};
 use crate::layout::{self, Layout};
 use crate::secrets;
 use crate::services::Instance;
+use crate::shards;
 use crate::spec::Spec;
 
 /// The program of a service in a folder of programs.
@@ -33,8 +34,13 @@ pub fn spec(layout: &Layout, instance: Instance, folder: &Path) -> Result<Spec> 
     let mut spec = secrets::spec(layout, instance)?;
     let sources = program.ancestors().find(layout::is_root);
     if let (Some(sources), Some(routes)) = (sources, spec.env.get_mut("RELAY_ROUTES")) {
-        let path = Path::new(routes.as_str()).strip_prefix(&layout.root).map(|path| sources.join(path));
-        *routes = path.context("a routes file outside of the sources")?.display().to_string();
+        if Path::new(routes.as_str()) == shards::routes_file(layout, &layout.root) {
+            shards::write_routes(layout, sources)?;
+            *routes = shards::routes_file(layout, sources).display().to_string();
+        } else {
+            let path = Path::new(routes.as_str()).strip_prefix(&layout.root).map(|path| sources.join(path));
+            *routes = path.context("a routes file outside of the sources")?.display().to_string();
+        }
     }
     if let Some(first) = spec.argv.first_mut() {
         *first = program.display().to_string();

@@ -37,6 +37,10 @@ pub fn begin(layout: &Layout) -> Result<()> {
         "Patroni keeps the superuser's password in its own configuration, which this command does not change yet"
     );
     ensure!(
+        layout.shard_count() == 1,
+        "this command changes the passwords of one Postgres, and this stack has one for each of its shards"
+    );
+    ensure!(
         !layout.admin_token_before().is_file(),
         "the secrets of the last rotation still hold beside the new ones: cargo stack rotate --end"
     );

@@ -27,6 +27,7 @@ use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::Step;
 use crate::probe;
+use crate::shards::FurtherShard;
 use crate::spec::{Restart, SERVER_TIER, Spec, StopSignal};
 
 /// One of three.
@@ -52,7 +53,10 @@ impl Node {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
+    /// The one of a stack without shards, or the first shard's.
     Postgres,
+    /// That of a further shard.
+    PostgresShard(FurtherShard),
     /// Of a highly available stack, instead of `Postgres`.
     Etcd(Node),
     /// The same: Patroni and its PostgreSQL.
@@ -72,8 +76,11 @@ pub enum Server {
 }
 
 impl Server {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::Postgres,
+        Self::PostgresShard(FurtherShard::Two),
+        Self::PostgresShard(FurtherShard::Three),
+        Self::PostgresShard(FurtherShard::Four),
         Self::Etcd(Node::One),
         Self::Etcd(Node::Two),
         Self::Etcd(Node::Three),
@@ -99,6 +106,7 @@ impl Server {
         let kept = Extra::of(layout);
         let wanted = |server: &Self| match server {
             Self::Postgres => !layout.is_ha(),
+            Self::PostgresShard(shard) => FurtherShard::of(layout).contains(shard),
             Self::Etcd(_) | Self::PostgresNode(_) => layout.is_ha(),
             other => Extra::includes(&kept, other.extra()),
         };
@@ -113,6 +121,7 @@ impl Server {
             Self::Collector | Self::Zipkin => Some(Extra::Traces),
             Self::NodeExporter | Self::PostgresExporter | Self::RedisExporter => Some(Extra::Observe),
             Self::Postgres
+            | Self::PostgresShard(_)
             | Self::Etcd(_)
             | Self::PostgresNode(_)
             | Self::Kafka
@@ -126,6 +135,7 @@ impl Server {
     pub fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::PostgresShard(shard) => shard.server(),
             Self::Etcd(node) => etcd::name(node),
             Self::PostgresNode(node) => patroni::name(node),
             Self::Kafka => "kafka",
@@ -151,6 +161,9 @@ impl Server {
     pub fn ports(self) -> &'static [Port] {
         match self {
             Self::Postgres => &[Port::Postgres],
+            Self::PostgresShard(FurtherShard::Two) => &[Port::PostgresTwo],
+            Self::PostgresShard(FurtherShard::Three) => &[Port::PostgresThree],
+            Self::PostgresShard(FurtherShard::Four) => &[Port::PostgresFour],
             Self::Etcd(node) => etcd::ports(node),
             Self::PostgresNode(node) => patroni::ports(node),
             Self::Kafka => &[Port::Kafka, Port::KafkaSasl, Port::KafkaController, Port::KafkaMetrics],
@@ -177,7 +190,8 @@ impl Server {
     /// When a program is missing or its data cannot be made.
     pub fn prepare(self, layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
         match self {
-            Self::Postgres => postgres::prepare(layout, step),
+            Self::Postgres => postgres::prepare(layout, self.name(), Port::Postgres, step),
+            Self::PostgresShard(shard) => postgres::prepare(layout, self.name(), shard.port(), step),
             Self::Etcd(node) => etcd::prepare(layout, node),
             Self::PostgresNode(node) => patroni::prepare(layout, node),
             Self::Kafka => kafka::prepare(layout, step),
@@ -206,7 +220,8 @@ impl Server {
 
     pub fn ready(self, layout: &Layout) -> bool {
         match self {
-            Self::Postgres => probe::postgres(layout),
+            Self::Postgres => probe::postgres(layout, Port::Postgres),
+            Self::PostgresShard(shard) => probe::postgres(layout, shard.port()),
             Self::Etcd(node) => probe::http(layout, etcd::client_port(node), "/health"),
             Self::PostgresNode(node) => patroni::ready(layout, node),
             // Without its rules nobody may do anything there.

@@ -14,6 +14,7 @@ use crate::extras::Extra;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::servers::{kafka, smtp};
+use crate::shards;
 use crate::spec::{Restart, SERVICE_TIER, Spec, StopSignal};
 use further::Scalable;
 
@@ -66,17 +67,23 @@ impl Service {
         let url = |database: &str, role: Login| environment::postgres_url(layout, database, role);
         let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
         let amqp = |user| anyhow::Ok(("AMQP_URL", environment::amqp_url(layout, user)?));
-        let routes = |path: &str| ("RELAY_ROUTES", layout.root.join(path).display().to_string());
+        let routes = |path: PathBuf| ("RELAY_ROUTES", path.display().to_string());
         Ok(match self {
             Self::Gateway => {
                 let ledger = layout.dir.join("services/gateway-sim/ledger.ndjson");
                 vec![("LEDGER_PATH", ledger.display().to_string())]
             }
             Self::Payments => {
-                vec![("DATABASE_URL", url("payments", Login::PaymentsService)?), kafka("payments-svc")]
+                let role = Login::PaymentsService;
+                let mut links = vec![("DATABASE_URL", url("payments", role)?), kafka("payments-svc")];
+                links.extend(shards::setting(layout, "payments", role)?);
+                links
             }
             Self::Balance => {
-                vec![("DATABASE_URL", url("balance", Login::BalanceService)?), kafka("balance-svc")]
+                let role = Login::BalanceService;
+                let mut links = vec![("DATABASE_URL", url("balance", role)?), kafka("balance-svc")];
+                links.extend(shards::setting(layout, "balance", role)?);
+                links
             }
             Self::Processor => vec![
                 ("DATABASE_URL", url("processor", Login::ProcessorService)?),
@@ -87,15 +94,19 @@ impl Service {
                 kafka("processor-svc"),
                 amqp(Login::QueueProcessor)?,
             ],
-            Self::Relay => vec![
-                routes("cdc-relay/relay.toml"),
-                ("PAYMENTS_RELAY_URL", url("payments", Login::Relay)?),
-                ("BALANCE_RELAY_URL", url("balance", Login::Relay)?),
-                ("PROCESSOR_RELAY_URL", url("processor", Login::Relay)?),
-                ("RELAY_SYNCHRONOUS", synchronous(layout)),
-                kafka("relay"),
-                amqp(Login::QueueRelay)?,
-            ],
+            Self::Relay => {
+                let mut links = vec![
+                    routes(shards::routes_file(layout, &layout.root)),
+                    ("PAYMENTS_RELAY_URL", url("payments", Login::Relay)?),
+                    ("BALANCE_RELAY_URL", url("balance", Login::Relay)?),
+                    ("PROCESSOR_RELAY_URL", url("processor", Login::Relay)?),
+                    ("RELAY_SYNCHRONOUS", synchronous(layout)),
+                    kafka("relay"),
+                    amqp(Login::QueueRelay)?,
+                ];
+                links.extend(shards::relay_urls(layout)?);
+                links
+            }
             Self::SearchIndexer => vec![kafka("search-indexer")],
             Self::Notifier => vec![
                 ("DATABASE_URL", url("notifier", Login::Notifier)?),
@@ -106,7 +117,7 @@ impl Service {
             ],
             Self::Fraud => vec![("DATABASE_URL", url("fraud", Login::Fraud)?), kafka("fraud")],
             Self::FraudRelay => vec![
-                routes("consumers/fraud/relay.toml"),
+                routes(layout.root.join("consumers/fraud/relay.toml")),
                 ("FRAUD_RELAY_URL", url("fraud", Login::Relay)?),
                 ("RELAY_SYNCHRONOUS", synchronous(layout)),
                 kafka("relay"),

@@ -16,7 +16,8 @@ use crate::servers::{Server, collector, haproxy, kafka, opensearch, patroni, pro
 use crate::services::{self, Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{
-    certificates, down, environment, install, logs, probe, process, release, state, supervisor, workspace,
+    certificates, down, environment, install, logs, probe, process, release, shards, state, supervisor,
+    workspace,
 };
 
 /// A service that is not ready by then has failed to start. It waits for topics and for the others by itself.
@@ -46,6 +47,8 @@ pub struct Wish {
     pub tls: bool,
     /// Postgres is highly available. A stack that was made so stays so.
     pub ha: bool,
+    /// The number of shards of payments and balance; as it is kept, if none is named. A stack that was made so stays so.
+    pub shards: Option<usize>,
     /// The folder of the programs of another revision: they run, and nothing is built. Otherwise this revision's.
     pub programs: Option<PathBuf>,
 }
@@ -68,6 +71,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let progress = Progress::default();
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
     let _alone = lock.try_write().context("another `up`, `down` or `scale` of this stack is under way")?;
+    shards::choose(layout, wish)?;
     if wish.ha {
         layout.choose_ha()?;
     }
@@ -96,6 +100,9 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     })?;
     let programs = wish.programs.clone().unwrap_or_else(|| workspace::folder(layout));
     progress.step("migrate", |_| migrate(layout, &programs))?;
+    if layout.shard_count() > 1 {
+        progress.step("shards", |_| shards::distribute(layout))?;
+    }
     if extent != Extent::Servers {
         start_services(layout, &programs, &progress)?;
         if layout.is_ha() {
@@ -260,18 +267,30 @@ fn build(layout: &Layout, extent: Extent, progress: &Progress) -> Result<()> {
             step.now("the first build takes some minutes");
             progress.line("    The first build takes some minutes (librdkafka is compiled once).");
         }
-        let programs = if extent == Extent::Servers { vec!["migrate"] } else { services::programs(layout) };
+        let programs = match extent {
+            Extent::Servers if layout.shard_count() > 1 => vec!["migrate", "coroctl"],
+            Extent::Servers => vec!["migrate"],
+            Extent::Services | Extent::Payment => services::programs(layout),
+        };
         let targets: Vec<&str> = programs.into_iter().flat_map(|program| ["--bin", program]).collect();
         workspace::build(layout, &targets, step)?;
         Ok(String::new())
     })
 }
 
+/// On the server of each shard: all have the same databases and services that can be paid.
 fn migrate(layout: &Layout, programs: &Path) -> Result<String> {
+    let urls = match layout.is_ha() {
+        true => vec![environment::postgres_url(layout, "postgres", Login::Superuser)?],
+        false => shards::admin_urls(layout)?,
+    };
+    urls.into_iter().try_for_each(|url| migrate_server(layout, programs, url))?;
+    Ok("roles and databases".to_owned())
+}
+
+fn migrate_server(layout: &Layout, programs: &Path, admin_url: String) -> Result<()> {
     let mut command = workspace::command(layout, &programs.join("migrate").display().to_string());
-    command
-        .arg("--seed")
-        .env("ADMIN_DATABASE_URL", environment::postgres_url(layout, "postgres", Login::Superuser)?);
+    command.arg("--seed").env("ADMIN_DATABASE_URL", admin_url);
     let output = command.envs(environment::role_passwords(layout)?).output()?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
@@ -284,7 +303,7 @@ fn migrate(layout: &Layout, programs: &Path) -> Result<String> {
         };
         bail!("{}{advice}", reason.trim());
     }
-    Ok("roles and databases".to_owned())
+    Ok(())
 }
 
 fn start_services(layout: &Layout, programs: &Path, progress: &Progress) -> Result<()> {
@@ -351,8 +370,7 @@ fn summary(layout: &Layout, extent: Extent) -> Result<()> {
     if let Some(page) = haproxy::pay_page(layout).filter(|_| extent != Extent::Servers) {
         say(&format!("{:<16} {page}", "Pay by hand"));
     }
-    let single = || format!("127.0.0.1:{}", layout.port(Port::Postgres));
-    let postgres = if layout.is_ha() { patroni::addresses(layout) } else { single() };
+    let postgres = if layout.is_ha() { patroni::addresses(layout) } else { shards::addresses(layout) };
     say(&format!("{:<16} {postgres}", "Postgres"));
     say(&format!("\nEverything else, passwords included: . {}", layout.dir.join("env").display()));
     Ok(())

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use super::connections::ranges;
@@ -43,10 +43,10 @@ pub struct Adopt {
 
 /// A bucket on one shard.
 #[derive(Clone, Debug)]
-struct BucketState {
-    row: Ownership,
+pub(super) struct BucketState {
+    pub(super) row: Ownership,
     /// The other shard of its last change.
-    peer: Option<String>,
+    pub(super) peer: Option<String>,
 }
 
 /// What becomes of a bucket of the restored shard.
@@ -89,9 +89,10 @@ fn verdict(name: &str, own: Ownership, others: &[BucketState]) -> Verdict {
 
 const KNOWN: &str = "select epoch, owned, peer from owned_buckets order by bucket";
 const BUCKETS: i16 = 1024;
-const CHANGE: &str = "select change_ownership($1, $2, $3, $4, null)";
+const CHANGE: &str = "select change_ownership($1, $2, $3, $4, $5)";
 
-async fn known(client: &Client) -> Result<Vec<BucketState>> {
+/// Every bucket of a shard, in order.
+pub(super) async fn known(client: &Client) -> Result<Vec<BucketState>> {
     let rows = client.query(KNOWN, &[]).await.context("cannot read owned_buckets")?;
     ensure!(rows.len() == BUCKETS as usize, "owned_buckets has {} rows, not {BUCKETS}", rows.len());
     rows.iter()
@@ -163,18 +164,30 @@ fn was_granted(at_target: &Recorded, own: &[BucketState], target: &[BucketState]
 
 /// Buckets, each with the epoch that it has and the next.
 #[derive(Default)]
-struct Changes {
+pub(super) struct Changes {
     buckets: Vec<i16>,
     known: Vec<i64>,
     epochs: Vec<i64>,
 }
 
 impl Changes {
-    fn push(&mut self, bucket: i16, known: i64, epoch: i64) {
+    pub(super) fn push(&mut self, bucket: i16, known: i64, epoch: i64) {
         self.buckets.push(bucket);
         self.known.push(known);
         self.epochs.push(epoch);
     }
+}
+
+/// Gives buckets up or takes them: all of them, or none when one has another epoch by now.
+pub(super) async fn change(
+    transaction: &Transaction<'_>,
+    changes: &Changes,
+    owned: bool,
+    peer: Option<&str>,
+) -> Result<()> {
+    let Changes { buckets, known, epochs } = changes;
+    let changed = transaction.query_one(CHANGE, &[buckets, known, epochs, &owned, &peer]).await;
+    changed.map(drop).context("cannot change the buckets")
 }
 
 /// What is to be done, and what is not.
@@ -224,17 +237,14 @@ impl Plan {
             drop_subscription(&transaction, move_id).await?;
         }
         let Self { given, kept, .. } = self;
-        let above: Vec<i64> = kept.epochs.iter().map(|epoch| epoch + 1).collect();
+        let above = Changes {
+            buckets: kept.buckets.clone(),
+            known: kept.epochs.clone(),
+            epochs: kept.epochs.iter().map(|epoch| epoch + 1).collect(),
+        };
         // An owner's epoch rises only by way of giving up.
-        for (buckets, known, epochs, owned) in [
-            (&given.buckets, &given.known, &given.epochs, false),
-            (&kept.buckets, &kept.known, &kept.epochs, false),
-            (&kept.buckets, &kept.epochs, &above, true),
-        ] {
-            transaction
-                .query_one(CHANGE, &[buckets, known, epochs, &owned])
-                .await
-                .context("cannot change the buckets")?;
+        for (changes, owned) in [(given, false), (kept, false), (&above, true)] {
+            change(&transaction, changes, owned, None).await?;
         }
         transaction.commit().await.context("cannot change the buckets")
     }

@@ -1,9 +1,11 @@
 //! Shards on real servers: what the commands print, and the SQL that copies the rows of a move.
 //!
-//! * [`moving`]: a mover, killed and hindered at each step. [`commands`], [`interrupted`] and [`adopted`]: what an operator types.
+//! * [`moving`]: a mover, killed and hindered at each step. [`commands`], [`distributed`], [`interrupted`] and [`adopted`]: what
+//!   an operator types.
 
 mod adopted;
 mod commands;
+mod distributed;
 mod interrupted;
 mod moving;
 mod relay;

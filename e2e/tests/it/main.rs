@@ -50,6 +50,7 @@ mod scaling;
 mod scraping;
 mod search;
 mod secret_files;
+mod sharded;
 mod shedding;
 mod subscribe;
 mod tools;

@@ -51,6 +51,10 @@ ports! {
     Search = 13,
     /// OpenSearch's own, between its nodes.
     SearchTransport = 14,
+    /// The servers of further shards of payments and balance.
+    PostgresTwo = 15,
+    PostgresThree = 16,
+    PostgresFour = 17,
     Payments = 20,
     PaymentsAdmin = 21,
     Balance = 22,

@@ -1,4 +1,4 @@
-//! PostgreSQL 15 or newer: one cluster, three databases, logical decoding on, durability as in production.
+//! PostgreSQL 15 or newer: one cluster, three databases, logical decoding on, durability as in production. Each shard has one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,16 +34,17 @@ pub fn programs() -> Option<PathBuf> {
     numbered.max().map(|(_, folder)| folder)
 }
 
-pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
+/// The server of this name, on this port.
+pub fn prepare(layout: &Layout, name: &str, port: Port, step: &Step) -> Result<Vec<Spec>> {
     let programs =
         programs().with_context(|| format!("PostgreSQL is not installed, or not where {CHOSEN} says"))?;
-    let home = layout.server_dir("postgres")?;
-    let cluster = layout.postgres_data();
+    let home = layout.server_dir(name)?;
+    let cluster = layout.cluster(name);
     if !cluster.join("PG_VERSION").is_file() {
         step.now("making the cluster");
         initialise(layout, &programs, &home, &cluster)?;
     }
-    let (mut settings, mut host) = (settings(layout.port(Port::Postgres), &home), "host");
+    let (mut settings, mut host) = (settings(layout.port(port), &home), "host");
     if layout.is_encrypted() {
         certificates::give(layout, "postgres", &cluster)?;
         settings += "ssl = on\nssl_cert_file = 'tls.crt'\nssl_key_file = 'tls.key'\n";
@@ -57,7 +58,7 @@ pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
     );
     layout.write_for_server(&cluster.join("pg_hba.conf"), &access)?;
     let argv = vec![text(&programs.join("postgres")), "-D".to_owned(), text(&cluster)];
-    let mut spec = super::spec(layout, "postgres", home, argv, Port::Postgres);
+    let mut spec = super::spec(layout, name, home, argv, port);
     // Fast shutdown: SIGTERM would wait for clients to leave.
     spec.stop_signal = StopSignal::Int;
     Ok(vec![spec])

@@ -81,7 +81,7 @@ impl Shard {
     }
 
     /// Keeps other movers away as long as this session lives, and makes a commit.
-    pub(super) async fn lock(&self) -> Result<()> {
+    pub(in crate::shard) async fn lock(&self) -> Result<()> {
         if !self.try_lock().await? {
             bail!("another mover works on shard {}; wait until it has ended", self.name);
         }
@@ -102,7 +102,7 @@ impl Shard {
     ///
     /// # Errors
     /// When none has it in time: what was committed may be undone by a promotion, and nothing may follow from it.
-    pub(super) async fn await_standby(&self) -> Result<()> {
+    pub(in crate::shard) async fn await_standby(&self) -> Result<()> {
         let on_shard = || format!("shard {}", self.name);
         let lsn: String = self.client.query_one(LSN, &[]).await.with_context(on_shard)?.try_get(0)?;
         let began = Instant::now();

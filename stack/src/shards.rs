@@ -1,0 +1,374 @@
+//! The shards of payments and balance (`up --shards 2`), each with a Postgres of its own.
+//!
+//! * The first shard's is the Postgres that every stack has. The processor's database is there, and so is everything else.
+//! * The number is chosen before there is data, and stays until `clean`: another one would mean to move rows.
+//! * Before the first service starts the buckets are shared out (`coroctl shard distribute`).
+//! * The relay reads each shard as a source of its own: its routes file is the repository's, with more sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::environment::{postgres_url, postgres_url_at};
+use crate::extras::Extra;
+use crate::layout::{Layout, Port, write_private};
+use crate::login::Login;
+use crate::up::Wish;
+use crate::workspace;
+
+/// The one switch for the tools that read databases (`coroctl` and `e2e`): whether they take a list of shards in
+/// `PAYMENTS_DATABASE_URL` and `BALANCE_DATABASE_URL`. Until they do, these name the first shard, and the commands that would report
+/// the rows of the others as missing refuse.
+const TOOLS_TAKE_LISTS: bool = false;
+
+pub const SHARDS_MAX: i64 = 4;
+/// The databases that several shards have.
+const DATABASES: [&str; 2] = ["payments", "balance"];
+/// The name of the first shard.
+const FIRST: &str = "one";
+/// Stands behind the number of shards once their buckets are shared out.
+const DISTRIBUTED: &str = "distributed";
+
+/// A shard that has a server of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FurtherShard {
+    Two,
+    Three,
+    Four,
+}
+
+impl FurtherShard {
+    const ALL: [Self; 3] = [Self::Two, Self::Three, Self::Four];
+
+    /// Those of a stack.
+    pub fn of(layout: &Layout) -> Vec<Self> {
+        Self::ALL.into_iter().take(layout.shard_count().saturating_sub(1)).collect()
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Two => "two",
+            Self::Three => "three",
+            Self::Four => "four",
+        }
+    }
+
+    /// The name of its server.
+    pub fn server(self) -> &'static str {
+        match self {
+            Self::Two => "postgres-two",
+            Self::Three => "postgres-three",
+            Self::Four => "postgres-four",
+        }
+    }
+
+    pub fn port(self) -> Port {
+        match self {
+            Self::Two => Port::PostgresTwo,
+            Self::Three => Port::PostgresThree,
+            Self::Four => Port::PostgresFour,
+        }
+    }
+
+    /// The variables of the relay's routes file with its URLs, in the order of [`DATABASES`].
+    fn relay_variables(self) -> [&'static str; 2] {
+        match self {
+            Self::Two => ["PAYMENTS_TWO_RELAY_URL", "BALANCE_TWO_RELAY_URL"],
+            Self::Three => ["PAYMENTS_THREE_RELAY_URL", "BALANCE_THREE_RELAY_URL"],
+            Self::Four => ["PAYMENTS_FOUR_RELAY_URL", "BALANCE_FOUR_RELAY_URL"],
+        }
+    }
+}
+
+fn are_several(layout: &Layout) -> bool {
+    layout.shard_count() > 1
+}
+
+/// Keeps the number of shards that is wanted.
+///
+/// # Errors
+/// When the stack has data of another number, or something is wanted that does not go together with several; nothing was changed then.
+pub fn choose(layout: &Layout, wish: &Wish) -> Result<()> {
+    let kept = layout.shard_count();
+    let wanted = wish.shards.unwrap_or(kept);
+    if wanted > 1 {
+        ensure!(!(wish.ha || layout.is_ha()), "`--ha` and several shards do not go together yet");
+        ensure!(!(wish.tls || layout.is_encrypted()), "`--tls` and several shards do not go together yet");
+        ensure!(
+            !(wish.with.contains(&Extra::Audit) || Extra::of(layout).contains(&Extra::Audit)),
+            "`--with audit` and several shards do not go together yet: the auditor reads one database of each service"
+        );
+    }
+    if wanted == kept {
+        return Ok(());
+    }
+    ensure!(
+        !layout.postgres_data().exists() && !layout.is_ha(),
+        "this stack has data of {}: `cargo stack clean`, then `cargo stack up --shards {wanted}`",
+        if kept == 1 { "one shard".to_owned() } else { format!("{kept} shards") }
+    );
+    if wanted == 1 {
+        return fs::remove_file(layout.shards_file()).context("cannot forget the number of shards");
+    }
+    write_private(&layout.shards_file(), &wanted.to_string())
+}
+
+/// Refuses a command whose program reads one database of each service.
+///
+/// # Errors
+/// When the stack has several shards.
+pub fn ensure_one(layout: &Layout, command: &str) -> Result<()> {
+    ensure!(
+        can_audit(layout),
+        "`cargo stack {command}` reads one database of each service, and this stack has {} shards: it would report the rows of the others \
+         as missing. It needs a stack without --shards",
+        layout.shard_count()
+    );
+    Ok(())
+}
+
+/// Whether the audit finds all of the stack's rows.
+pub fn can_audit(layout: &Layout) -> bool {
+    TOOLS_TAKE_LISTS || !are_several(layout)
+}
+
+/// The value of `PAYMENTS_DATABASE_URL` and its like, for the tools.
+///
+/// # Errors
+/// As [`Login::password`].
+pub fn tools_url(layout: &Layout, database: &str) -> Result<String> {
+    match TOOLS_TAKE_LISTS && are_several(layout) {
+        true => list(layout, database, Login::Checker),
+        false => postgres_url(layout, database, Login::Checker),
+    }
+}
+
+/// The shards of a database, as `SHARDS` takes them: `NAME=URL` of each.
+///
+/// # Errors
+/// As [`Login::password`].
+pub fn list(layout: &Layout, database: &str, role: Login) -> Result<String> {
+    let mut shards = vec![format!("{FIRST}={}", postgres_url(layout, database, role)?)];
+    for shard in FurtherShard::of(layout) {
+        shards.push(format!("{}={}", shard.name(), postgres_url_at(layout, shard.port(), database, role)?));
+    }
+    Ok(shards.join(" "))
+}
+
+/// The setting by which a service knows its shards, where it has several.
+///
+/// # Errors
+/// As [`Login::password`].
+pub fn setting(layout: &Layout, database: &str, role: Login) -> Result<Option<(&'static str, String)>> {
+    match are_several(layout) {
+        true => Ok(Some(("SHARDS", list(layout, database, role)?))),
+        false => Ok(None),
+    }
+}
+
+/// The address of each server with databases of the services.
+pub fn addresses(layout: &Layout) -> String {
+    let further = FurtherShard::of(layout).into_iter().map(FurtherShard::port);
+    let ports = [Port::Postgres].into_iter().chain(further);
+    ports.map(|port| format!("127.0.0.1:{}", layout.port(port))).collect::<Vec<_>>().join(", ")
+}
+
+/// The superuser's URL of each server, for `migrate`.
+///
+/// # Errors
+/// As [`Login::password`].
+pub fn admin_urls(layout: &Layout) -> Result<Vec<String>> {
+    let further = FurtherShard::of(layout).into_iter().map(FurtherShard::port);
+    let ports = [Port::Postgres].into_iter().chain(further);
+    ports.map(|port| postgres_url_at(layout, port, "postgres", Login::Superuser)).collect()
+}
+
+/// Gives each shard its buckets, once. What was moved later stays where it is.
+///
+/// # Errors
+/// When a shard does not answer, or has rows.
+pub fn distribute(layout: &Layout) -> Result<String> {
+    let count = layout.shard_count();
+    let file = layout.shards_file();
+    let kept = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    if kept.split_whitespace().nth(1) == Some(DISTRIBUTED) {
+        return Ok(format!("{count}, whose buckets are shared out already"));
+    }
+    for database in DATABASES {
+        let coroctl = workspace::binary(layout, "coroctl");
+        let mut command = workspace::command(layout, &coroctl.display().to_string());
+        command.args(["shard", "distribute"]);
+        command.env("SHARDS_ADMIN", list(layout, database, Login::Superuser)?);
+        let output = command.output().with_context(|| format!("cannot run {}", coroctl.display()))?;
+        let reason = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "the buckets of {database} cannot be shared out: {}", reason.trim());
+    }
+    write_private(&file, &format!("{count} {DISTRIBUTED}"))?;
+    Ok(format!("{count}, with their buckets"))
+}
+
+/// The URLs of the relay's further sources, by the variables of its routes file.
+///
+/// # Errors
+/// As [`Login::password`].
+pub fn relay_urls(layout: &Layout) -> Result<Vec<(&'static str, String)>> {
+    let mut urls = Vec::new();
+    for shard in FurtherShard::of(layout) {
+        for (database, variable) in DATABASES.into_iter().zip(shard.relay_variables()) {
+            urls.push((variable, postgres_url_at(layout, shard.port(), database, Login::Relay)?));
+        }
+    }
+    Ok(urls)
+}
+
+/// The relay's routes file: that of these sources, or one of the stack's own that has the further shards as well.
+pub fn routes_file(layout: &Layout, sources: &Path) -> PathBuf {
+    match are_several(layout) {
+        true => layout.dir.join("relay.toml"),
+        false => sources.join(ROUTES),
+    }
+}
+
+const ROUTES: &str = "cdc-relay/relay.toml";
+
+/// Writes the stack's own routes file, from that of these sources, where the stack has several shards.
+///
+/// # Errors
+/// When that one cannot be read, or the new one not written.
+pub fn write_routes(layout: &Layout, sources: &Path) -> Result<()> {
+    if !are_several(layout) {
+        return Ok(());
+    }
+    let path = sources.join(ROUTES);
+    let mut text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    text.push_str(&further_sources(&FurtherShard::of(layout)));
+    write_private(&routes_file(layout, sources), &text)
+}
+
+/// Another shard of a kind emits the same events: topics, `ce_source` and ids are the kind's.
+fn further_sources(shards: &[FurtherShard]) -> String {
+    let mut text =
+        "\n# --- The further shards of this stack, which `cargo stack up --shards` added.\n".to_owned();
+    for shard in shards {
+        let name = shard.name();
+        for (kind, variable) in DATABASES.into_iter().zip(shard.relay_variables()) {
+            text.push_str(&format!(
+                "\n[[sources]]\nname = \"{kind}-{name}\"\nkind = \"{kind}\"\nurl = \"${{{variable}}}\"\n\
+                 synchronous = \"${{RELAY_SYNCHRONOUS:-off}}\"\nslot = \"cdc_relay_{kind}_{name}\"\n"
+            ));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::services::Instance;
+    use crate::up::Extent;
+
+    /// An empty stack in a folder of its own.
+    fn layout(name: &str) -> Layout {
+        let dir = std::env::temp_dir().join(format!("stack-shards-{name}-{}", std::process::id()));
+        let layout = Layout::new(Some(dir.clone()), 22_000).unwrap();
+        Layout { data: dir.join("data"), uid: None, ..layout }
+    }
+
+    fn wish(shards: Option<usize>) -> Wish {
+        let (with, programs) = (Vec::new(), None);
+        Wish {
+            extent: Extent::Services,
+            with,
+            yes: false,
+            owner: None,
+            tls: false,
+            ha: false,
+            shards,
+            programs,
+        }
+    }
+
+    #[test]
+    fn a_stack_keeps_its_shards_until_its_folder_is_removed() {
+        let layout = layout("kept");
+        choose(&layout, &wish(None)).unwrap();
+        assert_eq!((layout.shard_count(), layout.shards_file().exists()), (1, false));
+        choose(&layout, &wish(Some(3))).unwrap();
+        choose(&layout, &wish(None)).unwrap();
+        assert_eq!(FurtherShard::of(&layout), [FurtherShard::Two, FurtherShard::Three]);
+        // Nothing has been stored yet.
+        choose(&layout, &wish(Some(2))).unwrap();
+        fs::create_dir_all(layout.postgres_data()).unwrap();
+        choose(&layout, &wish(Some(2))).unwrap();
+        for other in [1, 4] {
+            let refused = choose(&layout, &wish(Some(other))).unwrap_err().to_string();
+            assert!(
+                refused.contains("data of 2 shards") && refused.contains("cargo stack clean"),
+                "{refused}"
+            );
+        }
+        assert_eq!(layout.shard_count(), 2);
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+
+    #[test]
+    fn what_does_not_go_together_with_shards_is_refused_and_changes_nothing() {
+        let layout = layout("refused");
+        let plain = || wish(Some(2));
+        for (refused, word) in [
+            (Wish { ha: true, ..plain() }, "--ha"),
+            (Wish { tls: true, ..plain() }, "--tls"),
+            (Wish { with: vec![Extra::Audit], ..plain() }, "--with audit"),
+        ] {
+            let reason = choose(&layout, &refused).unwrap_err().to_string();
+            assert!(reason.contains(word), "{reason}");
+            assert!(!layout.shards_file().exists());
+        }
+        choose(&layout, &plain()).unwrap();
+        assert!(choose(&layout, &Wish { ha: true, ..wish(None) }).is_err());
+        assert!(layout.choose_ha().is_err());
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+
+    #[test]
+    fn commands_that_read_one_database_refuse_several_shards() {
+        let layout = layout("commands");
+        ensure_one(&layout, "audit").unwrap();
+        choose(&layout, &wish(Some(2))).unwrap();
+        assert_eq!(ensure_one(&layout, "audit").is_ok(), TOOLS_TAKE_LISTS);
+        assert_eq!(tools_url(&layout, "payments").unwrap().contains("two="), TOOLS_TAKE_LISTS);
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+
+    #[test]
+    fn services_and_relay_know_every_shard() {
+        let layout = layout("services");
+        let env = |name: &str| Instance::named(name).unwrap().spec(&layout).unwrap().env;
+        assert_eq!(env("payments-svc").get("SHARDS"), None, "a stack without shards is as it was");
+        assert!(env("cdc-relay")["RELAY_ROUTES"].ends_with("cdc-relay/relay.toml"));
+        choose(&layout, &wish(Some(4))).unwrap();
+        for (name, role) in [("payments-svc", "payments_svc"), ("balance-svc", "balance_svc")] {
+            let shards = env(name)["SHARDS"].clone();
+            let names: Vec<&str> =
+                shards.split(' ').filter_map(|shard| Some(shard.split_once('=')?.0)).collect();
+            assert_eq!(names, ["one", "two", "three", "four"]);
+            let urls = shards.split(' ').filter_map(|shard| Some(shard.split_once('=')?.1));
+            assert!(urls.clone().all(|url| url.starts_with(&format!("postgres://{role}:"))));
+            let mut distinct: Vec<&str> = urls.collect();
+            distinct.dedup();
+            assert_eq!(distinct.len(), 4);
+        }
+        write_routes(&layout, &layout.root).unwrap();
+        let relay = env("cdc-relay");
+        let routes = fs::read_to_string(&relay["RELAY_ROUTES"]).unwrap();
+        for shard in FurtherShard::ALL {
+            for variable in shard.relay_variables() {
+                assert!(relay.contains_key(variable) && routes.contains(&format!("${{{variable}}}")));
+            }
+        }
+        let slots = routes.lines().filter(|line| line.starts_with("slot = ")).collect::<Vec<_>>();
+        assert_eq!(slots.len(), 3 + 6, "{slots:?}");
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+}
