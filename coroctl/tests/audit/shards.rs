@@ -1,10 +1,12 @@
 //! Shards on real servers: what the commands print, and the SQL that copies the rows of a move.
 //!
 //! * [`moving`]: a mover, killed and hindered at each step. [`commands`], [`interrupted`] and [`adopted`]: what an operator types.
+//!   [`looking`]: what the commands that only look show of several shards.
 
 mod adopted;
 mod commands;
 mod interrupted;
+mod looking;
 mod moving;
 mod relay;
 
