@@ -14,9 +14,9 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::databases::{self, Databases};
 use crate::find;
-use crate::owned_rows::{LocatedRow, SagaSnapshots};
 use crate::parked::OPEN_BY_PAYMENT;
 use crate::progress::{self, Facts};
+use crate::snapshots::{LocatedRow, SagaSnapshots};
 use crate::stack::Stack;
 use crate::topics::{self, Event, SAGA_TOPICS};
 
@@ -90,7 +90,8 @@ async fn rows<'a>(snapshots: &'a SagaSnapshots<'_>, payment_id: Uuid) -> Result<
     let payment = payments.query(payment, &[&payment_id, &begin, &end], "payments").await?;
     let payment = at_most_one(payment, "payments", payment_id)?;
     let charge = "select * from {charges} c where payment_id = $1";
-    let charge = at_most_one(processor.query(charge, &[&payment_id], "charges").await?, "charges", payment_id)?;
+    let charge =
+        at_most_one(processor.query(charge, &[&payment_id], "charges").await?, "charges", payment_id)?;
     // The charge may name another user, who may have entries under the same id.
     let users: Vec<Uuid> = payment.iter().chain(&charge).map(|located| located.row.get("user_id")).collect();
     let ledger = "select * from {ledger} l where user_id = any($1) and payment_id = $2 order by phase";
@@ -145,12 +146,7 @@ impl PaymentRows<'_> {
         }
         for LocatedRow { shard, row: entry } in &self.ledger {
             let table = databases::name("ledger", *shard);
-            moments.push(row_moment(
-                entry.get("created_at"),
-                &table,
-                entry.get("kind"),
-                entry.get("reason"),
-            ));
+            moments.push(row_moment(entry.get("created_at"), &table, entry.get("kind"), entry.get("reason")));
         }
         if let Some(LocatedRow { shard, row: charge }) = &self.charge {
             let table = databases::name("charges", *shard);
@@ -194,7 +190,8 @@ impl PaymentRows<'_> {
             (row.get("user_id"), row.get("amount"), service.unwrap_or_default())
         };
         let payment = self.payment.as_ref().map(|located| terms(&located.row))?;
-        let entries = self.ledger.iter().map(|LocatedRow { row, .. }| (row.get::<_, String>("kind"), terms(row)));
+        let entries =
+            self.ledger.iter().map(|LocatedRow { row, .. }| (row.get::<_, String>("kind"), terms(row)));
         let charge = self.charge.iter().map(|located| ("charge".to_owned(), terms(&located.row)));
         let others = entries.chain(charge).filter(|(_, terms)| *terms != payment);
         let describe = |(what, (user, amount, service)): (String, _)| {

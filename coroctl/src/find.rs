@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::age::{Age, describe};
 use crate::databases::ServiceDatabases;
 use crate::listing;
-use crate::owned_rows::{self, MOVE_TIMEOUT, Snapshot, Snapshots};
+use crate::snapshots::{self, MOVE_TIMEOUT, Snapshot, Snapshots};
 
 /// How far back a search goes that names neither a user nor an age.
 const SEARCHED: Age = Age::hours(24);
@@ -190,7 +190,7 @@ pub async fn page(databases: &Snapshots<'_>, find: &Find, now: Timestamp) -> Res
     let next =
         last.map(|last| Cursor { initiated_at: last.initiated_at, payment_id: last.payment_id }.to_string());
     let searched_from = last.map_or(from, |last| last.initiated_at);
-    let left_out = owned_rows::left_out(&[databases]);
+    let left_out = snapshots::left_out(&[databases]);
     Ok(Page { payments, searched_from, searched_to: to.min(now), next, left_out })
 }
 

@@ -16,8 +16,8 @@ use uuid::Uuid;
 
 use crate::databases::{self, DatabaseUrls, Databases};
 use crate::find;
-use crate::owned_rows::SagaSnapshots;
 use crate::progress::{Facts, LastRow, last_row};
+use crate::snapshots::SagaSnapshots;
 
 #[derive(Args)]
 pub struct Replay {

@@ -20,7 +20,7 @@ use crate::admin::{self, Admin, Service};
 use crate::databases::{DatabaseUrls, Databases, ServiceDatabases};
 use crate::find;
 use crate::listing;
-use crate::owned_rows::{LocatedRow, MOVE_TIMEOUT, SagaSnapshots, Snapshots, left_out};
+use crate::snapshots::{LocatedRow, MOVE_TIMEOUT, SagaSnapshots, Snapshots, left_out};
 
 /// The client number of a charge whose payment is not there: the ledger has none.
 const NO_CLIENT_NUMBER: &str = "unknown";
@@ -232,7 +232,8 @@ async fn terms(databases: &SagaSnapshots<'_>, payment_id: Uuid, user: Option<Uui
 /// The open hold.
 async fn hold(balance: &Snapshots<'_>, user_id: Uuid, payment_id: Uuid) -> Result<Terms> {
     // The entries of a user count on one shard.
-    let Some(LocatedRow { row, .. }) = balance.query(ENTRIES, &[&user_id, &payment_id], "ledger").await?.pop()
+    let Some(LocatedRow { row, .. }) =
+        balance.query(ENTRIES, &[&user_id, &payment_id], "ledger").await?.pop()
     else {
         bail!("user {user_id} has no hold for {payment_id}, so there is nothing to resolve");
     };

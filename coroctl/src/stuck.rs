@@ -20,9 +20,9 @@ use uuid::Uuid;
 use crate::age::{Age, describe};
 use crate::databases::{self, DatabaseUrls, Databases};
 use crate::listing;
-use crate::owned_rows::{LocatedRow, SagaSnapshots};
 use crate::parked::OPEN_BY_PAYMENT;
 use crate::progress::{self, Facts};
+use crate::snapshots::{LocatedRow, SagaSnapshots};
 
 const REASON_CHARS_MAX: usize = 100;
 

@@ -20,10 +20,10 @@ use uuid::Uuid;
 use crate::checkpoints::{Checkpoint, Checkpoints, Known};
 use crate::checks::{self, Found, Key, WaitsFor};
 use crate::config::Config;
+use crate::databases::Positions;
 use crate::events;
 use crate::metrics::Metrics;
 use crate::payment_events::RowsOf;
-use crate::databases::Positions;
 use crate::pending::Pending;
 use crate::progress::{Marks, Progress};
 use crate::store::{Examined, Look, Store};
@@ -223,7 +223,7 @@ impl<'a> Audit<'a> {
         if limit == Timestamp::MAX {
             self.marks.read(settle)?;
         }
-        for Positions { service, ownership, .. } in &self.positions {
+        for &Positions { service, ref ownership, .. } in &self.positions {
             self.progress.follow(service, &self.marks, |bucket| ownership.owner(bucket));
         }
         for (source, newest) in newest {
@@ -242,12 +242,15 @@ impl<'a> Audit<'a> {
     /// Takes where the shards are, before the ends of the topics are asked.
     fn observe_shards(&mut self) -> Result<()> {
         self.positions = self.runtime.block_on(self.setup.store.positions())?;
-        for Positions { service, of_shards, ownership } in &self.positions {
+        for &Positions { service, ref of_shards, ref ownership } in &self.positions {
             self.marks.observe(service, of_shards);
             let undecided = ownership.undecided();
             if !undecided.is_empty() {
                 let buckets = undecided.describe(service);
-                tracing::warn!(buckets, "users of some buckets are not examined, since no shard, or two, own them");
+                tracing::warn!(
+                    buckets,
+                    "users of some buckets are not examined, since no shard, or two, own them"
+                );
             }
         }
         Ok(())

@@ -151,6 +151,9 @@ impl ServiceDatabases {
     /// # Errors
     /// When a database does not answer.
     pub async fn positions(&self) -> Result<Option<Positions>> {
+        if self.each.iter().all(|(shard, _)| shard.is_none()) {
+            return Ok(None);
+        }
         let mut clients = self.clients().await?;
         let (snapshots, Owners { ownership: Some(ownership), .. }) = self.snapshots(&mut clients).await?
         else {

@@ -17,6 +17,7 @@ use saga::contract::{
 use uuid::Uuid;
 
 use crate::checks::{Check, Found, Key};
+use crate::payment_events::SeenEvents;
 use crate::pending::Pending;
 use crate::progress::Progress;
 use crate::topics::{Chains, Emission};
@@ -88,31 +89,30 @@ fn read(
     // The reason quotes the type, in which whoever forges a record may write anything.
     let envelope = record.envelope().map_err(|_| "its event type is missing, or none of the contract")?;
     let topic = envelope.event_type.topic();
-    let now = Instant::now();
-    let mut touch = |key: Key| pending.touch(key, progress.looked_until(key.0), now);
     let (key, contradiction) = match topic {
         PAYMENT_TOPIC => {
             let (body, print) = body::<Payment>(&envelope, record)?;
             let key = (body.user_id, body.payment_id);
             let version = body.version.unsigned_abs();
-            (
-                key,
-                touch(key).add_payment(version, &body.status, &body.event, print),
-            )
+            (key, touch(pending, key, progress).add_payment(version, &body.status, &body.event, print))
         }
         BALANCE_TOPIC => {
             let (body, print) = body::<LedgerEntry>(&envelope, record)?;
             let key = (body.user_id, body.payment_id);
-            (key, touch(key).add_entry(body.phase, print))
+            (key, touch(pending, key, progress).add_entry(body.phase, print))
         }
         PAYMENT_RESULT_TOPIC => {
             let (body, print) = body::<ChargeResult>(&envelope, record)?;
             let key = (body.user_id, body.payment_id);
-            (key, touch(key).add_result(body.version.unsigned_abs(), print))
+            (key, touch(pending, key, progress).add_result(body.version.unsigned_abs(), print))
         }
         other => return Err(format!("an event of {other} on another topic")),
     };
     Ok((topic, key, contradiction))
+}
+
+fn touch<'a>(pending: &'a mut Pending, key: Key, progress: &Progress) -> &'a mut SeenEvents {
+    pending.touch(key, progress.looked_until(key.0), Instant::now())
 }
 
 fn body<T>(envelope: &Envelope<'_>, record: &Record<'_>) -> Result<(T, u64), String>

@@ -88,11 +88,7 @@ pub struct Progress {
 
 impl Progress {
     pub fn begin(looked_until: Timestamp) -> Self {
-        Self {
-            settled: BTreeMap::new(),
-            by_bucket: BTreeMap::new(),
-            looked: vec![looked_until; BUCKETS],
-        }
+        Self { settled: BTreeMap::new(), by_bucket: BTreeMap::new(), looked: vec![looked_until; BUCKETS] }
     }
 
     /// Every record that a source has emitted about the user, of a commit up to this time, has been read.
@@ -105,12 +101,7 @@ impl Progress {
     }
 
     /// Goes on to the marks of the shards that own the buckets of a service.
-    pub fn follow(
-        &mut self,
-        service: &'static str,
-        marks: &Marks,
-        owner: impl Fn(Bucket) -> Option<usize>,
-    ) {
+    pub fn follow(&mut self, service: &'static str, marks: &Marks, owner: impl Fn(Bucket) -> Option<usize>) {
         let known = self.by_bucket.entry(service).or_insert_with(|| vec![Timestamp::MIN; BUCKETS]);
         for bucket in Bucket::all() {
             let mark = owner(bucket).and_then(|shard| marks.of(service, shard));
@@ -188,7 +179,10 @@ mod tests {
         assert_eq!(marks.of("payments", 1), None, "the topics are not read yet");
         marks.read(SETTLE).unwrap();
         assert_eq!((marks.of("payments", 0), marks.of("payments", 1)), (None, Some(at(90))));
-        marks.observe("payments", &[position(220, 95, 50), Position { confirmed: None, ..position(220, 8, 0) }]);
+        marks.observe(
+            "payments",
+            &[position(220, 95, 50), Position { confirmed: None, ..position(220, 8, 0) }],
+        );
         marks.read(SETTLE).unwrap();
         assert_eq!((marks.of("payments", 0), marks.of("payments", 1)), (Some(at(90)), Some(at(90))));
     }

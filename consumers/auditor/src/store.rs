@@ -43,8 +43,7 @@ const ACCOUNTS: &str = "
 
 const NEXT_ACCOUNTS: &str = "select user_id from {accounts} a where user_id > $1 order by user_id limit $2";
 
-const PAYMENTS_OF_TIME: &str =
-    "select user_id, payment_id, initiated_at from {payments} p where initiated_at > $1 and initiated_at <= $2";
+const PAYMENTS_OF_TIME: &str = "select user_id, payment_id, initiated_at from {payments} p where initiated_at > $1 and initiated_at <= $2";
 
 /// The rows of one examination.
 #[derive(Debug, Default)]

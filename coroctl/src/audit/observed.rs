@@ -29,7 +29,8 @@ use super::read::rows::{self, Charges, Ledger, ParkedMessage, Payments};
 use super::read::search::{self, SearchDocuments};
 use super::targets::{Target, Targets};
 use crate::databases::ServiceDatabases;
-use crate::owned_rows::{MOVE_TIMEOUT, Ownership, Snapshots, Undecided};
+use crate::owned_rows::{Ownership, Undecided};
+use crate::snapshots::{MOVE_TIMEOUT, Snapshots};
 
 /// The sides that subscribers make of events, where they are part of the system.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use super::read::relay::{Checkpoint, WalEnd};
 use super::read::{brokers, search};
 use super::targets::{Target, Targets};
 use crate::databases;
-use crate::owned_rows::Snapshots;
+use crate::snapshots::Snapshots;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 

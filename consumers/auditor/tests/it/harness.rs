@@ -153,7 +153,10 @@ impl Harness {
         self.insert_entry(hold, (number + 1, available - amount, amount)).await;
         self.insert_entry(capture, (number + 2, available - amount, 0)).await;
         let account = "update accounts set available = $2, last_entry_no = $3 where user_id = $1";
-        self.of(1, user_id).execute(account, &[&user_id, &(available - amount), &(number + 2)]).await.unwrap();
+        self.of(1, user_id)
+            .execute(account, &[&user_id, &(available - amount), &(number + 2)])
+            .await
+            .unwrap();
         self.accounts.insert(user_id, (number + 2, available - amount));
         let statement = "
             insert into charges (payment_id, user_id, client_number, service_id, amount, status, version,
@@ -347,7 +350,10 @@ impl Running {
     }
 
     pub fn passes(&self) -> u64 {
-        ["examined", "empty"].map(|result| self.metrics.passes.with_label_values(&[result]).get()).iter().sum()
+        ["examined", "empty"]
+            .map(|result| self.metrics.passes.with_label_values(&[result]).get())
+            .iter()
+            .sum()
     }
 
     pub fn examined(&self, kind: &str) -> u64 {

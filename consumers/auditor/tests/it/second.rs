@@ -104,8 +104,9 @@ impl SecondShards {
         for table in TABLES[service] {
             let rows = format!("select to_jsonb(r)::text from {table} r where bucket(user_id) = $1");
             let delete = format!("delete from {table} where bucket(user_id) = $1");
-            let insert =
-                format!("insert into {table} select * from jsonb_populate_record(null::{table}, $1::text::jsonb)");
+            let insert = format!(
+                "insert into {table} select * from jsonb_populate_record(null::{table}, $1::text::jsonb)"
+            );
             target.execute(&delete, &[&bucket.number()]).await.unwrap();
             for row in source.query(&rows, &[&bucket.number()]).await.unwrap() {
                 target.execute(&insert, &[&row.get::<_, String>(0)]).await.unwrap();

@@ -204,11 +204,7 @@ pub async fn payments(client: &impl GenericClient, owned: &OwnedRows, read: &mut
 }
 
 /// Adds these payments only, which this database owns, and neither services nor parked messages.
-pub async fn payments_of(
-    client: &impl GenericClient,
-    keys: &PaymentKeys,
-    read: &mut Payments,
-) -> Result<()> {
+pub async fn payments_of(client: &impl GenericClient, keys: &PaymentKeys, read: &mut Payments) -> Result<()> {
     let statement = format!("{}{OF_KEYS}", OwnedRows::all().statement(PAYMENTS));
     let rows = client.query_raw(statement.as_str(), [&keys.users, &keys.ids]).await.context("payments")?;
     collect_payments(rows, read).await

@@ -16,7 +16,9 @@ fn balance(harness: &mut Harness, [one, two]: [(i64, bool); 2]) {
         };
         (shard.to_owned(), Bucket::all().map(row).collect())
     };
-    harness.ownership.insert("balance", Ownership::new(&[claims("one", one, true), claims("two", two, false)]));
+    harness
+        .ownership
+        .insert("balance", Ownership::new(&[claims("one", one, true), claims("two", two, false)]));
 }
 
 /// The sources of shards are called as the operator likes, and are known by their server.
