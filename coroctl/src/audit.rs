@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use uuid::Uuid;
 
-use self::checks::{chain, derived, gateway, money, reconcile, saga, transport};
+use self::checks::{chain, derived, gateway, money, ownership, reconcile, saga, transport};
 use self::connections::Connections;
 pub use self::finding::Finding;
 use self::finding::Tally;
@@ -59,6 +59,8 @@ pub struct Check {
     pub promise: &'static str,
     /// Holds only while no payment is under way.
     pub when_quiescent: bool,
+    /// Is made only where some service has several databases.
+    pub of_shards: bool,
     needs: &'static [Target],
     check: fn(&Observed) -> Tally,
 }
@@ -69,7 +71,7 @@ const fn always(
     needs: &'static [Target],
     check: fn(&Observed) -> Tally,
 ) -> Check {
-    Check { name, promise, when_quiescent: false, needs, check }
+    Check { name, promise, when_quiescent: false, of_shards: false, needs, check }
 }
 
 const fn when_quiescent(
@@ -78,7 +80,11 @@ const fn when_quiescent(
     needs: &'static [Target],
     check: fn(&Observed) -> Tally,
 ) -> Check {
-    Check { name, promise, when_quiescent: true, needs, check }
+    Check { name, promise, when_quiescent: true, of_shards: false, needs, check }
+}
+
+const fn of_shards(name: &'static str, promise: &'static str, check: fn(&Observed) -> Tally) -> Check {
+    Check { name, promise, when_quiescent: false, of_shards: true, needs: &[], check }
 }
 
 const BALANCE: &[Target] = &[Target::Balance];
@@ -125,6 +131,7 @@ pub const CHECKS: &[Check] = &[
     always("T6 parked", "nothing parked or dead-lettered unexplained", WITH_KAFKA, transport::all_explained),
     when_quiescent("D1", "search = payments", PAYMENTS_SEARCH, derived::search),
     when_quiescent("D2", "one notification per end and channel", PAYMENTS_NOTIFIER, derived::notifications),
+    of_shards("O1", "each bucket has one owner", ownership::one_owner),
 ];
 
 /// Audits a whole stack with the default options.
@@ -171,7 +178,7 @@ pub async fn check(targets: &Targets, options: &Options) -> Result<(Vec<Finding>
         };
         let warning =
             |why| format!("{why} Checks that need quiescence may fail for that reason: see --wait, --live.");
-        let notes = why.map(warning).into_iter().collect();
+        let notes = why.map(warning).into_iter().chain(observed.notes()).collect();
         return Ok((judge(&observed, targets, options.live), notes));
     }
 }
@@ -193,9 +200,15 @@ pub fn judge(observed: &Observed, targets: &Targets, live: bool) -> Vec<Finding>
             None
         };
         let tally = if skipped.is_none() { (check.check)(observed) } else { Tally::default() };
-        Finding { skipped, ..tally.finding(check.name, check.promise) }
+        let mut finding = Finding { skipped, ..tally.finding(check.name, check.promise) };
+        let location = finding.payment_id.and_then(|id| observed.location(id));
+        if let (Some(first), Some(location)) = (&mut finding.first, location) {
+            first.push_str(&format!(" ({location})"));
+        }
+        finding
     };
-    CHECKS.iter().map(finding).collect()
+    let has_shards = !observed.ownership.is_empty();
+    CHECKS.iter().filter(|check| has_shards || !check.of_shards).map(finding).collect()
 }
 
 #[cfg(test)]

@@ -1,21 +1,22 @@
 //! Explains one payment: every row and event of its life in order of time, and the step that it waits for.
 //!
-//! * Rows come from the three databases, events with their offsets from Kafka, the charge from the gateway.
+//! * Rows come from the databases, events with their offsets from Kafka, the charge from the gateway. Of several shards of a service
+//!   those rows count that [`owned_rows`](crate::owned_rows) says; each line names the shard of its row.
 //! * A gateway that does not answer is reported, and the rest is printed.
 //! * The diagnosis follows from the last committed row of the saga.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::client::Client;
-use crate::databases::Databases;
+use crate::databases::{self, Databases};
 use crate::find;
 use crate::parked::OPEN_BY_PAYMENT;
 use crate::progress::{self, Facts};
-use crate::shard;
+use crate::snapshots::{LocatedRow, SagaSnapshots};
 use crate::stack::Stack;
 use crate::topics::{self, Event, SAGA_TOPICS};
 
@@ -32,11 +33,18 @@ struct Moment {
 /// # Errors
 /// When there is no such payment, or a database or Kafka does not answer.
 pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
-    let databases = Databases::connect(&shard::of_payment(stack, payment_id).await?).await?;
-    let rows = rows(&databases, payment_id).await?;
+    let databases = Databases::connect(stack).await?;
+    let snapshots = SagaSnapshots::take(&databases).await?;
+    let rows = rows(&snapshots, payment_id).await?;
+    let left_out = snapshots.left_out();
     let payment = rows.payment.as_ref().with_context(|| {
-        format!("there is no payment {payment_id}: the payments database has no such row")
+        let left_out = left_out.as_ref().map(|left_out| format!(". {left_out}"));
+        format!(
+            "there is no payment {payment_id}: the payments database has no such row{}",
+            left_out.unwrap_or_default()
+        )
     })?;
+    let payment = &payment.row;
     let initiated_at: Timestamp = payment.get("initiated_at");
     let events = events(stack, payment_id, initiated_at).await?;
     let gateway = Client::new(stack)?.gateway_charge(payment_id).await;
@@ -55,55 +63,72 @@ pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
         out.push_str(&format!("\n\n{difference}"));
     }
     out.push_str(&format!("\n\n{}", diagnosis(&rows, &events)));
+    if let Some(left_out) = left_out {
+        out.push_str(&format!("\n\n{left_out}"));
+    }
     Ok(out)
 }
 
-/// The rows of one payment in the three databases.
-struct PaymentRows {
-    payment: Option<Row>,
-    ledger: Vec<Row>,
-    charge: Option<Row>,
-    attempts: Vec<Row>,
+/// The rows of one payment in the databases.
+struct PaymentRows<'a> {
+    payment: Option<LocatedRow<'a>>,
+    ledger: Vec<LocatedRow<'a>>,
+    charge: Option<LocatedRow<'a>>,
+    attempts: Vec<LocatedRow<'a>>,
     /// Proposals of operators, with their confirmations.
-    resolutions: Vec<Row>,
+    resolutions: Vec<LocatedRow<'a>>,
     /// Messages that nobody has dealt with, each with its database.
-    parked: Vec<(&'static str, Row)>,
+    parked: Vec<(&'static str, LocatedRow<'a>)>,
 }
 
-async fn rows(databases: &Databases, payment_id: Uuid) -> Result<PaymentRows> {
+async fn rows<'a>(snapshots: &'a SagaSnapshots<'_>, payment_id: Uuid) -> Result<PaymentRows<'a>> {
+    let SagaSnapshots { payments, balance, processor } = snapshots;
     // The id says when the payment was accepted, and the index of that time leads to its blocks.
     let (begin, end) = find::accepted_between(payment_id)?;
-    let payment = "select * from payments where payment_id = $1 and initiated_at >= $2 and initiated_at < $3";
-    let payment = databases.payments.query_opt(payment, &[&payment_id, &begin, &end]).await?;
+    let payment =
+        "select * from {payments} p where payment_id = $1 and initiated_at >= $2 and initiated_at < $3";
+    let payment = payments.query(payment, &[&payment_id, &begin, &end], "payments").await?;
+    let payment = at_most_one(payment, "payments", payment_id)?;
+    let charge = "select * from {charges} c where payment_id = $1";
     let charge =
-        databases.processor.query_opt("select * from charges where payment_id = $1", &[&payment_id]).await?;
+        at_most_one(processor.query(charge, &[&payment_id], "charges").await?, "charges", payment_id)?;
     // The charge may name another user, who may have entries under the same id.
-    let users: Vec<Uuid> = payment.iter().chain(&charge).map(|row| row.get("user_id")).collect();
-    let ledger = "select * from ledger where user_id = any($1) and payment_id = $2 order by phase";
-    let ledger = databases.balance.query(ledger, &[&users, &payment_id]).await?;
-    let attempts = "select * from charge_attempts where payment_id = $1 order by attempt, seq";
-    let attempts = databases.processor.query(attempts, &[&payment_id]).await?;
-    let resolutions = databases.processor.query(RESOLUTIONS, &[&payment_id]).await.context("resolutions")?;
+    let users: Vec<Uuid> = payment.iter().chain(&charge).map(|located| located.row.get("user_id")).collect();
+    let ledger = "select * from {ledger} l where user_id = any($1) and payment_id = $2 order by phase";
+    let mut ledger = balance.query(ledger, &[&users, &payment_id], "ledger").await?;
+    ledger.sort_by_key(|located| located.row.get::<_, i16>("phase"));
+    let attempts = "select * from {charge_attempts} a where payment_id = $1 order by attempt, seq";
+    let attempts = processor.query(attempts, &[&payment_id], "charge_attempts").await?;
+    let resolutions = processor.query(RESOLUTIONS, &[&payment_id], "resolutions").await?;
     let mut parked = Vec::new();
-    for (name, client) in databases.named() {
+    for of in snapshots.services() {
         let ids = vec![payment_id.to_string()];
-        for row in client.query(OPEN_BY_PAYMENT, &[&ids]).await.context("parked")? {
-            parked.push((name, row));
-        }
+        let found = of.query(OPEN_BY_PAYMENT, &[&ids], "parked").await?;
+        parked.extend(found.into_iter().map(|located| (of.service, located)));
     }
     Ok(PaymentRows { payment, ledger, charge, attempts, resolutions, parked })
+}
+
+fn at_most_one<'a>(
+    mut found: Vec<LocatedRow<'a>>,
+    table: &str,
+    payment_id: Uuid,
+) -> Result<Option<LocatedRow<'a>>> {
+    ensure!(found.len() < 2, "{table} has two rows of {payment_id}: run `coroctl audit`");
+    Ok(found.pop())
 }
 
 const RESOLUTIONS: &str = "
     select r.evidence, r.operator, r.reason, r.proposed_at, c.operator as confirmed_by, c.reason as confirmed_for,
            c.confirmed_at
-      from resolutions r left join resolution_confirmations c using (resolution_id)
+      from {resolutions} r left join resolution_confirmations c using (resolution_id)
      where r.payment_id = $1 order by r.proposed_at";
 
-impl PaymentRows {
+impl PaymentRows<'_> {
     fn moments(&self) -> Vec<Moment> {
         let mut moments = Vec::new();
-        if let Some(payment) = &self.payment {
+        if let Some(LocatedRow { shard, row: payment }) = &self.payment {
+            let table = databases::name("payments", *shard);
             let states = [
                 "initiated",
                 "authorized",
@@ -115,59 +140,59 @@ impl PaymentRows {
             ];
             for state in states {
                 if let Some(at) = payment.get::<_, Option<Timestamp>>(format!("{state}_at").as_str()) {
-                    moments.push(row_moment(at, "payments", state, payment.get("reason")));
+                    moments.push(row_moment(at, &table, state, payment.get("reason")));
                 }
             }
         }
-        for entry in &self.ledger {
-            moments.push(row_moment(
-                entry.get("created_at"),
-                "ledger",
-                entry.get("kind"),
-                entry.get("reason"),
-            ));
+        for LocatedRow { shard, row: entry } in &self.ledger {
+            let table = databases::name("ledger", *shard);
+            moments.push(row_moment(entry.get("created_at"), &table, entry.get("kind"), entry.get("reason")));
         }
-        if let Some(charge) = &self.charge {
-            moments.push(row_moment(charge.get("created_at"), "charges", "calling", None));
+        if let Some(LocatedRow { shard, row: charge }) = &self.charge {
+            let table = databases::name("charges", *shard);
+            moments.push(row_moment(charge.get("created_at"), &table, "calling", None));
             if let Some(at) = charge.get::<_, Option<Timestamp>>("decided_at") {
                 let detail: Option<String> =
                     charge.get::<_, Option<String>>("reason").or(charge.get("provider_reference"));
-                moments.push(row_moment(at, "charges", charge.get("status"), detail));
+                moments.push(row_moment(at, &table, charge.get("status"), detail));
             }
         }
-        for attempt in &self.attempts {
+        for LocatedRow { shard, row: attempt } in &self.attempts {
+            let table = databases::name("charge_attempts", *shard);
             let step =
                 format!("{} {}", attempt.get::<_, String>("kind"), attempt.get::<_, String>("outcome"));
-            moments.push(row_moment(attempt.get("at"), "charge_attempts", &step, attempt.get("detail")));
+            moments.push(row_moment(attempt.get("at"), &table, &step, attempt.get("detail")));
         }
-        for row in &self.resolutions {
+        for LocatedRow { shard, row } in &self.resolutions {
+            let table = databases::name("resolutions", *shard);
             let (evidence, by): (String, String) = (row.get("evidence"), row.get("operator"));
             let detail = format!("{evidence}, by {by}: {}", row.get::<_, String>("reason"));
-            moments.push(row_moment(row.get("proposed_at"), "resolutions", "proposed", Some(detail)));
+            moments.push(row_moment(row.get("proposed_at"), &table, "proposed", Some(detail)));
             if let Some(at) = row.get("confirmed_at") {
                 let (by, reason): (String, String) = (row.get("confirmed_by"), row.get("confirmed_for"));
                 let detail = format!("{evidence}, by {by}: {reason}");
-                moments.push(row_moment(at, "resolutions", "confirmed", Some(detail)));
+                moments.push(row_moment(at, &table, "confirmed", Some(detail)));
             }
         }
-        for (database, row) in &self.parked {
-            let table = format!("{database}.parked");
+        for (service, LocatedRow { shard, row }) in &self.parked {
+            let table = databases::name(&format!("{service}.parked"), *shard);
             moments.push(row_moment(row.get("parked_at"), &table, "parked", row.get("reason")));
         }
         moments
     }
 }
 
-impl PaymentRows {
+impl PaymentRows<'_> {
     /// A sentence about rows whose user, amount or service is not the payment's.
     fn difference(&self) -> Option<String> {
         let terms = |row: &Row| -> (Uuid, i64, String) {
             let service: Option<String> = row.get("service_id");
             (row.get("user_id"), row.get("amount"), service.unwrap_or_default())
         };
-        let payment = self.payment.as_ref().map(terms)?;
-        let entries = self.ledger.iter().map(|row| (row.get::<_, String>("kind"), terms(row)));
-        let charge = self.charge.iter().map(|row| ("charge".to_owned(), terms(row)));
+        let payment = self.payment.as_ref().map(|located| terms(&located.row))?;
+        let entries =
+            self.ledger.iter().map(|LocatedRow { row, .. }| (row.get::<_, String>("kind"), terms(row)));
+        let charge = self.charge.iter().map(|located| ("charge".to_owned(), terms(&located.row)));
         let others = entries.chain(charge).filter(|(_, terms)| *terms != payment);
         let describe = |(what, (user, amount, service)): (String, _)| {
             format!("the {what} has user {user}, amount {amount}, service {service}")
@@ -240,19 +265,20 @@ fn timeline(moments: &[Moment]) -> String {
 }
 
 /// The step that the payment waits for, by the last committed row of its saga.
-fn diagnosis(rows: &PaymentRows, events: &[Event]) -> String {
-    if let Some((database, row)) = rows.parked.first() {
+fn diagnosis(rows: &PaymentRows<'_>, events: &[Event]) -> String {
+    if let Some((service, LocatedRow { shard, row })) = rows.parked.first() {
+        let database = databases::name(service, *shard);
         let (parked_id, reason): (String, String) = (row.get("parked_id"), row.get("reason"));
         return format!(
             "It is stuck: a message about it is parked in the {database} database as {parked_id} ({reason}). Retry or \
              dismiss it: coroctl parked."
         );
     }
-    let status: String = rows.payment.as_ref().map(|row| row.get("status")).unwrap_or_default();
+    let status: String = rows.payment.as_ref().map(|located| located.row.get("status")).unwrap_or_default();
     let facts = Facts {
         status: &status,
-        last_entry: rows.ledger.last().map(|row| row.get("kind")),
-        charge: rows.charge.as_ref().map(|row| row.get("status")),
+        last_entry: rows.ledger.last().map(|located| located.row.get("kind")),
+        charge: rows.charge.as_ref().map(|located| located.row.get("status")),
         charge_agrees: rows.difference().is_none(),
         parked_in: None,
     };

@@ -1,6 +1,7 @@
 //! `coroctl find`: payments by user, id, status, age, client number or service, newest first.
 //!
-//! * It reads the payments database only, as a role that may only read.
+//! * It reads the payments database only, or each of its shards, as a role that may only read. Of a shard those payments count
+//!   whose users it owns ([`owned_rows`](crate::owned_rows)).
 //! * A statement reads a bounded time: the block range index of `initiated_at` leads to the blocks of that time, or, for one
 //!   user, the primary key, whose ids sort by time. Windows grow while nothing is found.
 //! * A page has at most `--limit` payments, and names the place where the next one begins.
@@ -13,13 +14,14 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use crate::age::{Age, describe};
-use crate::databases;
+use crate::databases::ServiceDatabases;
 use crate::listing;
+use crate::snapshots::{self, MOVE_TIMEOUT, Snapshot, Snapshots};
 
 /// How far back a search goes that names neither a user nor an age.
 const SEARCHED: Age = Age::hours(24);
@@ -66,7 +68,7 @@ pub struct Find {
     /// Print a JSON object.
     #[arg(long)]
     pub json: bool,
-    /// The payments database, as a role that may read it.
+    /// The payments database, as a role that may read it, or its shards: NAME=URL of each, separated by spaces.
     #[arg(long, env = "PAYMENTS_DATABASE_URL", hide_env_values = true)]
     pub payments_database_url: String,
 }
@@ -99,6 +101,9 @@ impl std::fmt::Display for Cursor {
 #[derive(Clone, Debug, Serialize)]
 pub struct Payment {
     pub payment_id: Uuid,
+    /// The shard that has it, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<String>,
     pub user_id: Uuid,
     pub service_id: String,
     pub client_number: String,
@@ -135,6 +140,9 @@ pub struct Page {
     pub searched_to: Timestamp,
     /// Where the next page begins; null when this was the last.
     pub next: Option<String>,
+    /// Users who are not searched, since no shard owns them, or two do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
 }
 
 /// Prints the payments.
@@ -142,8 +150,9 @@ pub struct Page {
 /// # Errors
 /// When the database does not answer, or the id is not that of a payment.
 pub async fn run(find: &Find) -> Result<()> {
-    let client = databases::reader("payments", &find.payments_database_url).await?;
-    let page = page(&client, find, Timestamp::now()).await?;
+    let databases = ServiceDatabases::open("payments", &find.payments_database_url).await?;
+    let payments = Snapshots::take(&databases, MOVE_TIMEOUT).await?;
+    let page = page(&payments, find, Timestamp::now()).await?;
     if find.json {
         println!("{}", serde_json::to_string_pretty(&page)?);
         return Ok(());
@@ -156,7 +165,7 @@ pub async fn run(find: &Find) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn page(client: &Client, find: &Find, now: Timestamp) -> Result<Page> {
+pub async fn page(databases: &Snapshots<'_>, find: &Find, now: Timestamp) -> Result<Page> {
     let (from, to) = searched(find, now)?;
     let (first, most) = match find.user {
         Some(_) => (USER_WINDOW_MIN, USER_WINDOW_MAX),
@@ -168,7 +177,12 @@ pub async fn page(client: &Client, find: &Find, now: Timestamp) -> Result<Page> 
     while end > from && payments.len() < limit {
         let begin = end.min(now).checked_sub(window).map_or(from, |begin| begin.max(from));
         let room = limit - payments.len();
-        payments.extend(within(client, find, (begin, end), room).await?);
+        let mut found = Vec::new();
+        for of in &databases.each {
+            found.extend(within(of, find, (begin, end), room).await?);
+        }
+        found.sort_by_key(|payment: &Payment| std::cmp::Reverse((payment.initiated_at, payment.payment_id)));
+        payments.extend(found.into_iter().take(room));
         (end, window) = (begin, (window * 2).min(most));
     }
     let is_full = payments.len() == limit;
@@ -176,7 +190,8 @@ pub async fn page(client: &Client, find: &Find, now: Timestamp) -> Result<Page> 
     let next =
         last.map(|last| Cursor { initiated_at: last.initiated_at, payment_id: last.payment_id }.to_string());
     let searched_from = last.map_or(from, |last| last.initiated_at);
-    Ok(Page { payments, searched_from, searched_to: to.min(now), next })
+    let left_out = snapshots::left_out(&[databases]);
+    Ok(Page { payments, searched_from, searched_to: to.min(now), next, left_out })
 }
 
 /// The time to search, its end excluded.
@@ -218,7 +233,7 @@ fn first_id(at: Timestamp) -> Uuid {
 }
 
 async fn within(
-    client: &Client,
+    of: &Snapshot<'_>,
     find: &Find,
     (begin, end): (Timestamp, Timestamp),
     room: usize,
@@ -235,21 +250,25 @@ async fn within(
         first_id(begin.checked_sub(CLOCKS_DIFFER_MAX).unwrap_or(Timestamp::UNIX_EPOCH)),
         first_id(end.checked_add(CLOCKS_DIFFER_MAX)?),
     );
-    let mut query = format!("select {COLUMNS} from payments {CONDITIONS}");
+    let mut query = format!("select {COLUMNS} from {{payments}} p {CONDITIONS}");
     if let Some(user) = &find.user {
         query.push_str(" and user_id = $10 and payment_id >= $11 and payment_id < $12");
         parameters.extend([user as &(dyn ToSql + Sync), &ids.0, &ids.1]);
     }
     query.push_str(&format!(" {ORDER} limit $9"));
-    let rows = client.query(&query, &parameters).await.context(
-        "the payments database did not answer in time; name a shorter time by --newer-than and --older-than",
-    )?;
-    Ok(rows.iter().map(payment).collect())
+    let rows = of.client.query(&of.rows.statement(&query), &parameters).await.with_context(|| {
+        format!(
+            "the {} database did not answer in time; name a shorter time by --newer-than and --older-than",
+            of.name()
+        )
+    })?;
+    Ok(rows.iter().map(|row| payment(row, of.rows.shard())).collect())
 }
 
-fn payment(row: &Row) -> Payment {
+fn payment(row: &Row, shard: Option<&str>) -> Payment {
     Payment {
         payment_id: row.get(0),
+        shard: shard.map(str::to_owned),
         user_id: row.get(1),
         service_id: row.get(2),
         client_number: row.get(3),
@@ -268,22 +287,27 @@ fn payment(row: &Row) -> Payment {
 /// The one payment with this id.
 ///
 /// # Errors
-/// When there is none, or the database does not answer.
-pub async fn one(client: &Client, payment_id: Uuid) -> Result<Option<Payment>> {
+/// When there are two, or a database does not answer.
+pub async fn one(databases: &Snapshots<'_>, payment_id: Uuid) -> Result<Option<Payment>> {
     let (begin, end) = accepted_between(payment_id)?;
     let query = format!(
-        "select {COLUMNS} from payments where initiated_at >= $1 and initiated_at < $2 and payment_id = $3"
+        "select {COLUMNS} from {{payments}} p where initiated_at >= $1 and initiated_at < $2 and payment_id = $3"
     );
-    let rows = client.query(&query, &[&begin, &end, &payment_id]).await.context("payments database")?;
-    ensure!(rows.len() < 2, "two payments have the id {payment_id}: run `coroctl audit`");
-    Ok(rows.first().map(payment))
+    let mut found = Vec::new();
+    for of in &databases.each {
+        let rows = of.client.query(&of.rows.statement(&query), &[&begin, &end, &payment_id]).await;
+        let rows = rows.with_context(|| format!("{} database", of.name()))?;
+        found.extend(rows.iter().map(|row| payment(row, of.rows.shard())));
+    }
+    ensure!(found.len() < 2, "two payments have the id {payment_id}: run `coroctl audit`");
+    Ok(found.pop())
 }
 
 fn text(page: &Page) -> String {
     let now = Timestamp::now();
     let header = ["PAYMENT", "USER", "SERVICE", "CLIENT", "AMOUNT", "STATUS", "ACCEPTED", "AGE", "REASON"];
     let rows = page.payments.iter().map(|payment| {
-        [
+        let row = [
             payment.payment_id.to_string(),
             payment.user_id.to_string(),
             payment.service_id.clone(),
@@ -293,16 +317,22 @@ fn text(page: &Page) -> String {
             listing::time(payment.initiated_at),
             describe(now.duration_since(payment.initiated_at)),
             listing::optional(payment.reason.as_deref()),
-        ]
+        ];
+        (payment.shard.as_deref(), row)
     });
     let found = match page.payments.len() {
         0 => "No payment was found".to_owned(),
-        1 => format!("{}\n\n1 payment", listing::table(header, rows)),
-        count => format!("{}\n\n{count} payments", listing::table(header, rows)),
+        1 => format!("{}\n\n1 payment", listing::located(header, rows)),
+        count => format!("{}\n\n{count} payments", listing::located(header, rows)),
     };
     let (from, to) = (listing::time(page.searched_from), listing::time(page.searched_to));
     let more = page.next.as_ref().map(|next| format!(" There may be more: --after {next}"));
-    format!("{found}, accepted from {from} to {to}.{}", more.unwrap_or_default())
+    let left_out = page.left_out.as_ref().map(|left_out| format!("\n\n{left_out}"));
+    format!(
+        "{found}, accepted from {from} to {to}.{}{}",
+        more.unwrap_or_default(),
+        left_out.unwrap_or_default()
+    )
 }
 
 #[cfg(test)]

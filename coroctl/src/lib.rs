@@ -4,7 +4,8 @@
 //! * [`stack`]: the addresses, from the variables that `cargo stack up` writes.
 //! * [`client`]: an app's view: deposits, payments, waiting for their end.
 //! * [`topics`]: a subscriber's view: events with their headers.
-//! * [`databases`]: an operator's view: read-only connections.
+//! * [`databases`]: an operator's view: read-only connections. [`snapshots`] of several, and
+//!   [`owned_rows`]: which of their rows count.
 //! * [`find`]: payments by what is known of them. [`stuck`]: those that have not ended, and what they wait for.
 //! * [`explain`]: the whole life of one payment. [`progress`]: the step that a payment waits for.
 //! * [`parked`], [`resolve`]: acts, which the services decide and write, at their admin listeners ([`admin`]). [`replay`]:
@@ -24,11 +25,13 @@ pub mod explain;
 pub mod find;
 pub mod first_payment;
 pub mod listing;
+pub mod owned_rows;
 pub mod parked;
 pub mod progress;
 pub mod replay;
 pub mod resolve;
 pub mod shard;
+pub mod snapshots;
 pub mod stack;
 pub mod stuck;
 pub mod topics;

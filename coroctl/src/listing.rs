@@ -13,6 +13,23 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     table.trim_fmt()
 }
 
+/// As [`table`], with a last column that names the shard of each row, where any has one.
+pub fn located<'a, const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = (Option<&'a str>, [String; N])>,
+) -> String {
+    let rows: Vec<_> = rows.into_iter().collect();
+    if rows.iter().all(|(shard, _)| shard.is_none()) {
+        return table(header, rows.into_iter().map(|(_, row)| row));
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.into_iter().chain(["SHARD"]));
+    for (shard, row) in rows {
+        table.add_row(row.into_iter().chain([optional(shard)]));
+    }
+    table.trim_fmt()
+}
+
 /// A time with milliseconds, in UTC.
 pub fn time(at: Timestamp) -> String {
     format!("{at:.3}")

@@ -1,6 +1,8 @@
 //! `coroctl parked`: messages that the three services have set aside, and what operators do with them.
 //!
 //! * `list` and `show` read the databases, as a role that may only read. Pages go by the primary key.
+//! * A parked message stays on the shard where it was parked, whoever owns its user by now; copies of one may be on several. So all
+//!   shards of a service are looked at, and all that they have counts. A service finds the message by itself.
 //! * `retry` and `dismiss` ask the service that parked the message, at its admin listener.
 //! * A message is open until one of the two was done with it.
 
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, Row};
 
 use crate::admin::{self, Admin, Service};
-use crate::databases::{DatabaseUrls, Databases};
+use crate::databases::{self, DatabaseUrls, Databases, ServiceDatabase, ServiceDatabases};
 use crate::listing;
 
 const REASON_CHARS_MAX: usize = 100;
@@ -74,7 +76,7 @@ impl Database {
         }
     }
 
-    fn client(self, databases: &Databases) -> &Client {
+    fn of(self, databases: &Databases) -> &ServiceDatabases {
         match self {
             Self::Payments => &databases.payments,
             Self::Balance => &databases.balance,
@@ -140,6 +142,9 @@ pub struct Request {
 #[derive(Debug, Serialize)]
 pub struct Listed {
     pub database: &'static str,
+    /// The shard on which it is parked, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<String>,
     pub parked_id: String,
     pub r#type: Option<String>,
     /// The payment that it is about, by its headers, or as work by its body.
@@ -199,7 +204,7 @@ async fn print_list(list: &List) -> Result<()> {
     let mut messages = Vec::new();
     for database in [Database::Payments, Database::Balance, Database::Processor] {
         if list.database.is_none_or(|only| only == database) {
-            messages.extend(listed(database, database.client(&databases), list).await?);
+            messages.extend(listed(database, database.of(&databases), list).await?);
         }
     }
     if list.json {
@@ -208,48 +213,60 @@ async fn print_list(list: &List) -> Result<()> {
     }
     let header = ["DATABASE", "PARKED ID", "TYPE", "PAYMENT", "PARKED AT", "ACTS", "REASON"];
     let count = messages.len();
-    let rows = messages.into_iter().map(|message| {
+    let rows = messages.iter().map(|message| {
         let acts = message.acts.join(", ");
-        [
+        let row = [
             message.database.to_owned(),
-            message.parked_id,
+            message.parked_id.clone(),
             listing::optional(message.r#type.as_deref()),
             listing::optional(message.subject.as_deref()),
             listing::time(message.parked_at),
             listing::optional(Some(acts.as_str()).filter(|acts| !acts.is_empty())),
             listing::short(&message.reason, REASON_CHARS_MAX),
-        ]
+        ];
+        (message.shard.as_deref(), row)
     });
     match count {
         0 => println!("No message is parked{}.", if list.all { "" } else { " that waits for an operator" }),
-        _ => println!("{}", listing::table(header, rows)),
+        _ => println!("{}", listing::located(header, rows)),
     }
     Ok(())
 }
 
-/// A page of the messages of one database.
+/// A page of the messages of a service. All copies of its last message are on it, since the next one begins behind that id.
 ///
 /// # Errors
-/// When the database does not answer.
-pub async fn listed(database: Database, client: &Client, list: &List) -> Result<Vec<Listed>> {
+/// When a database does not answer.
+pub async fn listed(database: Database, of: &ServiceDatabases, list: &List) -> Result<Vec<Listed>> {
     let after = list.after.as_deref().unwrap_or_default();
     let limit = i64::from(list.limit);
-    let rows = client.query(LIST, &[&after, &list.all, &list.source, &limit]).await.context("parked")?;
-    let message = |row: &Row| Listed {
-        database: database.name(),
-        parked_id: row.get(0),
-        r#type: row.get(1),
-        subject: row.get(2),
-        reason: row.get(3),
-        parked_at: row.get(4),
-        acts: row.get(5),
-    };
-    Ok(rows.iter().map(message).collect())
+    let mut found = Vec::new();
+    for ServiceDatabase { shard, client } in &of.databases {
+        let rows = client.query(LIST, &[&after, &list.all, &list.source, &limit]).await;
+        let rows = rows.with_context(|| databases::name("parked", shard.as_deref()))?;
+        let message = |row: &Row| Listed {
+            database: database.name(),
+            shard: shard.clone(),
+            parked_id: row.get(0),
+            r#type: row.get(1),
+            subject: row.get(2),
+            reason: row.get(3),
+            parked_at: row.get(4),
+            acts: row.get(5),
+        };
+        found.extend(rows.iter().map(message));
+    }
+    if of.databases.len() > 1 {
+        found.sort_by(|one, other| one.parked_id.cmp(&other.parked_id));
+        let last = found.get(usize::from(list.limit) - 1).map(|last| last.parked_id.clone());
+        found.retain(|message| last.as_ref().is_none_or(|last| message.parked_id <= *last));
+    }
+    Ok(found)
 }
 
 async fn print_one(show: &Show) -> Result<()> {
     let databases = Databases::open(&show.databases).await?;
-    let message = one(show.database, show.database.client(&databases), &show.parked_id).await?;
+    let message = one(show.database, show.database.of(&databases), &show.parked_id).await?;
     if show.json {
         println!("{}", serde_json::to_string_pretty(&message)?);
         return Ok(());
@@ -272,14 +289,36 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A parked message with everything that is known of it. A body that is no text is in base64.
+/// A parked message with everything that is known of it, and its copies on other shards under `copies`. A body that is no text is
+/// in base64.
 ///
 /// # Errors
-/// When there is none with this id, or the database does not answer.
-pub async fn one(database: Database, client: &Client, parked_id: &str) -> Result<Value> {
-    let Some(row) = client.query_opt(SHOW, &[&parked_id]).await.context("parked")? else {
+/// When there is none with this id, or a database does not answer.
+pub async fn one(database: Database, of: &ServiceDatabases, parked_id: &str) -> Result<Value> {
+    let mut found = Vec::new();
+    for ServiceDatabase { shard, client } in &of.databases {
+        let message = on_database(database, client, parked_id).await;
+        let message = message.with_context(|| databases::name("parked", shard.as_deref()))?;
+        found.extend(message.map(|mut message| {
+            if let Some(shard) = shard {
+                message["shard"] = shard.as_str().into();
+            }
+            message
+        }));
+    }
+    let mut found = found.into_iter();
+    let Some(mut first) = found.next() else {
         bail!("nothing with the id {parked_id} is parked in the {} database", database.name());
     };
+    let copies: Vec<Value> = found.collect();
+    if !copies.is_empty() {
+        first["copies"] = copies.into();
+    }
+    Ok(first)
+}
+
+async fn on_database(database: Database, client: &Client, parked_id: &str) -> Result<Option<Value>> {
+    let Some(row) = client.query_opt(SHOW, &[&parked_id]).await? else { return Ok(None) };
     let acts = client.query(ACTS, &[&parked_id]).await.context("parked_acts")?;
     let act = |row: &Row| {
         json!({
@@ -292,7 +331,7 @@ pub async fn one(database: Database, client: &Client, parked_id: &str) -> Result
     };
     let text = String::from_utf8(row.get::<_, Vec<u8>>(8)).ok();
     let base64 = text.is_none().then(|| row.get::<_, String>(9));
-    Ok(json!({
+    Ok(Some(json!({
         "database": database.name(),
         "parked_id": row.get::<_, String>(0),
         "type": row.get::<_, Option<String>>(1),
@@ -305,5 +344,5 @@ pub async fn one(database: Database, client: &Client, parked_id: &str) -> Result
         "body": text,
         "body_base64": base64,
         "acts": acts.iter().map(act).collect::<Vec<Value>>(),
-    }))
+    })))
 }

@@ -4,6 +4,8 @@
 //! * The terms are those of the payment, or of the hold where there is no payment. processor-svc writes them with the outcome,
 //!   and balance-svc moves the hold only if they are the hold's.
 //! * Only a hold that is open can be ended.
+//! * Of several shards of a service those rows count that [`owned_rows`](crate::owned_rows) says. processor-svc finds the shard of
+//!   the user by itself.
 
 #![allow(clippy::print_stdout, reason = "its report is its output")]
 
@@ -11,13 +13,14 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::admin::{self, Admin, Service};
-use crate::databases::{self, DatabaseUrls, Databases};
+use crate::databases::{DatabaseUrls, Databases, ServiceDatabases};
 use crate::find;
 use crate::listing;
+use crate::snapshots::{LocatedRow, MOVE_TIMEOUT, SagaSnapshots, Snapshots, left_out};
 
 /// The client number of a charge whose payment is not there: the ledger has none.
 const NO_CLIENT_NUMBER: &str = "unknown";
@@ -110,7 +113,7 @@ pub struct List {
     /// Print a JSON object.
     #[arg(long)]
     pub json: bool,
-    /// The processor database, as a role that may read it.
+    /// The processor database, as a role that may read it, or its shards: NAME=URL of each, separated by spaces.
     #[arg(long, env = "PROCESSOR_DATABASE_URL", hide_env_values = true)]
     pub processor_database_url: String,
 }
@@ -119,13 +122,13 @@ const LIST: &str = "
     select r.resolution_id, r.payment_id, r.user_id, r.amount, r.evidence, r.provider_reference, r.code, r.operator, r.reason,
            r.proposed_at, c.operator, c.reason, c.outcome, c.confirmed_at,
            c.confirmed_at is null and r.proposed_at < now() - interval '24 hours'
-      from resolutions r left join resolution_confirmations c using (resolution_id)
+      from {resolutions} r left join resolution_confirmations c using (resolution_id)
      where ($1::uuid is null or r.payment_id = $1)
        and ($2 or (c.confirmed_at is null and r.proposed_at >= now() - interval '24 hours'))
      order by r.proposed_at desc, r.resolution_id limit $3";
 
 const ENTRIES: &str = "
-    select kind, amount, service_id from ledger where user_id = $1 and payment_id = $2 order by phase desc limit 1";
+    select kind, amount, service_id from {ledger} l where user_id = $1 and payment_id = $2 order by phase desc limit 1";
 
 /// Carries out one of the commands.
 ///
@@ -145,8 +148,9 @@ pub async fn run(command: &Resolve) -> Result<()> {
             println!("{}", admin::shown(&answer, confirm.json)?);
         }
         Resolve::List(list) => {
-            let client = databases::reader("processor", &list.processor_database_url).await?;
-            println!("{}", listed(&client, list).await?);
+            let databases = ServiceDatabases::open("processor", &list.processor_database_url).await?;
+            let processor = Snapshots::take(&databases, MOVE_TIMEOUT).await?;
+            println!("{}", listed(&processor, list).await?);
         }
     }
     Ok(())
@@ -163,7 +167,8 @@ struct Terms {
 /// The body of a proposal.
 async fn proposal(propose: &Propose) -> Result<Value> {
     let databases = Databases::open(&propose.databases).await?;
-    let terms = terms(&databases, propose.payment_id, propose.user).await?;
+    let snapshots = SagaSnapshots::take(&databases).await?;
+    let terms = terms(&snapshots, propose.payment_id, propose.user).await?;
     let Terms { user_id, client_number, service_id, amount } = &terms;
     let key = propose.key.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let mut body = json!({
@@ -192,7 +197,7 @@ async fn proposal(propose: &Propose) -> Result<Value> {
     Ok(body)
 }
 
-async fn terms(databases: &Databases, payment_id: Uuid, user: Option<Uuid>) -> Result<Terms> {
+async fn terms(databases: &SagaSnapshots<'_>, payment_id: Uuid, user: Option<Uuid>) -> Result<Terms> {
     let payment = match payment_id.get_version_num() {
         7 => find::one(&databases.payments, payment_id).await?,
         // An id that somebody made up may have a hold, and never a payment.
@@ -206,9 +211,12 @@ async fn terms(databases: &Databases, payment_id: Uuid, user: Option<Uuid>) -> R
         (None, Some(user)) => user,
         (None, None) => bail!(
             "there is no payment {payment_id}. If it is a hold without a payment, name its user: --user \
-             (`coroctl audit` does)"
+             (`coroctl audit` does){}",
+            databases.left_out().map(|left_out| format!(". {left_out}")).unwrap_or_default()
         ),
     };
+    // A user that is left out looks like one without rows.
+    databases.ensure_decided(user_id)?;
     let hold = hold(&databases.balance, user_id, payment_id).await?;
     Ok(match payment {
         Some(payment) => {
@@ -222,9 +230,11 @@ async fn terms(databases: &Databases, payment_id: Uuid, user: Option<Uuid>) -> R
 }
 
 /// The open hold.
-async fn hold(balance: &Client, user_id: Uuid, payment_id: Uuid) -> Result<Terms> {
-    let row = balance.query_opt(ENTRIES, &[&user_id, &payment_id]).await.context("ledger")?;
-    let Some(row) = row else {
+async fn hold(balance: &Snapshots<'_>, user_id: Uuid, payment_id: Uuid) -> Result<Terms> {
+    // The entries of a user count on one shard.
+    let Some(LocatedRow { row, .. }) =
+        balance.query(ENTRIES, &[&user_id, &payment_id], "ledger").await?.pop()
+    else {
         bail!("user {user_id} has no hold for {payment_id}, so there is nothing to resolve");
     };
     let kind: &str = row.get(0);
@@ -238,18 +248,29 @@ async fn hold(balance: &Client, user_id: Uuid, payment_id: Uuid) -> Result<Terms
     Ok(Terms { user_id, client_number: NO_CLIENT_NUMBER.to_owned(), service_id, amount: row.get(1) })
 }
 
-async fn listed(client: &Client, list: &List) -> Result<String> {
+async fn listed(processor: &Snapshots<'_>, list: &List) -> Result<String> {
     let limit = i64::from(list.limit);
-    let rows = client.query(LIST, &[&list.payment, &list.all, &limit]).await.context("resolutions")?;
+    let mut found = processor.query(LIST, &[&list.payment, &list.all, &limit], "resolutions").await?;
+    // Of several shards; each has its rows in this order.
+    found.sort_by_key(|LocatedRow { row, .. }| {
+        (std::cmp::Reverse(row.get::<_, Timestamp>(9)), row.get::<_, Uuid>(0))
+    });
+    found.truncate(usize::from(list.limit));
+    let left_out = left_out(&[processor]);
     if list.json {
-        let resolutions: Vec<Value> = rows.iter().map(document).collect();
-        return Ok(serde_json::to_string_pretty(&json!({"resolutions": resolutions}))?);
+        let resolutions: Vec<Value> = found.iter().map(document).collect();
+        let mut answer = json!({"resolutions": resolutions});
+        if let Some(left_out) = left_out {
+            answer["left_out"] = left_out.into();
+        }
+        return Ok(serde_json::to_string_pretty(&answer)?);
     }
-    if rows.is_empty() {
-        return Ok("No proposal waits for a confirmation.".to_owned());
+    let left_out = left_out.map(|left_out| format!("\n{left_out}")).unwrap_or_default();
+    if found.is_empty() {
+        return Ok(format!("No proposal waits for a confirmation.{left_out}"));
     }
     let header = ["RESOLUTION", "PAYMENT", "AMOUNT", "CLAIM", "PROPOSED BY", "AT", "CONFIRMED BY", "REASON"];
-    let line = |row: &Row| {
+    let line = |LocatedRow { shard, row }: &LocatedRow<'_>| {
         let detail: Option<String> = row.get::<_, Option<String>>(5).or(row.get(6));
         let evidence = match detail {
             Some(detail) => format!("{} ({detail})", row.get::<_, &str>(4)),
@@ -260,7 +281,7 @@ async fn listed(client: &Client, list: &List) -> Result<String> {
             (None, true) => "too old".to_owned(),
             (None, false) => "-".to_owned(),
         };
-        [
+        let line = [
             row.get::<_, Uuid>(0).to_string(),
             row.get::<_, Uuid>(1).to_string(),
             row.get::<_, i64>(3).to_string(),
@@ -269,12 +290,21 @@ async fn listed(client: &Client, list: &List) -> Result<String> {
             listing::time(row.get(9)),
             confirmed,
             listing::short(row.get(8), REASON_CHARS_MAX),
-        ]
+        ];
+        (*shard, line)
     };
-    Ok(listing::table(header, rows.iter().map(line)))
+    Ok(format!("{}{left_out}", listing::located(header, found.iter().map(line))))
 }
 
-fn document(row: &Row) -> Value {
+fn document(LocatedRow { shard, row }: &LocatedRow<'_>) -> Value {
+    let mut document = of_row(row);
+    if let Some(shard) = shard {
+        document["shard"] = (*shard).into();
+    }
+    document
+}
+
+fn of_row(row: &Row) -> Value {
     let text = |index: usize| row.get::<_, Option<String>>(index);
     json!({
         "resolution_id": row.get::<_, Uuid>(0),

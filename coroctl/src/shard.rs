@@ -15,7 +15,6 @@ pub mod list;
 pub mod mover;
 pub mod moves;
 pub mod moving;
-mod of_payment;
 pub mod plan;
 pub mod replication;
 pub mod verify;
@@ -23,7 +22,6 @@ pub mod verify;
 use anyhow::Result;
 use clap::Subcommand;
 
-pub use self::of_payment::of_payment;
 
 #[derive(Subcommand)]
 pub enum Shard {

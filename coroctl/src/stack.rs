@@ -31,9 +31,6 @@ pub struct Stack {
     pub payments_database_url: String,
     pub balance_database_url: String,
     pub processor_database_url: String,
-    /// The shards of payments and of balance, each as NAME=URL.
-    pub payments_shards: Option<String>,
-    pub balance_shards: Option<String>,
     /// Of a stack that has the notifier.
     pub notifier_database_url: Option<String>,
     /// Of a stack that has the fraud detector.
@@ -83,8 +80,6 @@ impl Stack {
             payments_database_url: get("PAYMENTS_DATABASE_URL")?,
             balance_database_url: get("BALANCE_DATABASE_URL")?,
             processor_database_url: get("PROCESSOR_DATABASE_URL")?,
-            payments_shards: variable("PAYMENTS_SHARDS")?,
-            balance_shards: variable("BALANCE_SHARDS")?,
             notifier_database_url: variable("NOTIFIER_DATABASE_URL")?,
             fraud_database_url: variable("FRAUD_DATABASE_URL")?,
             postgres_admin_url: get("POSTGRES_ADMIN_URL")?,

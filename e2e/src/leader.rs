@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use coroctl::databases::Databases;
+use coroctl::databases;
 use coroctl::stack::Stack;
 use jiff::Timestamp;
 use rustix::process::Signal;
@@ -196,9 +196,9 @@ async fn primary(layout: &Layout) -> Result<Node> {
 }
 
 async fn accepted(stack: &Stack, since: Timestamp) -> Result<i64> {
-    let databases = Databases::connect(stack).await?;
+    let payments = databases::reader("payments", &stack.payments_database_url).await?;
     let count = "select count(*) from payments where initiated_at >= $1";
-    Ok(databases.payments.query_one(count, &[&since]).await?.get(0))
+    Ok(payments.query_one(count, &[&since]).await?.get(0))
 }
 
 /// Polls until the answer is as `is` says.
@@ -226,7 +226,8 @@ struct Gaps {
 }
 
 async fn gaps(stack: &Stack, since: Timestamp) -> Result<Gaps> {
-    let databases = Databases::connect(stack).await?;
+    let payments = databases::reader("payments", &stack.payments_database_url).await?;
+    let balance = databases::reader("balance", &stack.balance_database_url).await?;
     let longest = |at: &str, rows: &str| {
         format!(
             "select coalesce(max(extract(epoch from next - at)), 0)::float8
@@ -236,7 +237,7 @@ async fn gaps(stack: &Stack, since: Timestamp) -> Result<Gaps> {
     let accepted = longest("initiated_at", "payments where true");
     let held = longest("created_at", "ledger where kind = 'hold'");
     Ok(Gaps {
-        accepted: databases.payments.query_one(&accepted, &[&since]).await?.get(0),
-        held: databases.balance.query_one(&held, &[&since]).await?.get(0),
+        accepted: payments.query_one(&accepted, &[&since]).await?.get(0),
+        held: balance.query_one(&held, &[&since]).await?.get(0),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! * The group's offsets and the text beside them are its only state. After an error of Kafka it begins again from there, as
 //!   after a restart.
-//! * A database that is away fails the pass. What it would have examined stays due.
+//! * A database that is away fails the pass. What it would have examined stays due. So does who is on no shard just now.
 //! * While PENDING_MAX payments are in memory it reads no records.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use saga::CancellationToken;
 use saga::consumer::{Offsets, Reader};
+use saga::shards::bucket::Bucket;
 use saga::telemetry::log_text;
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -19,11 +20,13 @@ use uuid::Uuid;
 use crate::checkpoints::{Checkpoint, Checkpoints, Known};
 use crate::checks::{self, Found, Key, WaitsFor};
 use crate::config::Config;
+use crate::databases::Positions;
 use crate::events;
 use crate::metrics::Metrics;
 use crate::payment_events::RowsOf;
-use crate::pending::{Pending, Progress};
-use crate::store::{Examined, Store};
+use crate::pending::Pending;
+use crate::progress::{Marks, Progress};
+use crate::store::{Examined, Look, Store};
 use crate::suspicions::{Subject, Suspicions};
 use crate::topics::Chains;
 
@@ -57,10 +60,13 @@ pub struct Audit<'a> {
     pending: Pending,
     suspicions: Suspicions,
     progress: Progress,
+    marks: Marks,
+    /// Who owned what at the beginning of the pass, of the services with several databases.
+    positions: Vec<Positions>,
     checkpoints: Checkpoints<Offsets>,
     checkpoint_at: Instant,
-    /// The last account that had its turn.
-    account: Uuid,
+    /// The last account that had its turn, of each balance database.
+    accounts: Vec<Uuid>,
     logged: usize,
 }
 
@@ -82,7 +88,6 @@ impl<'a> Audit<'a> {
                 known
             }
         };
-        let progress = Progress { settled: BTreeMap::new(), looked_until: known.until };
         Ok(Self {
             setup,
             runtime,
@@ -90,10 +95,12 @@ impl<'a> Audit<'a> {
             chains: Chains::after(known.positions, known.until),
             pending: Pending::new(schedule.late()),
             suspicions: Suspicions::default(),
-            progress,
+            progress: Progress::begin(known.until),
+            marks: Marks::default(),
+            positions: Vec::new(),
             checkpoints: Checkpoints::default(),
             checkpoint_at: Instant::now(),
-            account: Uuid::nil(),
+            accounts: vec![Uuid::nil(); setup.store.counts().1],
             logged: 0,
         })
     }
@@ -128,7 +135,7 @@ impl<'a> Audit<'a> {
         let Self { reader, chains, pending, progress, .. } = self;
         let mut found = Vec::new();
         let was_read = reader.poll(wait, |record| {
-            found = events::take(record, chains, pending, progress.looked_until);
+            found = events::take(record, chains, pending, progress);
         })?;
         if was_read {
             self.setup.metrics.examined.with_label_values(&["record"]).inc();
@@ -150,7 +157,7 @@ impl<'a> Audit<'a> {
         for waits_for in [WaitsFor::Gateway, WaitsFor::Saga] {
             metrics.late.with_label_values(&[waits_for.name()]).set(count(self.pending.late(waits_for)));
         }
-        metrics.looked_until.set(seconds(self.progress.looked_until));
+        metrics.looked_until.set(seconds(self.progress.looked_at_all_until()));
         let name = match &result {
             Ok(0) => "empty",
             Ok(_) => {
@@ -200,6 +207,7 @@ impl<'a> Audit<'a> {
     /// Reads what is on the topics now, and finds out up to which time every record was read.
     fn read_to_the_end(&mut self) -> Result<()> {
         let newest = self.chains.newest();
+        self.observe_shards()?;
         let ends = self.reader.ends()?;
         let (began, max) = (Instant::now(), self.setup.config.schedule.pending_max());
         while self.reader.next().behind(&ends) > 0
@@ -212,7 +220,18 @@ impl<'a> Audit<'a> {
         let limit = self.reader.read_until(&ends).map(Timestamp::from_millisecond).transpose();
         let limit = limit.context("a record's time")?.unwrap_or(Timestamp::MAX);
         let settle = self.setup.config.schedule.settle();
+        if limit == Timestamp::MAX {
+            self.marks.read(settle)?;
+        }
+        for &Positions { service, ref ownership, .. } in &self.positions {
+            self.progress.follow(service, &self.marks, |bucket| ownership.owner(bucket));
+        }
         for (source, newest) in newest {
+            // Records of several sources come in no order of time.
+            let has_shards = self.positions.iter().any(|of| of.service == source);
+            if has_shards && limit != Timestamp::MAX {
+                continue;
+            }
             let settled = newest.min(limit).saturating_sub(settle).context("a record's time")?;
             let known = self.progress.settled.entry(source).or_insert(settled);
             *known = settled.max(*known);
@@ -220,20 +239,41 @@ impl<'a> Audit<'a> {
         Ok(())
     }
 
-    /// The accounts whose turn it is; after the last one the first.
+    /// Takes where the shards are, before the ends of the topics are asked.
+    fn observe_shards(&mut self) -> Result<()> {
+        self.positions = self.runtime.block_on(self.setup.store.positions())?;
+        for &Positions { service, ref of_shards, ref ownership } in &self.positions {
+            self.marks.observe(service, of_shards);
+            let undecided = ownership.undecided();
+            if !undecided.is_empty() {
+                let buckets = undecided.describe(service);
+                tracing::warn!(
+                    buckets,
+                    "users of some buckets are not examined, since no shard, or two, own them"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The accounts whose turn it is, of each database; after the last one the first.
     fn next_accounts(&mut self) -> Result<Vec<Uuid>> {
         let limit = self.setup.config.schedule.accounts_per_pass;
-        let accounts = self.runtime.block_on(self.setup.store.accounts_after(self.account, limit))?;
-        let is_full = u32::try_from(accounts.len()) == Ok(limit);
-        self.account = accounts.last().copied().filter(|_| is_full).unwrap_or_default();
-        Ok(accounts)
+        let mut next = Vec::new();
+        for (database, last) in self.accounts.iter_mut().enumerate() {
+            let accounts = self.runtime.block_on(self.setup.store.accounts_after(database, *last, limit))?;
+            let is_full = u32::try_from(accounts.len()) == Ok(limit);
+            *last = accounts.last().copied().filter(|_| is_full).unwrap_or_default();
+            next.extend(accounts);
+        }
+        Ok(next)
     }
 
     /// Examines these payments and accounts; returns the number of payments whose rows are there.
     fn examine(&mut self, keys: &[Key], users: &HashSet<Uuid>) -> Result<usize> {
         let users: Vec<Uuid> = users.iter().copied().collect();
         let examined = self.runtime.block_on(self.setup.store.examine(keys, &users))?;
-        let Examined { rows, movements, accounts } = examined;
+        let Examined { rows, movements, accounts, left_out } = examined;
         let payments = rows.payments.rows.len();
         let counts = [("payment", payments), ("movement", movements.len()), ("account", accounts.len())];
         for (kind, count) in counts {
@@ -251,7 +291,7 @@ impl<'a> Audit<'a> {
             }
         }
         let (now, clock) = (Instant::now(), Timestamp::now());
-        for key in keys {
+        for key in keys.iter().filter(|(user, _)| !left_out.contains(user)) {
             let entries = rows.ledger.rows.get(&key.1);
             let entries =
                 [entries.and_then(|both| both.first.as_ref()), entries.and_then(|both| both.second.as_ref())];
@@ -275,18 +315,25 @@ impl<'a> Audit<'a> {
 
     /// Looks for payments that no event has named.
     fn look(&mut self) -> Result<()> {
-        let from = self.progress.looked_until;
-        let Some(settled) = self.progress.settled.get("payments").copied() else { return Ok(()) };
-        let to = settled.min(from.saturating_add(LOOK_MAX).context("the time of the look")?);
-        if to <= from || self.pending.len() >= self.setup.config.schedule.pending_max() {
-            return Ok(());
-        }
-        for key in self.runtime.block_on(self.setup.store.payments_of_time(from, to))? {
-            if !self.pending.is_tracked(key) {
-                self.pending.touch(key, from, Instant::now());
+        let ownership = self.positions.iter().find(|of| of.service == "payments").map(|of| &of.ownership);
+        for database in 0..self.setup.store.counts().0 {
+            let is_there = |bucket: &Bucket| ownership.is_none_or(|of| of.owner(*bucket) == Some(database));
+            let buckets: Vec<Bucket> = Bucket::all().filter(is_there).collect();
+            let Some((from, to)) = self.progress.next_look(&buckets, LOOK_MAX)? else { continue };
+            if self.pending.len() >= self.setup.config.schedule.pending_max() {
+                return Ok(());
             }
+            let look = self.setup.store.payments_of_time(database, &buckets, (from, to));
+            let Look { payments, buckets } = self.runtime.block_on(look)?;
+            for (key, accepted_at) in payments {
+                // A bucket that came from another shard may be further than the others.
+                let looked_until = self.progress.looked_until(key.0);
+                if accepted_at > looked_until && !self.pending.is_tracked(key) {
+                    self.pending.touch(key, looked_until, Instant::now());
+                }
+            }
+            self.progress.look(&buckets, to);
         }
-        self.progress.looked_until = to;
         Ok(())
     }
 
@@ -311,8 +358,8 @@ impl<'a> Audit<'a> {
         if self.pending.len() >= self.setup.config.schedule.pending_max() {
             let (let_go, accepted_at) = self.pending.let_go();
             self.setup.metrics.let_go.inc_by(let_go as u64);
-            self.progress.looked_until =
-                self.progress.looked_until.max(accepted_at.unwrap_or(Timestamp::MIN));
+            let all: Vec<Bucket> = Bucket::all().collect();
+            self.progress.look(&all, accepted_at.unwrap_or(Timestamp::MIN));
         }
     }
 
@@ -322,14 +369,15 @@ impl<'a> Audit<'a> {
         if self.checkpoint_at.elapsed() >= schedule.pass() {
             self.checkpoint_at = Instant::now();
             let until = self.chains.newest().into_values().max().unwrap_or(Timestamp::MIN);
-            let known = Known { until: until.max(self.progress.looked_until), positions: self.chains.last() };
+            let until = until.max(self.progress.looked_at_any_until());
+            let known = Known { until, positions: self.chains.last() };
             let (interval, offsets) = (self.pending.begin_interval(), self.reader.next().clone());
             self.checkpoints.add(Checkpoint { interval, offsets, known });
         }
         let Self { checkpoints, pending, progress, chains, .. } = self;
         let now = Instant::now();
         let done = checkpoints.take(|Checkpoint { interval, known, .. }| {
-            known.until <= progress.looked_until
+            known.until <= progress.looked_at_all_until()
                 && chains.judged_up_to(&known.positions)
                 && !pending.holds_back(*interval, schedule.hold_back(), now)
         });

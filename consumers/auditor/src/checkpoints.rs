@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 /// Checkpoints that are kept until they can be committed.
 const KEPT_MAX: usize = 1_000;
 
+/// Kafka keeps 4 kB beside an offset. A chain takes some 80 bytes of it.
+const TEXT_BYTES_MAX: usize = 3_500;
+
 /// The state of an auditor but for offsets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
@@ -35,7 +38,14 @@ impl Known {
             let (commit, previous) = (format_lsn(position.commit), format_lsn(position.previous));
             format!("{commit};{};{previous}", position.ordinal)
         };
-        let positions = self.last_chains().map(|(name, position)| (name.clone(), text(position))).collect();
+        let mut bytes = 0;
+        let positions = self.last_chains().map(|(name, position)| (name.clone(), text(position)));
+        // A chain without a position is followed from `until` on: a gap just there is not seen.
+        let positions = positions.take_while(|(name, text)| {
+            bytes += name.len() + text.len() + r#""":"","#.len();
+            bytes <= TEXT_BYTES_MAX
+        });
+        let positions = positions.collect();
         Ok(serde_json::to_string(&Text { until: self.until, positions })?)
     }
 
@@ -130,6 +140,20 @@ mod tests {
         for foreign in ["", "{}", "x"] {
             assert!(Known::parse(foreign).is_err(), "{foreign:?}");
         }
+    }
+
+    #[test]
+    fn of_many_shards_as_many_chains_are_kept_as_kafka_takes() {
+        let position = ChainPosition::parse("FFFFFFFF/FFFFFFF0;0;FFFFFFFF/FFFFFF00").unwrap();
+        let chain = |shard: u32| (format!("payments-{shard:03}/2026-11-29T12:15:02.123456Z"), position);
+        let known = Known { until: Timestamp::UNIX_EPOCH, positions: (0..300).map(chain).collect() };
+        let text = known.text().unwrap();
+        assert!((3_000..3_600).contains(&text.len()), "{}", text.len());
+        let read = Known::parse(&text).unwrap();
+        assert!(
+            read.positions.len() > 30
+                && read.positions.iter().all(|(name, _)| known.positions.contains_key(name))
+        );
     }
 
     #[test]

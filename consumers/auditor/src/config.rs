@@ -45,10 +45,13 @@ pub struct Config {
 /// The databases of the saga, each as a role that may only read.
 #[derive(Args, Clone)]
 pub struct Databases {
+    /// The payments database, or its shards: NAME=URL of each, separated by spaces.
     #[arg(long, env, hide_env_values = true)]
     pub payments_database_url: String,
+    /// The balance database, or its shards.
     #[arg(long, env, hide_env_values = true)]
     pub balance_database_url: String,
+    /// The processor database, or its shards.
     #[arg(long, env, hide_env_values = true)]
     pub processor_database_url: String,
 }
@@ -74,7 +77,7 @@ pub struct Schedule {
     /// Payments that are kept in memory, at some 300 bytes each. At this number it reads no more events until some are done.
     #[arg(long, env, default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(100..))]
     pub pending_max: u32,
-    /// Accounts that each pass examines beside those that changed, so that every account has its turn.
+    /// Accounts of each database that each pass examines beside those that changed, so that every account has its turn.
     #[arg(long, env, default_value_t = 1_000)]
     pub accounts_per_pass: u32,
 }

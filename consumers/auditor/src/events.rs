@@ -17,7 +17,9 @@ use saga::contract::{
 use uuid::Uuid;
 
 use crate::checks::{Check, Found, Key};
+use crate::payment_events::SeenEvents;
 use crate::pending::Pending;
+use crate::progress::Progress;
 use crate::topics::{Chains, Emission};
 
 const SAGA_TOPICS: [&str; 3] = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC];
@@ -40,13 +42,13 @@ pub fn take(
     record: &Record<'_>,
     chains: &mut Chains,
     pending: &mut Pending,
-    looked_until: Timestamp,
+    progress: &Progress,
 ) -> Vec<RecordFound> {
     let mut found = Vec::new();
     let is_saga = SAGA_TOPICS.iter().any(|topic| record.topic().ends_with(topic));
     let mut of_user = None;
     if is_saga {
-        match read(record, pending, looked_until) {
+        match read(record, pending, progress) {
             Ok((topic, (user_id, id), contradiction)) => {
                 of_user = Some((topic, user_id));
                 found.extend(contradiction.map(|found| (Some(id), found)));
@@ -82,35 +84,35 @@ fn committed_at(record: &Record<'_>) -> Option<Timestamp> {
 fn read(
     record: &Record<'_>,
     pending: &mut Pending,
-    looked_until: Timestamp,
+    progress: &Progress,
 ) -> Result<(&'static str, Key, Option<Found>), String> {
     // The reason quotes the type, in which whoever forges a record may write anything.
     let envelope = record.envelope().map_err(|_| "its event type is missing, or none of the contract")?;
     let topic = envelope.event_type.topic();
-    let now = Instant::now();
     let (key, contradiction) = match topic {
         PAYMENT_TOPIC => {
             let (body, print) = body::<Payment>(&envelope, record)?;
             let key = (body.user_id, body.payment_id);
             let version = body.version.unsigned_abs();
-            (
-                key,
-                pending.touch(key, looked_until, now).add_payment(version, &body.status, &body.event, print),
-            )
+            (key, touch(pending, key, progress).add_payment(version, &body.status, &body.event, print))
         }
         BALANCE_TOPIC => {
             let (body, print) = body::<LedgerEntry>(&envelope, record)?;
             let key = (body.user_id, body.payment_id);
-            (key, pending.touch(key, looked_until, now).add_entry(body.phase, print))
+            (key, touch(pending, key, progress).add_entry(body.phase, print))
         }
         PAYMENT_RESULT_TOPIC => {
             let (body, print) = body::<ChargeResult>(&envelope, record)?;
             let key = (body.user_id, body.payment_id);
-            (key, pending.touch(key, looked_until, now).add_result(body.version.unsigned_abs(), print))
+            (key, touch(pending, key, progress).add_result(body.version.unsigned_abs(), print))
         }
         other => return Err(format!("an event of {other} on another topic")),
     };
     Ok((topic, key, contradiction))
+}
+
+fn touch<'a>(pending: &'a mut Pending, key: Key, progress: &Progress) -> &'a mut SeenEvents {
+    pending.touch(key, progress.looked_until(key.0), Instant::now())
 }
 
 fn body<T>(envelope: &Envelope<'_>, record: &Record<'_>) -> Result<(T, u64), String>

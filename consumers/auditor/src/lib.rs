@@ -6,6 +6,8 @@
 //! * Rows are compared with the topics as well: a row whose event never came is found, and so is a payment without any.
 //! * Nothing is reported on one look. Rows are read again, and an event is missed only once its source has gone on.
 //! * It reads only. Its state is what its consumer group has committed, so a restart goes on where it was, at least once.
+//! * Each service may have several databases: a row counts on the shard that owns its user's bucket, and each shard has marks of its
+//!   own ([`progress`]). Users whom no shard owns are examined once one does.
 //! * Several instances may run: each audits everything. None joins the group.
 //!
 //! What it cannot see, the full audit does: see docs/AUDIT.md.
@@ -14,11 +16,13 @@ pub mod audit;
 pub mod checkpoints;
 pub mod checks;
 pub mod config;
+pub mod databases;
 pub mod events;
 pub mod http;
 pub mod metrics;
 pub mod payment_events;
 pub mod pending;
+pub mod progress;
 pub mod store;
 pub mod suspicions;
 pub mod topics;

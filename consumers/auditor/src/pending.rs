@@ -7,14 +7,16 @@
 //! * Events are compared with the rows that they come from (S4, T3), and each with the one before it (S2).
 //! * Of a payment from before this process, or before the look has gone on, not every event was seen here: none is missed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use coroctl::audit::read::rows::Payment;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::checks::{Check, Found, Key, WaitsFor};
 use crate::payment_events::{RowsOf, SeenEvents};
+use crate::progress::Progress;
 
 /// The longest pause between two examinations of a payment that has not ended.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
@@ -30,6 +32,18 @@ struct Due {
     result: Option<u32>,
 }
 
+impl Due {
+    /// Every source that rows of the payment come from has gone on beyond this.
+    fn is_before(&self, at: Timestamp, user_id: Uuid, progress: &Progress) -> bool {
+        let sources = [
+            ("payments", true),
+            ("balance", self.phases.contains(&true)),
+            ("processor", self.result.is_some()),
+        ];
+        sources.into_iter().all(|(source, concerned)| !concerned || progress.of(source, user_id) > at)
+    }
+}
+
 /// One payment or deposit.
 #[derive(Debug)]
 struct Tracked {
@@ -43,31 +57,6 @@ struct Tracked {
     /// Of a payment that was examined.
     due: Option<Due>,
     waits_for: Option<WaitsFor>,
-}
-
-/// How far the topics and the rows have been compared.
-#[derive(Clone, Debug, Default)]
-pub struct Progress {
-    /// By source: every record of a commit up to this time has been read.
-    pub settled: BTreeMap<String, Timestamp>,
-    /// Every payment that was accepted up to this time is tracked, or done with.
-    pub looked_until: Timestamp,
-}
-
-impl Progress {
-    fn of(&self, source: &str) -> Timestamp {
-        self.settled.get(source).copied().unwrap_or(Timestamp::MIN)
-    }
-
-    /// Every source that rows of the payment come from has gone on beyond this.
-    fn is_beyond(&self, at: Timestamp, due: &Due) -> bool {
-        let sources = [
-            ("payments", true),
-            ("balance", due.phases.contains(&true)),
-            ("processor", due.result.is_some()),
-        ];
-        sources.into_iter().all(|(source, concerned)| !concerned || self.of(source) > at)
-    }
 }
 
 #[derive(Debug, Default)]
@@ -140,7 +129,7 @@ impl Pending {
     /// Lets go of what is done with. Returns the ended or looked-up payments that lack events, which stay.
     pub fn settle(&mut self, progress: &Progress) -> Vec<(Key, Found)> {
         let mut lacking = Vec::new();
-        self.tracked.retain(|key, tracked| match tracked.settle(progress) {
+        self.tracked.retain(|key, tracked| match tracked.settle(*key, progress) {
             Settled::Done => false,
             Settled::Open => true,
             Settled::Lacks(what) => {
@@ -207,7 +196,7 @@ enum Settled {
 }
 
 impl Tracked {
-    fn settle(&self, progress: &Progress) -> Settled {
+    fn settle(&self, (user_id, _): Key, progress: &Progress) -> Settled {
         if self.next_examination.is_some() && self.due.is_none() {
             return Settled::Open;
         }
@@ -218,17 +207,17 @@ impl Tracked {
         if !was_seen_from_the_start {
             return if ended { Settled::Done } else { Settled::Open };
         }
-        if progress.of("payments") <= due.initiated_at {
+        if progress.of("payments", user_id) <= due.initiated_at {
             return Settled::Open;
         }
-        match due.ended_at.filter(|at| ended && progress.is_beyond(*at, &due)) {
+        match due.ended_at.filter(|at| ended && due.is_before(*at, user_id, progress)) {
             None if !self.seen.has_payment(1) => {
                 Settled::Lacks("its first version was never emitted on PaymentTopic".to_owned())
             }
             None => Settled::Open,
             Some(_) => match self.seen.missing(due.versions, due.phases, due.result) {
                 Some(what) => Settled::Lacks(what),
-                None if progress.looked_until >= due.initiated_at => Settled::Done,
+                None if progress.looked_until(user_id) >= due.initiated_at => Settled::Done,
                 None => Settled::Open,
             },
         }

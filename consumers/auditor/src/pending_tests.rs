@@ -33,7 +33,7 @@ fn payment(status: PaymentStatus) -> Payment {
 
 fn progress(settled: i64, looked_until: i64) -> Progress {
     let settled = ["payments", "balance", "processor"].map(|source| (source.to_owned(), at(settled)));
-    Progress { settled: settled.into(), looked_until: at(looked_until) }
+    Progress { settled: settled.into(), ..Progress::begin(at(looked_until)) }
 }
 
 /// A payment of which these versions were emitted, examined with a rejection in the ledger.

@@ -4,6 +4,7 @@ pub mod chain;
 pub mod derived;
 pub mod gateway;
 pub mod money;
+pub mod ownership;
 pub mod reconcile;
 pub mod saga;
 pub mod transport;

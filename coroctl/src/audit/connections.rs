@@ -7,14 +7,14 @@ use saga::search_index::SearchIndex;
 use tokio_postgres::Client;
 
 use super::targets::{Target, Targets};
-use crate::databases;
+use crate::databases::{self, ServiceDatabases};
 
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Connections {
-    pub payments: Option<Client>,
-    pub balance: Option<Client>,
-    pub processor: Option<Client>,
+    pub payments: Option<ServiceDatabases>,
+    pub balance: Option<ServiceDatabases>,
+    pub processor: Option<ServiceDatabases>,
     /// Where they are part of the system.
     pub notifier: Option<Client>,
     pub fraud: Option<Client>,
@@ -24,20 +24,18 @@ pub struct Connections {
 impl Connections {
     pub async fn connect(targets: &Targets) -> Result<Self> {
         Ok(Self {
-            payments: connect(targets, Target::Payments).await?,
-            balance: connect(targets, Target::Balance).await?,
-            processor: connect(targets, Target::Processor).await?,
+            payments: of_service("payments", targets, Target::Payments).await?,
+            balance: of_service("balance", targets, Target::Balance).await?,
+            processor: of_service("processor", targets, Target::Processor).await?,
             notifier: connect(targets, Target::Notifier).await?,
             fraud: connect(targets, Target::Fraud).await?,
             search: search_index(targets)?,
         })
     }
 
-    /// Each database of the saga by the relay's name of the source.
-    pub fn by_source(&self) -> impl Iterator<Item = (&'static str, &Client)> {
-        let connections =
-            [("payments", &self.payments), ("balance", &self.balance), ("processor", &self.processor)];
-        connections.into_iter().filter_map(|(name, client)| Some((name, client.as_ref()?)))
+    /// The databases of each service of the saga.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceDatabases> {
+        [&self.payments, &self.balance, &self.processor].into_iter().flatten()
     }
 }
 
@@ -51,6 +49,20 @@ async fn connect(targets: &Targets, target: Target) -> Result<Option<Client>> {
     match targets.address(target) {
         Some(url) => {
             let connected = databases::connect(url).await;
+            connected.map(Some).with_context(|| format!("cannot connect to {}", target.variable()))
+        }
+        None => Ok(None),
+    }
+}
+
+async fn of_service(
+    service: &'static str,
+    targets: &Targets,
+    target: Target,
+) -> Result<Option<ServiceDatabases>> {
+    match targets.address(target) {
+        Some(setting) => {
+            let connected = ServiceDatabases::connect(service, setting).await;
             connected.map(Some).with_context(|| format!("cannot connect to {}", target.variable()))
         }
         None => Ok(None),

@@ -2,13 +2,18 @@
 //!
 //! * An effect is read before its cause, so whatever effect is here, its cause is here too. This is why most checks
 //!   hold in the middle of a load.
-//! * Each database is read in one snapshot.
+//! * Each database is read in one snapshot. Those of a service with several shards begin together, before its rows are read, and
+//!   a row counts on the shard that owns its user's bucket in them ([`owned_rows`](crate::owned_rows)). So each service is read at
+//!   one moment as far as order goes, and a move between the moments of two services changes nothing: the rows are on either shard.
+//! * Users of a bucket that one service's shards leave undecided are left out of every service, and of what is compared with it
+//!   ([`Observed::leave_out`]). The check O1 and a note name the buckets.
 //! * A target without an address leaves its part empty.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ::brokers::Brokers;
 use anyhow::{Context, Result};
+use saga::shards::bucket::Bucket;
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 use uuid::Uuid;
 
@@ -23,6 +28,9 @@ use super::read::relay::{self, Checkpoint, Cluster};
 use super::read::rows::{self, Charges, Ledger, ParkedMessage, Payments};
 use super::read::search::{self, SearchDocuments};
 use super::targets::{Target, Targets};
+use crate::databases::ServiceDatabases;
+use crate::owned_rows::{Ownership, Undecided};
+use crate::snapshots::{MOVE_TIMEOUT, Snapshots};
 
 /// The sides that subscribers make of events, where they are part of the system.
 #[derive(Debug, Default)]
@@ -43,8 +51,12 @@ pub struct Observed {
     pub events: PublishedEvents,
     pub dead_letters: Vec<FlaggedRecord>,
     pub checkpoints: Vec<Checkpoint>,
-    /// By the relay's name of the source.
-    pub clusters: BTreeMap<&'static str, Cluster>,
+    /// The databases of each service, which is the relay's name of the source where it has one.
+    pub clusters: BTreeMap<&'static str, Vec<Cluster>>,
+    /// Who owns each bucket, of the services with several databases.
+    pub ownership: BTreeMap<&'static str, Ownership>,
+    /// Payments and deposits of users whose bucket is undecided on some service.
+    pub left_out: HashSet<Uuid>,
     pub gateway: GatewayLedger,
     pub derived: DerivedData,
     pub lags: Vec<GroupLag>,
@@ -75,8 +87,12 @@ impl Observed {
             accepted: options.accepted.clone(),
             ..Self::default()
         };
-        for (name, client) in connections.by_source() {
-            observed.clusters.insert(name, relay::cluster(client).await.context(name)?);
+        for of in connections.services() {
+            let clusters = observed.clusters.entry(of.service).or_default();
+            for one in &of.databases {
+                let cluster = relay::cluster(&one.client, one.shard.as_deref()).await;
+                clusters.push(cluster.context(of.service)?);
+            }
         }
         observed.derived.search = search::read(connections.search.as_ref(), targets).await?;
         if let Some(brokers) = targets.kafka() {
@@ -90,10 +106,12 @@ impl Observed {
         if let Some(url) = targets.address(Target::Gateway) {
             observed.gateway = gateway::read(url).await?;
         }
+        observed.leave_out();
         // A charge that had no row, or no call, when the rows were read may have one by now.
         let later = observed.charges_without_intent();
-        if let (Some(client), false) = (&connections.processor, later.is_empty()) {
-            rows::charges_again(client, &later, &mut observed.charges).await?;
+        if let (Some(databases), false) = (&connections.processor, later.is_empty()) {
+            observed.read_charges_again(databases, &later).await?;
+            observed.leave_out();
         }
         observed.collect_parked_ids(&targets.topic_prefix);
         Ok(observed)
@@ -127,20 +145,113 @@ impl Observed {
         if let Some(client) = &connections.fraud {
             self.derived.fraud_parked = rows::parked(client).await.context("fraud database")?;
         }
-        if let Some(client) = &mut connections.payments {
-            let transaction = snapshot(client).await?;
-            self.payments = rows::payments(&transaction).await.context("payments database")?;
+        if let Some(databases) = &connections.payments {
+            let snapshots = Snapshots::take(databases, MOVE_TIMEOUT).await?;
+            for of in &snapshots.each {
+                let read = rows::payments(of.client, &of.rows, &mut self.payments).await;
+                read.with_context(|| format!("{} database", of.name()))?;
+            }
+            self.take_ownership(snapshots, "payments").await?;
         }
-        if let Some(client) = &mut connections.balance {
-            let transaction = snapshot(client).await?;
-            self.ledger = rows::ledger(&transaction).await.context("balance database")?;
-            self.money = money::read(&transaction).await.context("balance database")?;
+        if let Some(databases) = &connections.balance {
+            let snapshots = Snapshots::take(databases, MOVE_TIMEOUT).await?;
+            for of in &snapshots.each {
+                let read = async {
+                    rows::ledger(of.client, &of.rows, &mut self.ledger).await?;
+                    money::read(of.client, &of.rows, &mut self.money).await
+                };
+                read.await.with_context(|| format!("{} database", of.name()))?;
+            }
+            self.take_ownership(snapshots, "ledger").await?;
         }
-        if let Some(client) = &mut connections.processor {
-            let transaction = snapshot(client).await?;
-            self.charges = rows::charges(&transaction).await.context("processor database")?;
+        if let Some(databases) = &connections.processor {
+            let snapshots = Snapshots::take(databases, MOVE_TIMEOUT).await?;
+            for of in &snapshots.each {
+                let read = rows::charges(of.client, &of.rows, &mut self.charges).await;
+                read.with_context(|| format!("{} database", of.name()))?;
+            }
+            self.take_ownership(snapshots, "charges").await?;
         }
         Ok(())
+    }
+
+    async fn read_charges_again(&mut self, databases: &ServiceDatabases, ids: &[Uuid]) -> Result<()> {
+        let snapshots = Snapshots::take(databases, MOVE_TIMEOUT).await?;
+        for of in &snapshots.each {
+            rows::charges_again(of.client, &of.rows, ids, &mut self.charges).await?;
+        }
+        self.take_ownership(snapshots, "charges").await
+    }
+
+    /// Keeps who owns what in these snapshots, and which payments have rows of undecided buckets in the table.
+    async fn take_ownership(&mut self, snapshots: Snapshots<'_>, table: &str) -> Result<()> {
+        if let Some(undecided) = snapshots.undecided() {
+            let buckets: Vec<i16> = undecided.buckets().collect();
+            for of in &snapshots.each {
+                let ids = rows::ids_of_buckets(of.client, table, &buckets).await;
+                self.left_out.extend(ids.with_context(|| format!("{} database", of.name()))?);
+            }
+        }
+        if let Some(ownership) = &snapshots.ownership {
+            self.ownership.insert(snapshots.service, ownership.clone());
+        }
+        snapshots.end().await
+    }
+
+    /// Leaves out the payments of users whose bucket is undecided on some service, whatever is known of them: the rows of that
+    /// service were not read.
+    pub fn leave_out(&mut self) {
+        let undecided: BTreeSet<i16> =
+            self.ownership.values().flat_map(|of| of.undecided().buckets().collect::<Vec<_>>()).collect();
+        if undecided.is_empty() && self.left_out.is_empty() {
+            return;
+        }
+        let is_undecided = |user_id: Uuid| undecided.contains(&Bucket::of(user_id).number());
+        let payments = self.payments.rows.iter().map(|(id, row)| (id, row.terms.user_id));
+        let entries = self.ledger.rows.iter().flat_map(|(id, row)| [row.first, row.second].map(|e| (id, e)));
+        let entries = entries.filter_map(|(id, entry)| Some((id, entry?.terms.user_id)));
+        let charges = self.charges.rows.iter().map(|(id, row)| (id, row.terms.user_id));
+        let of_undecided = payments.chain(entries).chain(charges).filter(|(_, user)| is_undecided(*user));
+        let left_out: HashSet<Uuid> = of_undecided.map(|(id, _)| *id).collect();
+        self.left_out.extend(left_out);
+        let left_out = &self.left_out;
+        let counts = |id: &Uuid| !left_out.contains(id);
+        self.payments.rows.retain(|id, _| counts(id));
+        self.ledger.rows.retain(|id, _| counts(id));
+        self.charges.rows.retain(|id, _| counts(id));
+        self.events.retain(counts);
+        self.gateway.net.retain(|id, _| counts(id));
+        self.derived.search.payments.retain(|id, _| counts(id));
+        self.derived.notifications.rows.retain(|id, _| counts(id));
+        self.accepted.retain(counts);
+    }
+
+    /// What the reader should know besides: whose users were left out.
+    pub fn notes(&self) -> Vec<String> {
+        let undecided = self.ownership.iter().map(|(service, of)| (*service, of.undecided()));
+        let undecided = undecided.filter(|(_, undecided)| !undecided.is_empty());
+        let note = |(service, undecided): (&str, Undecided)| {
+            let what = undecided.describe(service);
+            format!("{what}. Their users were left out of all other checks. See: coroctl shard list, moves.")
+        };
+        undecided.map(note).collect()
+    }
+
+    /// The shards on which a payment has rows, for people; `None` where no service has several databases.
+    pub fn location(&self, payment_id: Uuid) -> Option<String> {
+        let payment = self.payments.rows.get(&payment_id).map(|row| row.terms.user_id);
+        let entries = self.ledger.rows.get(&payment_id).and_then(|row| row.first.or(row.second));
+        let charge = self.charges.rows.get(&payment_id).map(|row| row.terms.user_id);
+        let users = [
+            ("payments", payment),
+            ("balance", entries.map(|entry| entry.terms.user_id)),
+            ("processor", charge),
+        ];
+        let shard = |(service, user): (&str, Option<Uuid>)| {
+            Some(format!("{service} on shard {}", self.ownership.get(service)?.shard_of(user?)?))
+        };
+        let shards: Vec<String> = users.into_iter().filter_map(shard).collect();
+        (!shards.is_empty()).then(|| shards.join(", "))
     }
 
     /// Charges at the gateway without a row, or with a row that says that no call was made.

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::connections::Connections;
-use super::read::relay::{self, Checkpoint};
+use super::read::relay::{Checkpoint, WalEnd};
 use super::read::{brokers, search};
 use super::targets::{Target, Targets};
+use crate::databases;
+use crate::snapshots::Snapshots;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -20,8 +22,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
     counts: Counts,
-    /// Sources whose WAL the relay has not emitted to its end.
-    relay_behind: Vec<&'static str>,
+    /// Databases whose WAL the relay has not emitted to its end.
+    relay_behind: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,12 +76,9 @@ pub async fn wait(targets: &Targets, connections: &Connections, timeout: Duratio
                 Some(ends) => &*ends,
                 ends @ None => &*ends.insert(wal_ends(connections).await?),
             };
-            let behind = |(name, end): &(&'static str, u64)| {
-                let late =
-                    |checkpoint: &Checkpoint| checkpoint.source == *name && checkpoint.acknowledged < *end;
-                checkpoints.iter().any(late).then_some(*name)
-            };
-            in_flight.relay_behind = ends.iter().filter_map(behind).collect();
+            let behind = ends.iter().filter(|end| checkpoints.iter().any(|saved| end.is_ahead_of(saved)));
+            let name = |end: &WalEnd| databases::name(end.service, end.shard.as_deref());
+            in_flight.relay_behind = behind.map(name).collect();
             if in_flight.is_empty() {
                 return Ok(in_flight);
             }
@@ -99,13 +98,19 @@ pub async fn persists(targets: &Targets, connections: &Connections, earlier: &In
     Ok(poll(targets, connections).await?.counts == earlier.counts)
 }
 
-async fn wal_ends(connections: &Connections) -> Result<Vec<(&'static str, u64)>> {
+async fn wal_ends(connections: &Connections) -> Result<Vec<WalEnd>> {
     let mut ends = Vec::new();
-    for (name, client) in connections.by_source() {
-        ends.push((name, relay::wal_end(client).await.context(name)?));
+    for of in connections.services() {
+        for one in &of.databases {
+            let end = WalEnd::read(of.service, one.shard.as_deref(), &one.client).await;
+            ends.push(end.with_context(|| databases::name(of.service, one.shard.as_deref()))?);
+        }
     }
     Ok(ends)
 }
+
+const COUNT: &str =
+    "select count(*), count(*) filter (where status in ('initiated', 'authorized')) from {payments} p";
 
 struct Poll {
     counts: Counts,
@@ -114,11 +119,16 @@ struct Poll {
 
 async fn poll(targets: &Targets, connections: &Connections) -> Result<Poll> {
     let mut counts = Counts::default();
-    if let Some(client) = &connections.payments {
-        let count =
-            "select count(*), count(*) filter (where status in ('initiated', 'authorized')) from payments";
-        let row = client.query_one(count, &[]).await.context("cannot count payments")?;
-        (counts.payments, counts.unfinished) = (row.get(0), row.get(1));
+    if let Some(databases) = &connections.payments {
+        // The users of a bucket that is being moved are counted by the next poll.
+        let snapshots = Snapshots::take(databases, Duration::ZERO).await?;
+        for of in &snapshots.each {
+            let count = of.rows.statement(COUNT);
+            let row = of.client.query_one(&count, &[]).await.context("cannot count payments")?;
+            counts.payments += row.get::<_, i64>(0);
+            counts.unfinished += row.get::<_, i64>(1);
+        }
+        snapshots.end().await?;
     }
     if let Some(url) = targets.address(Target::Queue) {
         counts.queued = brokers::queue_depth(url, &targets.queue).await?;

@@ -13,13 +13,13 @@ use crate::stack::Stack;
 /// Addresses by target; one that is missing or empty is skipped.
 #[derive(Clone, Default, Args)]
 pub struct Targets {
-    /// The payments database, as a role that may read it.
+    /// The payments database, as a role that may read it, or its shards: NAME=URL of each, separated by spaces.
     #[arg(long, env = "PAYMENTS_DATABASE_URL", hide_env_values = true)]
     pub payments_database_url: Option<String>,
-    /// The balance database.
+    /// The balance database, or its shards.
     #[arg(long, env = "BALANCE_DATABASE_URL", hide_env_values = true)]
     pub balance_database_url: Option<String>,
-    /// The processor database.
+    /// The processor database, or its shards.
     #[arg(long, env = "PROCESSOR_DATABASE_URL", hide_env_values = true)]
     pub processor_database_url: Option<String>,
     /// The notifier database, where the notifier runs.

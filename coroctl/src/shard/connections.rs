@@ -5,7 +5,7 @@ use clap::Args;
 use saga::shards::bucket::Bucket;
 use saga::shards::list::{self, ListedShard};
 use saga::shards::map::{Answer, BucketRow, Map};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, GenericClient};
 
 use crate::databases;
 
@@ -50,7 +50,7 @@ pub async fn read(shards: &[Connected]) -> (Vec<Answer>, Map) {
     let mut answers = Vec::with_capacity(shards.len());
     for shard in shards {
         let rows = match &shard.client {
-            Ok(client) => rows(client).await,
+            Ok(client) => owned_buckets(client).await,
             Err(error) => Err(Error::msg(format!("{error:#}"))),
         };
         match rows {
@@ -65,7 +65,11 @@ pub async fn read(shards: &[Connected]) -> (Vec<Answer>, Map) {
     (answers, map)
 }
 
-async fn rows(client: &Client) -> Result<Vec<BucketRow>> {
+/// The buckets of one shard, as it says itself.
+///
+/// # Errors
+/// When it does not answer, or has other buckets than there are.
+pub async fn owned_buckets(client: &impl GenericClient) -> Result<Vec<BucketRow>> {
     let rows = client.query(ROWS, &[]).await.context("cannot read owned_buckets")?;
     let row = |row: &tokio_postgres::Row| {
         let number: i16 = row.try_get(0)?;

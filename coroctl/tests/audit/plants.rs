@@ -3,6 +3,7 @@
 mod gateway;
 mod money;
 mod notifications;
+mod ownership;
 mod resolutions;
 mod saga;
 mod search;
@@ -14,6 +15,7 @@ use coroctl::audit::observed::DerivedData;
 use coroctl::audit::read::events::FlaggedRecord;
 use coroctl::audit::read::relay::{Checkpoint, Cluster, Slot};
 use coroctl::audit::read::search::SearchDocuments;
+use coroctl::owned_rows::Ownership;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -26,7 +28,8 @@ pub struct Harness {
     /// The gateway's export.
     pub lines: Vec<Value>,
     pub checkpoints: Vec<Checkpoint>,
-    pub clusters: BTreeMap<&'static str, Cluster>,
+    pub clusters: BTreeMap<&'static str, Vec<Cluster>>,
+    pub ownership: BTreeMap<&'static str, Ownership>,
     pub dead_letters: Vec<FlaggedRecord>,
     pub lag: i64,
     pub queue_depth: u32,
@@ -52,7 +55,7 @@ impl Harness {
         };
         let cluster = |source| {
             let slots = vec![Slot { name: slot(source), confirmed: 1_000, lost: false }];
-            (source, Cluster { system_id: "1".to_owned(), slots })
+            (source, vec![Cluster { shard: None, system_id: "1".to_owned(), slots }])
         };
         let sources = ["payments", "balance", "processor"];
         Self {
@@ -66,6 +69,7 @@ impl Harness {
             ],
             checkpoints: sources.map(checkpoint).to_vec(),
             clusters: sources.map(cluster).into(),
+            ownership: BTreeMap::new(),
             dead_letters: Vec::new(),
             lag: 0,
             queue_depth: 0,
@@ -112,6 +116,7 @@ pub fn all() -> impl Iterator<Item = &'static Plant> {
         search::SEARCH,
         notifications::NOTIFICATIONS,
         resolutions::RESOLUTIONS,
+        ownership::OWNERSHIP,
     ];
     std::iter::once(&NOTHING).chain(planted.into_iter().flatten())
 }

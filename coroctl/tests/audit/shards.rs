@@ -1,12 +1,13 @@
 //! Shards on real servers: what the commands print, and the SQL that copies the rows of a move.
 //!
 //! * [`moving`]: a mover, killed and hindered at each step. [`commands`], [`distributed`], [`interrupted`] and [`adopted`]: what
-//!   an operator types.
+//!   an operator types. [`looking`]: what the commands that only look show of several shards.
 
 mod adopted;
 mod commands;
 mod distributed;
 mod interrupted;
+mod looking;
 mod moving;
 mod relay;
 

@@ -11,6 +11,7 @@ use coroctl::audit::read::search::{Document, SearchDocuments};
 use coroctl::audit::read::{money, rows};
 use coroctl::audit::targets::{Target, Targets};
 use coroctl::audit::{CHECKS, Finding, judge};
+use coroctl::owned_rows::OwnedRows;
 use saga::search_index::Settings;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -42,27 +43,30 @@ async fn observed(clients: &mut [Client; 3], plant: &Plant) -> Observed {
     for (transaction, statements) in transactions.iter().zip([payments, balance, processor]) {
         transaction.batch_execute(statements).await.unwrap_or_else(|e| panic!("{}: {e:?}", plant.what));
     }
-    let [payments, balance, processor] = &transactions;
-    let search = documents_of(&rows::payments(payments).await.unwrap());
+    let [payments, balance, processor] = &transactions.each_ref();
+    let all = OwnedRows::all();
+    let mut observed = Observed::default();
+    rows::payments(*payments, &all, &mut observed.payments).await.unwrap();
+    rows::ledger(*balance, &all, &mut observed.ledger).await.unwrap();
+    money::read(*balance, &all, &mut observed.money).await.unwrap();
+    rows::charges(*processor, &all, &mut observed.charges).await.unwrap();
+    let search = documents_of(&observed.payments);
     let mut harness = Harness::new(EmittedEvents::of(&transactions).await, search);
     (plant.plant)(&mut harness);
     let explained: BTreeSet<String> = harness.explained.into_iter().map(str::to_owned).collect();
     let mut observed = Observed {
-        money: money::read(balance).await.unwrap(),
-        payments: rows::payments(payments).await.unwrap(),
-        ledger: rows::ledger(balance).await.unwrap(),
-        charges: rows::charges(processor).await.unwrap(),
         events: harness.events.published(explained.clone()),
         dead_letters: harness.dead_letters,
         checkpoints: harness.checkpoints,
         clusters: harness.clusters,
+        ownership: harness.ownership,
         gateway: GatewayLedger::default(),
         lags: vec![GroupLag { group: "payments-svc".to_owned(), lag: harness.lag, records: 20 }],
         queue_depth: harness.queue_depth,
         derived: harness.derived,
         explained,
         accepted: harness.accepted,
-        ..Observed::default()
+        ..observed
     };
     for line in &harness.lines {
         observed.gateway.add(line.to_string().as_bytes()).unwrap();
@@ -177,6 +181,7 @@ fn a_slot_may_be_behind_what_is_acknowledged_and_never_ahead() {
         acknowledged: 100,
     };
     let cluster = |confirmed, lost| Cluster {
+        shard: None,
         system_id: "1".to_owned(),
         slots: vec![Slot { name: "slot".to_owned(), confirmed, lost }],
     };
@@ -184,7 +189,7 @@ fn a_slot_may_be_behind_what_is_acknowledged_and_never_ahead() {
     assert_eq!(slot_problem(&checkpoint, &cluster(99, false)), None);
     assert!(slot_problem(&checkpoint, &cluster(101, false)).is_some());
     assert!(slot_problem(&checkpoint, &cluster(1, true)).is_some());
-    assert!(slot_problem(&checkpoint, &Cluster { system_id: "1".to_owned(), slots: Vec::new() }).is_some());
+    assert!(slot_problem(&checkpoint, &Cluster { slots: Vec::new(), ..cluster(1, false) }).is_some());
     assert!(slot_problem(&checkpoint, &Cluster { system_id: "2".to_owned(), ..cluster(1, false) }).is_some());
     // Nothing was emitted from it yet.
     assert_eq!(slot_problem(&Checkpoint { creating: true, ..checkpoint }, &Cluster::default()), None);

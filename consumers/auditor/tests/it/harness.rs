@@ -19,6 +19,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::relay::{Fate, Relay};
+use crate::second::SecondShards;
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(150);
 
@@ -36,6 +37,8 @@ pub struct Life {
 pub struct Harness {
     databases: [sql::harness::Harness; 3],
     clients: [Client; 3],
+    /// The second database of each service, where there is one.
+    pub second: Option<SecondShards>,
     pub relay: Relay,
     prefix: String,
     /// Number and balance of each user's last movement.
@@ -62,10 +65,18 @@ impl Harness {
         Self {
             databases: databases.try_into().ok().unwrap(),
             clients: clients.try_into().ok().unwrap(),
+            second: None,
             relay: Relay::new(&prefix).await,
             prefix,
             accounts: BTreeMap::new(),
         }
+    }
+
+    /// With two databases of each service.
+    pub async fn sharded() -> Self {
+        let mut harness = Self::new().await;
+        harness.second = Some(SecondShards::new(&harness.databases, &harness.clients).await);
+        harness
     }
 
     pub fn payments(&self) -> &Client {
@@ -76,9 +87,25 @@ impl Harness {
         &self.clients[1]
     }
 
+    /// The shard of a user, by the index of the service.
+    fn shard(&self, service: usize, user: Uuid) -> usize {
+        self.second.as_ref().map_or(0, |second| second.shard(service, user))
+    }
+
+    /// The database of a user, by the index of the service.
+    pub fn of(&self, service: usize, user: Uuid) -> &Client {
+        match (&self.second, self.shard(service, user)) {
+            (Some(second), 1) => &second.clients[service],
+            _ => &self.clients[service],
+        }
+    }
+
     /// A user with money.
     pub async fn user(&mut self) -> Uuid {
-        let user = Uuid::now_v7();
+        self.with_money(Uuid::now_v7()).await
+    }
+
+    pub async fn with_money(&mut self, user: Uuid) -> Uuid {
         let deposit = LedgerEntry {
             user_id: user,
             payment_id: Uuid::new_v4(),
@@ -92,10 +119,10 @@ impl Harness {
         };
         let account =
             "insert into accounts (user_id, available, held, last_entry_no) values ($1, 1000000, 0, 1)";
-        self.balance().execute(account, &[&user]).await.unwrap();
+        self.of(1, user).execute(account, &[&user]).await.unwrap();
         self.accounts.insert(user, (1, 1_000_000));
         self.insert_entry(&deposit, (1, 1_000_000, 0)).await;
-        self.relay.emit(&deposit, Fate::Emitted);
+        self.relay.emit_from(self.shard(1, user), &deposit, Fate::Emitted);
         user
     }
 
@@ -106,7 +133,7 @@ impl Harness {
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
         let LedgerEntry { user_id, payment_id, phase, kind, amount, service_id, reason, created_at, .. } =
             entry;
-        self.balance()
+        self.of(1, *user_id)
             .execute(
                 statement,
                 &[
@@ -126,14 +153,17 @@ impl Harness {
         self.insert_entry(hold, (number + 1, available - amount, amount)).await;
         self.insert_entry(capture, (number + 2, available - amount, 0)).await;
         let account = "update accounts set available = $2, last_entry_no = $3 where user_id = $1";
-        self.balance().execute(account, &[&user_id, &(available - amount), &(number + 2)]).await.unwrap();
+        self.of(1, user_id)
+            .execute(account, &[&user_id, &(available - amount), &(number + 2)])
+            .await
+            .unwrap();
         self.accounts.insert(user_id, (number + 2, available - amount));
         let statement = "
             insert into charges (payment_id, user_id, client_number, service_id, amount, status, version,
                                  provider_reference, lease_until, created_at, decided_at)
             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)";
         let provider = &c.provider_reference;
-        self.clients[2]
+        self.of(2, user_id)
             .execute(
                 statement,
                 &[
@@ -155,7 +185,7 @@ impl Harness {
             insert into payments (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id, amount,
                                   status, event, version, initiated_at, expires_at, authorized_at, completed_at)
             values ($1, $2, $3, '\\x00', $4, $5, $6, $7, $7, $8, $9, $10, $11, $12)";
-        self.payments()
+        self.of(0, user_id)
             .execute(
                 statement,
                 &[
@@ -187,19 +217,29 @@ impl Harness {
 
     /// Emits all events of a payment; that of its second version has another fate.
     pub fn emit(&mut self, life: &Life, second: Fate) {
-        self.relay.emit(&life.before[0], Fate::Emitted);
-        self.relay.emit(&life.hold, Fate::Emitted);
-        self.relay.emit(&life.before[1], second);
-        self.relay.emit(&life.charge, Fate::Emitted);
-        self.relay.emit(&life.capture, Fate::Emitted);
-        self.relay.emit(&life.payment, Fate::Emitted);
+        let user = life.payment.user_id;
+        let [payments, balance, processor] = [0, 1, 2].map(|service| self.shard(service, user));
+        self.relay.emit_from(payments, &life.before[0], Fate::Emitted);
+        self.relay.emit_from(balance, &life.hold, Fate::Emitted);
+        self.relay.emit_from(payments, &life.before[1], second);
+        self.relay.emit_from(processor, &life.charge, Fate::Emitted);
+        self.relay.emit_from(balance, &life.capture, Fate::Emitted);
+        self.relay.emit_from(payments, &life.payment, Fate::Emitted);
         self.relay.flush();
     }
 
     fn config(&self) -> Config {
         let brokers =
             std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is not set: run `cargo stack test`");
-        let urls = self.databases.each_ref().map(|database| database.url("coro_checker").unwrap());
+        let url = |service: usize| {
+            let url = |database: &sql::harness::Harness| database.url("coro_checker").unwrap();
+            let first = url(&self.databases[service]);
+            match &self.second {
+                Some(second) => format!("first={first} second={}", url(&second.databases[service])),
+                None => first,
+            }
+        };
+        let urls = [0, 1, 2].map(url);
         let [payments, balance, processor] = &urls;
         let arguments = [
             "auditor".to_owned(),
@@ -244,6 +284,7 @@ impl Harness {
         while running.violations(check) < count {
             assert!(began.elapsed() < WAIT_TIMEOUT, "{} is not violated: {running:?}", check.name());
             self.pay(user).await;
+            self.confirm().await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -254,11 +295,34 @@ impl Harness {
         while running.metrics.looked_until.get() < from.as_millisecond() as f64 / 1_000.0 {
             assert!(began.elapsed() < WAIT_TIMEOUT, "the look does not go on: {running:?}");
             self.pay(user).await;
+            self.confirm().await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
+    /// Has the user's bucket of a service given up by its shard.
+    pub async fn fence(&mut self, service: usize, user: Uuid) {
+        let Self { second, clients, .. } = self;
+        second.as_mut().unwrap().fence(clients, service, user).await;
+    }
+
+    /// Grants it to the other shard.
+    pub async fn grant(&mut self, service: usize, user: Uuid) {
+        let Self { second, clients, .. } = self;
+        second.as_mut().unwrap().grant(clients, service, user).await;
+    }
+
+    /// Has the slots of shards say that all has been emitted.
+    async fn confirm(&self) {
+        if let Some(second) = &self.second {
+            second.confirm(&self.clients).await;
+        }
+    }
+
     pub async fn finish(self) {
+        if let Some(second) = self.second {
+            second.finish(&self.clients).await;
+        }
         drop(self.clients);
         for database in self.databases {
             database.finish().await.unwrap();
@@ -283,6 +347,13 @@ impl std::fmt::Debug for Running {
 impl Running {
     pub fn violations(&self, check: Check) -> u64 {
         self.metrics.violations.with_label_values(&[check.name()]).get()
+    }
+
+    pub fn passes(&self) -> u64 {
+        ["examined", "empty"]
+            .map(|result| self.metrics.passes.with_label_values(&[result]).get())
+            .iter()
+            .sum()
     }
 
     pub fn examined(&self, kind: &str) -> u64 {

@@ -9,3 +9,5 @@ mod faults;
 mod harness;
 mod relay;
 mod restarts;
+mod second;
+mod shards;

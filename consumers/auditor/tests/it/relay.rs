@@ -18,8 +18,14 @@ const TOPICS: [(&str, &str); 3] =
 pub struct Relay {
     producer: BaseProducer,
     prefix: String,
-    /// The last commit of each source that was emitted, and the last that there was.
-    last: BTreeMap<&'static str, (u64, u64)>,
+    /// By source and shard: the last commit that was emitted, and the last that there was.
+    last: BTreeMap<(&'static str, usize), (u64, u64)>,
+}
+
+/// The place of a record in its chain.
+struct Place<'a> {
+    chain: Option<&'a str>,
+    position: Option<&'a str>,
 }
 
 /// What becomes of a committed row.
@@ -48,17 +54,24 @@ impl Relay {
 
     /// Emits the event of a row, with the next position of its source.
     pub fn emit<T: EventBody + Serialize>(&mut self, body: &T, fate: Fate) {
+        self.emit_from(0, body, fate);
+    }
+
+    /// From this shard of its service. The first one's chain has no name, as before chains had any.
+    pub fn emit_from<T: EventBody + Serialize>(&mut self, shard: usize, body: &T, fate: Fate) {
         let event_type = body.event_type().unwrap();
         let (topic, source) = TOPICS.into_iter().find(|(topic, _)| *topic == event_type.topic()).unwrap();
-        let position = self.position(source, fate);
+        let position = self.position(source, shard, fate);
+        let chain = format!("{source}-{shard}/2026-11-29T12:15:02.123456Z");
+        let place = Place { chain: (shard > 0).then_some(&*chain), position: Some(&position) };
         if fate == Fate::Emitted {
-            self.produce(topic, event_type.as_str(), source, body, Some(&position));
+            self.produce_at(topic, event_type.as_str(), source, body, &place);
         }
     }
 
     /// The position of the next commit of a source.
-    fn position(&mut self, source: &'static str, fate: Fate) -> String {
-        let (emitted, committed) = self.last.entry(source).or_insert((0, 0x1000));
+    fn position(&mut self, source: &'static str, shard: usize, fate: Fate) -> String {
+        let (emitted, committed) = self.last.entry((source, shard)).or_insert((0, 0x1000));
         *committed += 0x10;
         let position = format!("0/{committed:X};0;0/{emitted:X}");
         if fate != Fate::NeverEmitted {
@@ -69,7 +82,7 @@ impl Relay {
 
     /// Emits an act of an operator, with the next position of its source.
     pub fn emit_act(&mut self, source: &'static str) {
-        let (position, from) = (self.position(source, Fate::Emitted), format!("/coro/{source}"));
+        let (position, from) = (self.position(source, 0, Fate::Emitted), format!("/coro/{source}"));
         let header = |key, value| Header { key, value: Some(value) };
         let headers = OwnedHeaders::new()
             .insert(header("ce_type", "database.opened.v1"))
@@ -97,6 +110,17 @@ impl Relay {
         body: &T,
         position: Option<&str>,
     ) {
+        self.produce_at(topic, name, source, body, &Place { chain: None, position });
+    }
+
+    fn produce_at<T: EventBody + Serialize>(
+        &self,
+        topic: &str,
+        name: &str,
+        source: &str,
+        body: &T,
+        place: &Place<'_>,
+    ) {
         let (id, subject, source) = (body.event_id(), body.subject(), format!("/coro/{source}"));
         let header = |key, value| Header { key, value: Some(value) };
         let mut headers = OwnedHeaders::new()
@@ -104,8 +128,11 @@ impl Relay {
             .insert(header("ce_type", name))
             .insert(header("ce_source", source.as_str()))
             .insert(header("ce_subject", subject.as_str()));
-        if let Some(position) = position {
+        if let Some(position) = place.position {
             headers = headers.insert(header("pg_position", position));
+        }
+        if let Some(chain) = place.chain {
+            headers = headers.insert(header("pg_chain", chain));
         }
         let (topic, key) = (format!("{}{topic}", self.prefix), body.key());
         let text = serde_json::to_string(body).unwrap();

@@ -1,6 +1,6 @@
 //! Rows against Kafka in both directions, the relay's slots, and messages that are stuck on the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use uuid::Uuid;
@@ -10,6 +10,7 @@ use crate::audit::observed::Observed;
 use crate::audit::read::chain::format_lsn;
 use crate::audit::read::events::TopicOffset;
 use crate::audit::read::relay::{Checkpoint, Cluster};
+use crate::databases;
 
 /// T1: Kafka has each version of a payment, each ledger entry, and the present outcome of each charge.
 pub fn emitted(observed: &Observed) -> Tally {
@@ -135,6 +136,7 @@ pub fn all_explained(observed: &Observed) -> Tally {
     ];
     for (who, parked) in parked {
         for message in parked {
+            let who = databases::name(who, message.shard.as_deref());
             let what = || format!("{who} parked {}: {}", message.parked_id, message.reason);
             let is_explained = message.is_dealt_with || known(&message.parked_id);
             tally.check(is_explained, message.payment_id(), what);
@@ -172,8 +174,7 @@ fn tally(examined: u64, violations: u64, what: impl FnOnce() -> String) -> Tally
 pub fn acknowledged(observed: &Observed) -> Tally {
     let mut tally = Tally::default();
     for checkpoint in &observed.checkpoints {
-        let cluster = observed.clusters.get(checkpoint.source.as_str());
-        let problem = cluster.and_then(|cluster| slot_problem(checkpoint, cluster));
+        let problem = checkpoint_problem(checkpoint, &observed.clusters);
         let what = || format!("slot {}: {}", checkpoint.slot, problem.as_deref().unwrap_or_default());
         tally.check(problem.is_none(), None, what);
     }
@@ -187,7 +188,28 @@ pub fn acknowledged(observed: &Observed) -> Tally {
     tally
 }
 
-/// Why a slot does not fit the checkpoint of its source, if it does not.
+/// Why a slot does not fit the checkpoint of its source, if it does not. A source that has the name of a service with one database is
+/// that database; those of shards have names of their own, and are known by their server.
+fn checkpoint_problem(
+    checkpoint: &Checkpoint,
+    clusters: &BTreeMap<&'static str, Vec<Cluster>>,
+) -> Option<String> {
+    let of_service = clusters.get(checkpoint.source.as_str()).map(Vec::as_slice).unwrap_or_default();
+    if let [cluster] = of_service
+        && cluster.shard.is_none()
+    {
+        return slot_problem(checkpoint, cluster);
+    }
+    let shards = clusters.values().flatten().filter(|cluster| cluster.shard.is_some());
+    let mut on_server = shards.filter(|cluster| cluster.system_id == checkpoint.system_id);
+    match (on_server.next(), of_service) {
+        (Some(cluster), _) => slot_problem(checkpoint, cluster),
+        (None, [cluster, ..]) => slot_problem(checkpoint, cluster),
+        (None, []) => None,
+    }
+}
+
+/// Why a slot does not fit the checkpoint, if it does not.
 pub fn slot_problem(checkpoint: &Checkpoint, cluster: &Cluster) -> Option<String> {
     if checkpoint.creating {
         return None;

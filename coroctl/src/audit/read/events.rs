@@ -158,6 +158,14 @@ impl PublishedEvents {
         Self { explained, ..Self::default() }
     }
 
+    /// Forgets the events of the payments that do not count.
+    pub fn retain(&mut self, counts: impl Fn(&Uuid) -> bool) {
+        self.payments.retain(|id, _| counts(id));
+        self.ledger.retain(|id, _| counts(id));
+        self.charges.retain(|id, _| counts(id));
+        self.replaced.retain(|id, _| counts(id));
+    }
+
     /// Adds the next record of a partition.
     pub fn add(&mut self, record: &Record<'_>) {
         self.records += 1;

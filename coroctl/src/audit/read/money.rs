@@ -1,6 +1,7 @@
 //! Counts in the balance database whether money adds up, in the snapshot of the caller's transaction.
 //!
 //! * The database counts, since every ledger entry would have to be read otherwise.
+//! * Each shard counts the rows that count on it. All rows of a user are on one shard, so what holds of each shard holds of all.
 //! * A statement answers: examined, violations, the first offender, and that offender's payment if there is one.
 
 use anyhow::{Context, Result};
@@ -8,6 +9,7 @@ use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
 use crate::audit::finding::{Offender, Tally};
+use crate::owned_rows::OwnedRows;
 
 /// The counts of M1, M2, M3, M5 and M7.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +23,11 @@ pub struct MoneyTallies {
 
 const TOTAL: &str = "
     with t as (select
-        (select coalesce(sum(amount), 0) from ledger where kind = 'deposit') as deposits,
-        (select coalesce(sum(available), 0) from accounts) as available,
-        (select coalesce(sum(held), 0) from accounts) as held,
-        (select coalesce(sum(amount), 0) from ledger where kind = 'capture') as captured)
-    select (select count(*) from accounts),
+        (select coalesce(sum(amount), 0) from {ledger} l where kind = 'deposit') as deposits,
+        (select coalesce(sum(available), 0) from {accounts} a) as available,
+        (select coalesce(sum(held), 0) from {accounts} a) as held,
+        (select coalesce(sum(amount), 0) from {ledger} l where kind = 'capture') as captured)
+    select (select count(*) from {accounts} a),
            (deposits <> available + held + captured)::int::bigint,
            format('deposits %s, available %s, held %s, captured %s: %s %s', deposits, available, held, captured,
                   abs(available + held + captured - deposits),
@@ -39,7 +41,7 @@ const POSITIVE: &str = "
            min(format('user %s has %s available, %s held', user_id, available, held))
                filter (where available < 0 or held < 0),
            null::text
-      from accounts";
+      from {accounts} a";
 
 const FOLD: &str = "
     with fold as (
@@ -48,11 +50,11 @@ const FOLD: &str = "
                              else 0 end) as available,
                sum(case kind when 'hold' then amount when 'capture' then -amount when 'release' then -amount
                              else 0 end) as held
-          from ledger where kind <> 'rejection' group by user_id),
+          from {ledger} l where kind <> 'rejection' group by user_id),
     sides as (
         select user_id, a.available, a.held, f.available as folded_available, f.held as folded_held,
                a.available is distinct from f.available or a.held is distinct from f.held as bad
-          from accounts a full join fold f using (user_id))
+          from {accounts} a full join fold f using (user_id))
     select count(*), count(*) filter (where bad),
            min(format('user %s has %s available, %s held; the ledger says %s and %s', user_id,
                       coalesce(available::text, 'nothing'), coalesce(held::text, 'nothing'),
@@ -68,7 +70,7 @@ const ONCE: &str = "
                count(*) filter (where kind in ('capture', 'release')) as ends,
                coalesce(sum(amount) filter (where kind = 'hold'), 0) as held,
                coalesce(sum(amount) filter (where kind in ('capture', 'release')), 0) as ended
-          from ledger where kind in ('hold', 'capture', 'release') group by user_id, payment_id),
+          from {ledger} l where kind in ('hold', 'capture', 'release') group by user_id, payment_id),
     judged as (
         select *, holds > 1 or ends > 1 or (ends = 1 and (holds = 0 or held <> ended)) as bad from payment)
     select count(*), count(*) filter (where bad),
@@ -87,7 +89,7 @@ const STATEMENT: &str = "
                              else 0 end) over so_far as available,
                sum(case kind when 'hold' then amount when 'capture' then -amount when 'release' then -amount
                              else 0 end) over so_far as held
-          from ledger where kind <> 'rejection'
+          from {ledger} l where kind <> 'rejection'
         window so_far as (partition by user_id order by entry_no, payment_id, phase rows unbounded preceding)),
     judged as (
         select *, entry_no is distinct from number or available_after is distinct from available
@@ -96,7 +98,7 @@ const STATEMENT: &str = "
         union all
         select user_id, null, a.last_entry_no, null, null, m.last_entry_no, null, null,
                coalesce(a.last_entry_no, 0) <> coalesce(m.last_entry_no, 0)
-          from accounts a
+          from {accounts} a
           full join (select user_id, count(*) as last_entry_no from movement group by user_id) m using (user_id))
     select count(*), count(*) filter (where bad),
            (array_agg(case when payment_id is null
@@ -109,30 +111,45 @@ const STATEMENT: &str = "
            min(payment_id::text) filter (where bad)
       from judged";
 
-/// Runs the statements of M1, M2, M3, M5 and M7.
-pub async fn read(balance: &impl GenericClient) -> Result<MoneyTallies> {
-    Ok(MoneyTallies {
-        total: tally(balance, TOTAL).await.context("M1")?,
-        positive: tally(balance, POSITIVE).await.context("M2")?,
-        fold: tally(balance, FOLD).await.context("M3")?,
-        once: tally(balance, ONCE).await.context("M5")?,
-        statement: tally(balance, STATEMENT).await.context("M7")?,
-    })
+impl MoneyTallies {
+    /// The sum of both.
+    fn and(self, other: &Self) -> Self {
+        Self {
+            total: self.total.and(&other.total),
+            positive: self.positive.and(&other.positive),
+            fold: self.fold.and(&other.fold),
+            once: self.once.and(&other.once),
+            statement: self.statement.and(&other.statement),
+        }
+    }
 }
 
-/// Runs a statement that counts its offenders.
-pub async fn tally(client: &impl GenericClient, statement: &str) -> Result<Tally> {
-    let row = client.query_one(statement, &[]).await?;
+/// Runs the statements of M1, M2, M3, M5 and M7 on one database, and adds what they count.
+pub async fn read(balance: &impl GenericClient, owned: &OwnedRows, read: &mut MoneyTallies) -> Result<()> {
+    let tallies = MoneyTallies {
+        total: tally(balance, owned, TOTAL).await.context("M1")?,
+        positive: tally(balance, owned, POSITIVE).await.context("M2")?,
+        fold: tally(balance, owned, FOLD).await.context("M3")?,
+        once: tally(balance, owned, ONCE).await.context("M5")?,
+        statement: tally(balance, owned, STATEMENT).await.context("M7")?,
+    };
+    *read = std::mem::take(read).and(&tallies);
+    Ok(())
+}
+
+/// Runs a statement that counts its offenders among the rows that count.
+pub async fn tally(client: &impl GenericClient, owned: &OwnedRows, statement: &str) -> Result<Tally> {
+    let row = client.query_one(&owned.statement(statement), &[]).await?;
     let count = |index: usize| row.get::<_, i64>(index).unsigned_abs();
     let violations = count(1);
-    let first = (violations > 0).then(|| offender(&row)).transpose()?;
+    let first = (violations > 0).then(|| offender(&row, owned)).transpose()?;
     Ok(Tally { examined: count(0), violations, first })
 }
 
-fn offender(row: &Row) -> Result<Offender> {
+fn offender(row: &Row, owned: &OwnedRows) -> Result<Offender> {
     let payment_id: Option<&str> = row.get(3);
     Ok(Offender {
         payment_id: payment_id.map(str::parse::<Uuid>).transpose().context("a payment id")?,
-        what: row.get::<_, Option<String>>(2).unwrap_or_default(),
+        what: owned.located(row.get::<_, Option<String>>(2).unwrap_or_default()),
     })
 }

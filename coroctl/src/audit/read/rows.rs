@@ -1,6 +1,6 @@
-//! Reads the rows of the three databases: all of them, or those of some payments.
+//! Reads the rows of the databases: all of them, or those of some payments.
 //!
-//! * Each database is read in the snapshot of the caller's transaction.
+//! * Each database is read in the snapshot of the caller's transaction. What is read of several shards is added up.
 //! * The rows of some payments are reached by primary key, whatever else is there.
 //! * Some hundred bytes a payment stay in memory: of the published columns only a fingerprint, which is enough to see
 //!   whether an event equals its row.
@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::money;
 use crate::audit::finding::Tally;
 use crate::audit::statuses::{ChargeStatus, EntryKind, PaymentStatus};
+use crate::owned_rows::OwnedRows;
 
 /// The terms that every row of a payment must agree on. Texts are kept as fingerprints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub struct Charge {
 /// A message that a service has parked.
 #[derive(Clone, Debug)]
 pub struct ParkedMessage {
+    /// The shard on which it is parked, where the service has several.
+    pub shard: Option<String>,
     pub parked_id: String,
     pub reason: String,
     /// The row that the message is about, as its headers say.
@@ -150,7 +153,7 @@ const PAYMENTS: &str = "
     select user_id, payment_id, client_number, service_id, amount, status, event, reason, version, traceparent,
            initiated_at, expires_at, authorized_at, completed_at, rejected_at, failed_at, cancelled_at,
            cancel_requested_at
-      from payments";
+      from {payments} p";
 
 const KEYS: &str = "
     select count(*), count(*) filter (where n > 1),
@@ -158,15 +161,16 @@ const KEYS: &str = "
                       order by payment_id) filter (where n > 1))[1],
            min(payment_id) filter (where n > 1)
       from (select user_id, idempotency_key, count(*) as n, min(payment_id::text) as payment_id
-              from payments group by user_id, idempotency_key) k";
+              from {payments} p group by user_id, idempotency_key) k";
 
 const LEDGER: &str = "
-    select user_id, payment_id, phase, kind, amount, service_id, reason, traceparent, created_at from ledger";
+    select user_id, payment_id, phase, kind, amount, service_id, reason, traceparent, created_at
+      from {ledger} l";
 
 const CHARGES: &str = "
     select payment_id, user_id, client_number, service_id, amount, status, attempt, reason, version,
            provider_reference, traceparent, expires_at, created_at, decided_at
-      from charges";
+      from {charges} c";
 
 /// Appended to [`PAYMENTS`] and to [`LEDGER`].
 const OF_KEYS: &str =
@@ -181,25 +185,29 @@ pub struct PaymentKeys {
 
 const RESOLVED: &str = "
     select r.payment_id, (c.before ->> 'amount')::bigint
-      from resolutions r join resolution_confirmations c using (resolution_id)
+      from {resolutions} r join resolution_confirmations c using (resolution_id)
      where c.outcome = 'applied'";
 
-pub async fn payments(client: &impl GenericClient) -> Result<Payments> {
-    let keys = money::tally(client, KEYS).await.context("S3")?;
-    let (services, parked) = (services(client).await?, parked_and_acts(client).await?);
-    let mut read = Payments { keys, services, parked, ..Payments::default() };
-    let rows = client.query_raw(PAYMENTS, std::iter::empty::<i32>()).await.context("payments")?;
-    collect_payments(rows, &mut read).await?;
-    Ok(read)
+/// Adds the payments of a database that count, its services, and all that is parked there.
+pub async fn payments(client: &impl GenericClient, owned: &OwnedRows, read: &mut Payments) -> Result<()> {
+    let keys = money::tally(client, owned, KEYS).await.context("S3")?;
+    read.keys = std::mem::take(&mut read.keys).and(&keys);
+    for (id, service) in services(client).await? {
+        // Each shard has all services. Where an operator has not changed each, the last version is the one that is emitted.
+        let known = read.services.entry(id).or_insert(service);
+        *known = if service.0 > known.0 { service } else { *known };
+    }
+    read.parked.extend(parked_and_acts(client, owned).await?);
+    let statement = owned.statement(PAYMENTS);
+    let rows = client.query_raw(&statement, std::iter::empty::<i32>()).await.context("payments")?;
+    collect_payments(rows, read).await
 }
 
-/// Reads these payments only, and neither services nor parked messages.
-pub async fn payments_of(client: &impl GenericClient, keys: &PaymentKeys) -> Result<Payments> {
-    let mut read = Payments::default();
-    let statement = format!("{PAYMENTS}{OF_KEYS}");
+/// Adds these payments only, which this database owns, and neither services nor parked messages.
+pub async fn payments_of(client: &impl GenericClient, keys: &PaymentKeys, read: &mut Payments) -> Result<()> {
+    let statement = format!("{}{OF_KEYS}", OwnedRows::all().statement(PAYMENTS));
     let rows = client.query_raw(statement.as_str(), [&keys.users, &keys.ids]).await.context("payments")?;
-    collect_payments(rows, &mut read).await?;
-    Ok(read)
+    collect_payments(rows, read).await
 }
 
 async fn collect_payments(rows: RowStream, read: &mut Payments) -> Result<()> {
@@ -274,20 +282,19 @@ fn payment(row: &Row) -> Result<(Uuid, Payment)> {
     Ok((data.payment_id, payment))
 }
 
-pub async fn ledger(client: &impl GenericClient) -> Result<Ledger> {
-    let mut read = Ledger { parked: parked_and_acts(client).await?, ..Ledger::default() };
-    let rows = client.query_raw(LEDGER, std::iter::empty::<i32>()).await.context("ledger")?;
-    collect_ledger(rows, &mut read).await?;
-    Ok(read)
+/// Adds the entries of a database that count, and all that is parked there.
+pub async fn ledger(client: &impl GenericClient, owned: &OwnedRows, read: &mut Ledger) -> Result<()> {
+    read.parked.extend(parked_and_acts(client, owned).await?);
+    let statement = owned.statement(LEDGER);
+    let rows = client.query_raw(&statement, std::iter::empty::<i32>()).await.context("ledger")?;
+    collect_ledger(rows, read).await
 }
 
-/// Reads the entries of these payments or deposits only, and no parked messages.
-pub async fn ledger_of(client: &impl GenericClient, keys: &PaymentKeys) -> Result<Ledger> {
-    let mut read = Ledger::default();
-    let statement = format!("{LEDGER}{OF_KEYS}");
+/// Adds the entries of these payments or deposits only, whose users this database owns, and no parked messages.
+pub async fn ledger_of(client: &impl GenericClient, keys: &PaymentKeys, read: &mut Ledger) -> Result<()> {
+    let statement = format!("{}{OF_KEYS}", OwnedRows::all().statement(LEDGER));
     let rows = client.query_raw(statement.as_str(), [&keys.users, &keys.ids]).await.context("ledger")?;
-    collect_ledger(rows, &mut read).await?;
-    Ok(read)
+    collect_ledger(rows, read).await
 }
 
 async fn collect_ledger(rows: RowStream, read: &mut Ledger) -> Result<()> {
@@ -323,13 +330,15 @@ async fn collect_ledger(rows: RowStream, read: &mut Ledger) -> Result<()> {
     Ok(())
 }
 
-pub async fn charges(client: &impl GenericClient) -> Result<Charges> {
-    let mut read = Charges { parked: parked_and_acts(client).await?, ..Charges::default() };
-    for row in client.query(RESOLVED, &[]).await.context("resolutions")? {
+/// Adds the charges of a database that count, with what operators have resolved of them, and all that is parked there.
+pub async fn charges(client: &impl GenericClient, owned: &OwnedRows, read: &mut Charges) -> Result<()> {
+    read.parked.extend(parked_and_acts(client, owned).await?);
+    for row in client.query(&owned.statement(RESOLVED), &[]).await.context("resolutions")? {
         let before: Option<i64> = row.get(1);
         read.resolved.entry(row.get(0)).or_default().extend(before);
     }
-    let rows = client.query_raw(CHARGES, std::iter::empty::<i32>()).await.context("charges")?;
+    let statement = owned.statement(CHARGES);
+    let rows = client.query_raw(&statement, std::iter::empty::<i32>()).await.context("charges")?;
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("charges")? {
         let (payment_id, charge) = charge(&row)?;
@@ -338,12 +347,17 @@ pub async fn charges(client: &impl GenericClient) -> Result<Charges> {
             read.duplicate_rows.violate(payment_id, || "two rows in charges".to_owned());
         }
     }
-    Ok(read)
+    Ok(())
 }
 
 /// Reads these charges into `read`, as they are by now.
-pub async fn charges_again(client: &impl GenericClient, ids: &[Uuid], read: &mut Charges) -> Result<()> {
-    let statement = format!("{CHARGES} where payment_id = any($1)");
+pub async fn charges_again(
+    client: &impl GenericClient,
+    owned: &OwnedRows,
+    ids: &[Uuid],
+    read: &mut Charges,
+) -> Result<()> {
+    let statement = format!("{} where payment_id = any($1)", owned.statement(CHARGES));
     let rows = client.query_raw(statement.as_str(), [ids]).await.context("charges")?;
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("charges")? {
@@ -353,16 +367,27 @@ pub async fn charges_again(client: &impl GenericClient, ids: &[Uuid], read: &mut
     Ok(())
 }
 
-/// Reads these charges only, with what operators have resolved of them, and no parked messages.
-pub async fn charges_of(client: &impl GenericClient, ids: &[Uuid]) -> Result<Charges> {
-    let mut read = Charges::default();
-    charges_again(client, ids, &mut read).await?;
-    let statement = format!("{RESOLVED} and r.payment_id = any($1)");
+/// Adds these charges only, with what operators have resolved of them, and no parked messages.
+pub async fn charges_of(
+    client: &impl GenericClient,
+    owned: &OwnedRows,
+    ids: &[Uuid],
+    read: &mut Charges,
+) -> Result<()> {
+    charges_again(client, owned, ids, read).await?;
+    let statement = format!("{} and r.payment_id = any($1)", owned.statement(RESOLVED));
     for row in client.query(statement.as_str(), &[&ids]).await.context("resolutions")? {
         let before: Option<i64> = row.get(1);
         read.resolved.entry(row.get(0)).or_default().extend(before);
     }
-    Ok(read)
+    Ok(())
+}
+
+/// The payments that a database has any row of in these buckets, whether or not it owns them. `table` is one of ours.
+pub async fn ids_of_buckets(client: &impl GenericClient, table: &str, buckets: &[i16]) -> Result<Vec<Uuid>> {
+    let statement = format!("select payment_id from {table} where bucket(user_id) = any($1)");
+    let rows = client.query(&statement, &[&buckets]).await.with_context(|| table.to_owned())?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 fn charge(row: &Row) -> Result<(Uuid, Charge)> {
@@ -410,17 +435,22 @@ const PARKED_AND_ACTS: &str = "
 
 /// The messages that a subscriber has parked. Operators have no acts there.
 pub async fn parked(client: &impl GenericClient) -> Result<Vec<ParkedMessage>> {
-    parked_by(client, PARKED).await
+    parked_by(client, None, PARKED).await
 }
 
-/// The messages that a service of the saga has parked.
-async fn parked_and_acts(client: &impl GenericClient) -> Result<Vec<ParkedMessage>> {
-    parked_by(client, PARKED_AND_ACTS).await
+/// The messages that a service of the saga has parked in one database. They stay where they are when buckets move.
+async fn parked_and_acts(client: &impl GenericClient, owned: &OwnedRows) -> Result<Vec<ParkedMessage>> {
+    parked_by(client, owned.shard(), PARKED_AND_ACTS).await
 }
 
-async fn parked_by(client: &impl GenericClient, query: &str) -> Result<Vec<ParkedMessage>> {
+async fn parked_by(
+    client: &impl GenericClient,
+    shard: Option<&str>,
+    query: &str,
+) -> Result<Vec<ParkedMessage>> {
     let rows = client.query(query, &[]).await.context("parked")?;
     let parked = |row: &Row| ParkedMessage {
+        shard: shard.map(str::to_owned),
         parked_id: row.get(0),
         reason: row.get(1),
         subject: row.get(2),

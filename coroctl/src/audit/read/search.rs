@@ -96,7 +96,7 @@ async fn parked_in(index: &SearchIndex) -> Result<Vec<ParkedMessage>> {
         for Hit { id, source, .. } in hits {
             let text = |pointer| source.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
             let (reason, subject) = (text("/reason").unwrap_or_default(), text("/headers/ce_subject"));
-            parked.push(ParkedMessage { parked_id: id, reason, subject, is_dealt_with: false });
+            parked.push(ParkedMessage { shard: None, parked_id: id, reason, subject, is_dealt_with: false });
         }
     }
 }

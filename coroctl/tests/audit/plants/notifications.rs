@@ -40,7 +40,13 @@ const PARKED: &str = "PaymentTopic/0/999";
 
 fn parked(payment_id: Uuid) -> ParkedMessage {
     let (parked_id, reason) = (PARKED.to_owned(), "it cannot be read".to_owned());
-    ParkedMessage { parked_id, reason, subject: Some(payment_id.to_string()), is_dealt_with: false }
+    ParkedMessage {
+        shard: None,
+        parked_id,
+        reason,
+        subject: Some(payment_id.to_string()),
+        is_dealt_with: false,
+    }
 }
 
 fn rows(harness: &mut Harness, payment: Uuid) -> &mut Vec<Notification> {

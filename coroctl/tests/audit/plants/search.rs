@@ -85,7 +85,7 @@ pub const SEARCH: &[Plant] = &[
 
 fn parked(subject: Option<String>) -> ParkedMessage {
     let (parked_id, reason) = ("PaymentTopic/9/7".to_owned(), "the index refuses its document".to_owned());
-    ParkedMessage { parked_id, reason, subject, is_dealt_with: false }
+    ParkedMessage { shard: None, parked_id, reason, subject, is_dealt_with: false }
 }
 
 fn parked_in_place_of_its_document(harness: &mut super::Harness) {
