@@ -22,7 +22,6 @@ pub mod verify;
 use anyhow::Result;
 use clap::Subcommand;
 
-
 #[derive(Subcommand)]
 pub enum Shard {
     /// Print the shards of a service, and the buckets that each owns.

@@ -15,10 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use coroctl::audit::{self, Finding};
+use coroctl::audit;
 use coroctl::client::Client;
 use coroctl::stack::Stack;
-use uuid::Uuid;
 
 use crate::bench::caller::Address;
 use crate::bench::endings::Endings;
@@ -46,10 +45,6 @@ pub struct Options {
     /// Report latencies, and do not judge them: on a machine that does other things, too.
     #[arg(long)]
     without_limits: bool,
-    /// Compare each payment with its plan, and audit nothing: the audit reads one database of each service, and would report the rows
-    /// of further shards as missing.
-    #[arg(long)]
-    without_audit: bool,
     /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
@@ -57,7 +52,7 @@ pub struct Options {
 
 /// Runs the load and the audit, prints, and fails when either did.
 pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
-    let Options { name, rate, seconds, users, without_limits, without_audit, json } = options;
+    let Options { name, rate, seconds, users, without_limits, json } = options;
     let profile = Profile::named(name, Changes { rate: *rate, seconds: *seconds, users: *users })?;
     ensure!(
         stack.edge_url.starts_with("http://"),
@@ -74,17 +69,12 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
         steps = generator.run() => steps?,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
     };
-    let findings = match without_audit {
-        true => None,
-        false => Some(audited(stack, generator.accepted()).await?),
-    };
-    let report = Report::new(name, profile, steps, !without_limits, findings.as_deref());
+    tracing::info!("audit");
+    let accepted = generator.accepted();
+    let findings =
+        audit::run_with(stack, &audit::Options { accepted, wait: QUIESCENCE_TIMEOUT, ..Default::default() })
+            .await?;
+    let report = Report::new(name, profile, steps, !without_limits, &findings);
     report.print(*json)?;
     report.verdict()
-}
-
-async fn audited(stack: &Stack, accepted: Vec<Uuid>) -> Result<Vec<Finding>> {
-    tracing::info!("audit");
-    let options = audit::Options { accepted, wait: QUIESCENCE_TIMEOUT, ..Default::default() };
-    audit::run_with(stack, &options).await
 }

@@ -14,7 +14,7 @@ use crate::output::Progress;
 use crate::process::ProcessId;
 use crate::servers::{java, kafka, postgres};
 use crate::up::{Extent, Wish, afresh};
-use crate::{debezium, down, environment, shards, workspace};
+use crate::{debezium, down, environment, workspace};
 
 /// The first port of the servers of `bench relay`.
 const RELAY_PORT: u16 = 24_000;
@@ -52,9 +52,6 @@ pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
     all.extend(arguments.iter().map(String::as_str));
     let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
     if asks_for_help || !matches!(benchmark, Benchmark::Relay(_)) {
-        if !asks_for_help {
-            shards::ensure_one(layout, &format!("bench {name}"))?;
-        }
         return workspace::e2e(layout, &all);
     }
     let own = Layout::new(Some(PathBuf::from(".stack-bench")), RELAY_PORT)?;

@@ -27,7 +27,7 @@ use crate::process::ProcessId;
 use crate::servers::{collector, kafka};
 use crate::services::Instance;
 use crate::up::{Extent, Wish, afresh};
-use crate::{compose, down, install, logs, shards, workspace};
+use crate::{compose, down, install, logs, workspace};
 use suites::{Kind, Suite};
 use totals::Totals;
 
@@ -338,11 +338,7 @@ const SHARDED: &str = "sharded::";
 /// A payment, a load, one shard away, and buckets that move under load.
 fn sharded(layout: &Layout, totals: &mut Totals) {
     totals.one(workspace::coroctl(layout, &["first-payment"]));
-    let mut load = vec!["load", "smoke", "--without-limits"];
-    if !shards::can_audit(layout) {
-        load.push("--without-audit");
-    }
-    totals.one(workspace::e2e(layout, &load));
+    totals.one(workspace::e2e(layout, &["load", "smoke", "--without-limits"]));
     totals.all(whole(layout, SHARDED));
 }
 

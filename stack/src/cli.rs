@@ -210,10 +210,7 @@ pub fn main() -> ExitCode {
 fn audit(arguments: &[String]) -> ExitCode {
     const EXIT_NOT_EXAMINED: u8 = 2;
     let all: Vec<&str> = ["audit"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-    let looked = Layout::from_env().and_then(|layout| {
-        shards::ensure_one(&layout, "audit")?;
-        workspace::coroctl_status(&layout, &all)
-    });
+    let looked = Layout::from_env().and_then(|layout| workspace::coroctl_status(&layout, &all));
     if let Err(error) = &looked {
         eprintln!("\n{error:#}");
     }
@@ -261,9 +258,9 @@ fn run(action: Action) -> Result<()> {
         Action::Explain { payment_id } => workspace::coroctl(&layout, &["explain", &payment_id]),
         Action::Demo => demo(&layout),
         Action::Chaos { arguments } => with_e2e(&layout, "chaos", &arguments),
-        Action::Drill { arguments } => with_e2e(&layout, "drill", &arguments),
-        Action::Leader { arguments } => with_e2e(&layout, "leader", &arguments),
-        Action::Load { arguments } => load(&layout, arguments),
+        Action::Drill { arguments } => of_one_postgres(&layout, "drill", &arguments),
+        Action::Leader { arguments } => of_one_postgres(&layout, "leader", &arguments),
+        Action::Load { arguments } => with_e2e(&layout, "load", &arguments),
         Action::Bench { name } => bench::run(&layout, &name),
         Action::K6 { name, arguments } => k6::run(&layout, &name, &arguments),
         Action::Clean { yes } => down::clean(&layout, yes),
@@ -291,30 +288,21 @@ fn restart(layout: &Layout, name: &str, to: Option<PathBuf>, beside: bool) -> Re
     wait_for_service(layout, instance)
 }
 
-/// A load ends with the audit, where that finds all rows.
-fn load(layout: &Layout, mut arguments: Vec<String>) -> Result<()> {
-    if !shards::can_audit(layout) {
-        arguments.push("--without-audit".to_owned());
-    }
-    run_e2e(layout, "load", &arguments)
-}
-
-/// Runs a command of the program of loads and faults that reads the databases.
-fn with_e2e(layout: &Layout, verb: &str, arguments: &[String]) -> Result<()> {
+/// Runs a command of the program of loads and faults that stops, starts or restores the one Postgres.
+fn of_one_postgres(layout: &Layout, verb: &str, arguments: &[String]) -> Result<()> {
     if !arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         shards::ensure_one(layout, verb)?;
     }
-    run_e2e(layout, verb, arguments)
+    with_e2e(layout, verb, arguments)
 }
 
-fn run_e2e(layout: &Layout, verb: &str, arguments: &[String]) -> Result<()> {
+fn with_e2e(layout: &Layout, verb: &str, arguments: &[String]) -> Result<()> {
     let all = std::iter::once(verb).chain(arguments.iter().map(String::as_str));
     workspace::e2e(layout, &all.collect::<Vec<_>>())
 }
 
 /// On whatever runs already; a stack that is not up is brought up first.
 fn demo(layout: &Layout) -> Result<()> {
-    shards::ensure_one(layout, "demo")?;
     if Client::connect(&layout.socket()).is_none() {
         let (extent, yes) = (Extent::Services, install::in_ci());
         let (with, programs) = (Vec::new(), None);

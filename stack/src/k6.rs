@@ -18,8 +18,7 @@ use anyhow::{Context, Result, bail};
 use crate::control::Client;
 use crate::environment;
 use crate::layout::Layout;
-use crate::output::say;
-use crate::{shards, workspace};
+use crate::workspace;
 
 /// `EX_UNAVAILABLE` of sysexits.h: a program that this command needs is not there.
 pub const EXIT_UNAVAILABLE: u8 = 69;
@@ -35,10 +34,6 @@ pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
     let program = program(&env::var_os("PATH").unwrap_or_default()).ok_or(Absent)?;
     drop(Client::of_running(layout)?);
     let load = load(layout, &program, name, arguments);
-    if !shards::can_audit(layout) {
-        say("Not audited: the stack has several shards, and the audit reads one database of each service.");
-        return load;
-    }
     let audit = workspace::coroctl(layout, &["audit"]);
     match (load, audit) {
         (Ok(()), audit) => audit,

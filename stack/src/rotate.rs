@@ -21,7 +21,7 @@ use crate::layout::{ADMIN_TOKEN, Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::{Progress, Step};
 use crate::servers::{Server, kafka, rabbitmq, redis};
-use crate::{environment, link, secrets, workspace};
+use crate::{environment, link, secrets, shards, workspace};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -36,10 +36,7 @@ pub fn begin(layout: &Layout) -> Result<()> {
         !layout.is_ha(),
         "Patroni keeps the superuser's password in its own configuration, which this command does not change yet"
     );
-    ensure!(
-        layout.shard_count() == 1,
-        "this command changes the passwords of one Postgres, and this stack has one for each of its shards"
-    );
+    shards::ensure_one(layout, "rotate")?;
     ensure!(
         !layout.admin_token_before().is_file(),
         "the secrets of the last rotation still hold beside the new ones: cargo stack rotate --end"

@@ -123,8 +123,8 @@ impl Service {
                 kafka("relay"),
             ],
             Self::Auditor => vec![
-                ("PAYMENTS_DATABASE_URL", url("payments", Login::Checker)?),
-                ("BALANCE_DATABASE_URL", url("balance", Login::Checker)?),
+                ("PAYMENTS_DATABASE_URL", shards::tools_url(layout, "payments")?),
+                ("BALANCE_DATABASE_URL", shards::tools_url(layout, "balance")?),
                 ("PROCESSOR_DATABASE_URL", url("processor", Login::Checker)?),
                 kafka("auditor"),
             ],

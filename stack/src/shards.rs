@@ -11,22 +11,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::environment::{postgres_url, postgres_url_at};
-use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::up::Wish;
 use crate::workspace;
 
-/// The one switch for the tools that read databases (`coroctl` and `e2e`): whether they take a list of shards in
-/// `PAYMENTS_DATABASE_URL` and `BALANCE_DATABASE_URL`. Until they do, these name the first shard, and the commands that would report
-/// the rows of the others as missing refuse.
-const TOOLS_TAKE_LISTS: bool = false;
-
 pub const SHARDS_MAX: i64 = 4;
 /// The databases that several shards have.
 const DATABASES: [&str; 2] = ["payments", "balance"];
-/// The name of the first shard.
+/// The name of the first shard, and of its server.
 const FIRST: &str = "one";
+const FIRST_SERVER: &str = "postgres";
 /// Stands behind the number of shards once their buckets are shared out.
 const DISTRIBUTED: &str = "distributed";
 
@@ -52,6 +47,11 @@ impl FurtherShard {
             Self::Three => "three",
             Self::Four => "four",
         }
+    }
+
+    /// Whether a process of a stack is the server of a shard, of the first one too.
+    pub fn is_server(name: &str) -> bool {
+        name == FIRST_SERVER || Self::ALL.iter().any(|shard| shard.server() == name)
     }
 
     /// The name of its server.
@@ -95,10 +95,6 @@ pub fn choose(layout: &Layout, wish: &Wish) -> Result<()> {
     if wanted > 1 {
         ensure!(!(wish.ha || layout.is_ha()), "`--ha` and several shards do not go together yet");
         ensure!(!(wish.tls || layout.is_encrypted()), "`--tls` and several shards do not go together yet");
-        ensure!(
-            !(wish.with.contains(&Extra::Audit) || Extra::of(layout).contains(&Extra::Audit)),
-            "`--with audit` and several shards do not go together yet: the auditor reads one database of each service"
-        );
     }
     if wanted == kept {
         return Ok(());
@@ -114,23 +110,17 @@ pub fn choose(layout: &Layout, wish: &Wish) -> Result<()> {
     write_private(&layout.shards_file(), &wanted.to_string())
 }
 
-/// Refuses a command whose program reads one database of each service.
+/// Refuses a command that knows one Postgres.
 ///
 /// # Errors
 /// When the stack has several shards.
 pub fn ensure_one(layout: &Layout, command: &str) -> Result<()> {
     ensure!(
-        can_audit(layout),
-        "`cargo stack {command}` reads one database of each service, and this stack has {} shards: it would report the rows of the others \
-         as missing. It needs a stack without --shards",
+        !are_several(layout),
+        "`cargo stack {command}` knows one Postgres, and this stack has {} shards: it needs a stack without --shards",
         layout.shard_count()
     );
     Ok(())
-}
-
-/// Whether the audit finds all of the stack's rows.
-pub fn can_audit(layout: &Layout) -> bool {
-    TOOLS_TAKE_LISTS || !are_several(layout)
 }
 
 /// The value of `PAYMENTS_DATABASE_URL` and its like, for the tools.
@@ -138,7 +128,7 @@ pub fn can_audit(layout: &Layout) -> bool {
 /// # Errors
 /// As [`Login::password`].
 pub fn tools_url(layout: &Layout, database: &str) -> Result<String> {
-    match TOOLS_TAKE_LISTS && are_several(layout) {
+    match are_several(layout) {
         true => list(layout, database, Login::Checker),
         false => postgres_url(layout, database, Login::Checker),
     }
@@ -316,11 +306,9 @@ mod tests {
     fn what_does_not_go_together_with_shards_is_refused_and_changes_nothing() {
         let layout = layout("refused");
         let plain = || wish(Some(2));
-        for (refused, word) in [
-            (Wish { ha: true, ..plain() }, "--ha"),
-            (Wish { tls: true, ..plain() }, "--tls"),
-            (Wish { with: vec![Extra::Audit], ..plain() }, "--with audit"),
-        ] {
+        for (refused, word) in
+            [(Wish { ha: true, ..plain() }, "--ha"), (Wish { tls: true, ..plain() }, "--tls")]
+        {
             let reason = choose(&layout, &refused).unwrap_err().to_string();
             assert!(reason.contains(word), "{reason}");
             assert!(!layout.shards_file().exists());
@@ -332,12 +320,14 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_read_one_database_refuse_several_shards() {
+    fn tools_get_a_list_of_several_shards_and_what_knows_one_postgres_refuses() {
         let layout = layout("commands");
-        ensure_one(&layout, "audit").unwrap();
+        ensure_one(&layout, "rotate").unwrap();
+        assert!(tools_url(&layout, "payments").unwrap().starts_with("postgres://"));
         choose(&layout, &wish(Some(2))).unwrap();
-        assert_eq!(ensure_one(&layout, "audit").is_ok(), TOOLS_TAKE_LISTS);
-        assert_eq!(tools_url(&layout, "payments").unwrap().contains("two="), TOOLS_TAKE_LISTS);
+        let refused = ensure_one(&layout, "rotate").unwrap_err().to_string();
+        assert!(refused.contains("cargo stack rotate") && refused.contains("2 shards"), "{refused}");
+        assert!(tools_url(&layout, "payments").unwrap().contains(" two=postgres://"));
         fs::remove_dir_all(&layout.dir).unwrap();
     }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use stack::process::{self, ProcessId, Stat};
+use stack::shards::FurtherShard;
 
 /// The benchmark itself: HTTP client, reader of the topic, and, for the floor, the SQL client.
 pub const GENERATOR: &str = "generator";
@@ -104,7 +105,7 @@ impl Meter {
         for child in &self.children {
             let members: HashSet<ProcessId> = process::family(&all, &[child.id]).into_iter().collect();
             for stat in all.iter().filter(|stat| members.contains(&stat.id)) {
-                let group = if child.name == POSTGRES {
+                let group = if FurtherShard::is_server(&child.name) {
                     postgres_group(&title(stat.id.pid))
                 } else {
                     service(&child.name).to_owned()

@@ -1,10 +1,11 @@
 //! Reads the payments of a run: counts while it lasts, every row at the end.
 
 use anyhow::{Context, Result};
-use tokio_postgres::Client;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
-use coroctl::databases;
+use coroctl::databases::ServiceDatabases;
+use coroctl::owned_rows::OwnedRows;
 
 /// Payments by status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,33 +52,32 @@ pub struct PaymentRow {
     pub seconds: f64,
 }
 
-/// Reads as the read-only role, on one connection for as long as that lasts.
+/// Reads as the read-only role, on one connection to each shard for as long as that lasts.
 pub struct Board {
-    url: String,
+    urls: String,
     users: Vec<Uuid>,
-    client: Option<Client>,
+    databases: Option<ServiceDatabases>,
 }
 
 impl Board {
     pub fn of(users: &[Uuid], payments_database_url: &str) -> Self {
-        Self { url: payments_database_url.to_owned(), users: users.to_owned(), client: None }
+        Self { urls: payments_database_url.to_owned(), users: users.to_owned(), databases: None }
     }
 
     /// `None` while the database does not answer.
     pub async fn counts(&mut self) -> Option<Counts> {
         let counted = self.count().await;
         if counted.is_err() {
-            self.client = None;
+            self.databases = None;
         }
         counted.ok()
     }
 
     async fn count(&mut self) -> Result<Counts> {
-        let query = "select status, event = 'outcome_unknown', count(*) from payments
+        let query = "select status, event = 'outcome_unknown', count(*) from {payments} p
                      where user_id = any($1) group by 1, 2";
-        let users = self.users.clone();
         let mut counts = Counts::default();
-        for row in self.client().await?.query(query, &[&users]).await? {
+        for row in self.rows(query).await? {
             let status: &str = row.get(0);
             let slot = counts.slot(status, row.get(1)).with_context(|| format!("unknown status {status}"))?;
             *slot += row.get::<_, i64>(2).unsigned_abs();
@@ -90,10 +90,9 @@ impl Board {
         let query = "select payment_id, user_id, idempotency_key, amount, status, reason,
                             extract(epoch from coalesce(completed_at, failed_at, rejected_at, cancelled_at, now())
                                                - initiated_at)::float8
-                     from payments where user_id = any($1)";
-        let users = self.users.clone();
-        let rows = self.client().await?.query(query, &[&users]).await.context("payments of the run")?;
-        let row = |row: &tokio_postgres::Row| PaymentRow {
+                     from {payments} p where user_id = any($1)";
+        let rows = self.rows(query).await.context("payments of the run")?;
+        let row = |row: &Row| PaymentRow {
             payment_id: row.get(0),
             user_id: row.get(1),
             key: row.get(2),
@@ -105,10 +104,19 @@ impl Board {
         Ok(rows.iter().map(row).collect())
     }
 
-    async fn client(&mut self) -> Result<&Client> {
-        if self.client.as_ref().is_none_or(Client::is_closed) {
-            self.client = Some(databases::connect(&self.url).await?);
+    /// What a statement about the users finds on each shard. A payment that is moved meanwhile may be missing, or there twice.
+    async fn rows(&mut self, query: &str) -> Result<Vec<Row>> {
+        let databases =
+            match self.databases.take().filter(|of| !of.databases.iter().any(|one| one.client.is_closed())) {
+                Some(open) => open,
+                None => ServiceDatabases::connect("payments", &self.urls).await?,
+            };
+        let mut rows = Vec::new();
+        for database in &databases.databases {
+            let owned = database.shard.as_deref().map_or_else(OwnedRows::all, OwnedRows::of_shard);
+            rows.extend(database.client.query(&owned.statement(query), &[&self.users]).await?);
         }
-        self.client.as_ref().context("no connection")
+        self.databases = Some(databases);
+        Ok(rows)
     }
 }

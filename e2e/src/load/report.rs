@@ -20,7 +20,7 @@ pub struct Report {
     knee: Option<u32>,
     faults: Vec<String>,
     #[serde(flatten)]
-    audit: Option<Audited>,
+    audit: Audited,
 }
 
 impl Report {
@@ -29,14 +29,14 @@ impl Report {
         profile: Profile,
         steps: Vec<Figures>,
         with_limits: bool,
-        findings: Option<&[Finding]>,
+        findings: &[Finding],
     ) -> Self {
         Self {
             load: load.to_owned(),
             machine: machine(),
             knee: knee(&steps, &profile.limits).filter(|_| profile.finds_knee),
             faults: faults(&profile, &steps, with_limits),
-            audit: findings.map(Audited::new),
+            audit: Audited::new(findings),
             profile,
             steps,
         }
@@ -56,10 +56,7 @@ impl Report {
         for fault in &self.faults {
             println!("{fault}.");
         }
-        match &self.audit {
-            Some(audit) => audit.print("Every accepted payment has ended as planned"),
-            None => println!("Nothing was audited."),
-        }
+        self.audit.print("Every accepted payment has ended as planned");
         Ok(())
     }
 
@@ -110,7 +107,7 @@ impl Report {
     /// # Errors
     /// When the load failed, or an invariant is broken.
     pub fn verdict(&self) -> Result<()> {
-        let audited = self.audit.as_ref().map_or(Ok(()), Audited::verdict);
+        let audited = self.audit.verdict();
         if let Some(first) = self.faults.first() {
             let audited = audited.err().map_or_else(String::new, |error| format!("; {error:#}"));
             bail!(
