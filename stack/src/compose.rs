@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 
+use crate::database_url::postgres_url;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
@@ -254,7 +255,7 @@ fn files(layout: &Layout) -> Result<BTreeMap<String, String>> {
             }
         }
     }
-    let superuser = environment::postgres_url(layout, "postgres", Login::Superuser)?;
+    let superuser = postgres_url(layout, "postgres", Login::Superuser)?;
     files.insert("postgres-superuser".to_owned(), Login::Superuser.password(layout)?);
     files.insert("migrate-admin-database-url".to_owned(), placed(layout, &superuser));
     for (variable, password) in environment::role_passwords(layout)? {

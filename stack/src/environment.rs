@@ -3,44 +3,16 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::database_url::postgres_url;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
-use crate::servers::{kafka, patroni, smtp};
+use crate::servers::{kafka, smtp};
 use crate::shards;
 
 /// The user that demonstrations pay as.
 const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
-
-/// # Errors
-/// As [`Login::password`].
-pub fn postgres_url(layout: &Layout, database: &str, role: Login) -> Result<String> {
-    if layout.is_ha() {
-        let password = role.password(layout)?;
-        // Whichever of them takes writes. One that is frozen takes connections, and answers none.
-        let (user, hosts) = (role.user(), patroni::addresses(layout));
-        let parameters = "target_session_attrs=read-write&connect_timeout=2";
-        return Ok(format!("postgres://{user}:{password}@{hosts}/{database}?{parameters}"));
-    }
-    postgres_url_at(layout, Port::Postgres, database, role)
-}
-
-/// The URL of a database of the one server that listens on this port.
-///
-/// # Errors
-/// As [`Login::password`].
-pub fn postgres_url_at(layout: &Layout, port: Port, database: &str, role: Login) -> Result<String> {
-    let (password, port) = (role.password(layout)?, layout.port(port));
-    let tls = match layout.is_encrypted() {
-        true => {
-            format!("?sslmode=verify-full&sslrootcert={}", utf8_percent_encode(&authority(layout), RESERVED))
-        }
-        false => String::new(),
-    };
-    Ok(format!("postgres://{}:{password}@127.0.0.1:{port}/{database}{tls}", role.user()))
-}
 
 /// # Errors
 /// As [`Login::password`].
@@ -147,18 +119,12 @@ fn authority(layout: &Layout) -> String {
     layout.authority().display().to_string()
 }
 
-/// What a path as the value of a URL's parameter has to spell out: everything but the unreserved characters of RFC 3986,
-/// and slashes.
-const RESERVED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
-
 /// Writes `.stack/env` and the files that it names, readable by the caller only: they hold passwords.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn write(layout: &Layout) -> Result<()> {
     kafka::write_client_files(layout, kafka::Users::of(layout))?;
-    shards::write_routes(layout, &layout.root)?;
     let lines =
         variables(layout)?.into_iter().map(|(name, value)| format!("export {name}={}\n", quote(&value)));
     write_private(&layout.dir.join("env"), &lines.collect::<String>())

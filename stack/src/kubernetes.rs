@@ -15,13 +15,14 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 
 use crate::compose::{Given, file_stem, kebab, moved, secret_file};
+use crate::database_url::postgres_url;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::say;
 use crate::servers::kafka::Users;
 use crate::servers::{kafka, rabbitmq, redis};
 use crate::services::{INSTANCES, Instance};
-use crate::{compose, environment, secrets};
+use crate::{compose, secrets};
 
 /// The address in the cluster behind each port of a stack. The mail server is not in it, and is to be named.
 const PLACES: [(Port, &str, u16); 7] = [
@@ -158,7 +159,7 @@ fn files(layout: &Layout) -> Result<BTreeMap<String, String>> {
             }
         }
     }
-    let superuser = environment::postgres_url(layout, "postgres", Login::Superuser)?;
+    let superuser = postgres_url(layout, "postgres", Login::Superuser)?;
     files.insert("postgres-superuser".to_owned(), Login::Superuser.password(layout)?);
     files.insert("migrate-admin-database-url".to_owned(), placed(layout, &superuser));
     for (variable, password) in environment::role_passwords(layout)? {

@@ -7,6 +7,7 @@ pub mod cli;
 
 pub mod certificates;
 pub mod control;
+pub mod database_url;
 pub mod environment;
 pub mod extras;
 pub mod keycloak;
@@ -29,6 +30,7 @@ mod cache;
 mod check;
 mod compose;
 mod debezium;
+mod distribute;
 mod down;
 mod exec;
 mod install;

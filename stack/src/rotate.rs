@@ -17,6 +17,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::control::{Client, Request};
+use crate::database_url::postgres_url;
 use crate::layout::{ADMIN_TOKEN, Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::{Progress, Step};
@@ -128,7 +129,7 @@ fn client_files(layout: &Layout) -> Result<()> {
 }
 
 fn superuser_url(layout: &Layout) -> Result<String> {
-    environment::postgres_url(layout, "postgres", Login::Superuser)
+    postgres_url(layout, "postgres", Login::Superuser)
 }
 
 /// `migrate` sets the passwords of the roles, and that of the superuser whom it signs in as.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::certificates::{self, Certificate};
+use crate::database_url::postgres_url;
 use crate::environment;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port};
@@ -64,7 +65,7 @@ impl Service {
 
     /// The servers that it connects to, each as itself, and settings that no other service has.
     fn links(self, layout: &Layout) -> Result<Vec<(&'static str, String)>> {
-        let url = |database: &str, role: Login| environment::postgres_url(layout, database, role);
+        let url = |database: &str, role: Login| postgres_url(layout, database, role);
         let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
         let amqp = |user| anyhow::Ok(("AMQP_URL", environment::amqp_url(layout, user)?));
         let routes = |path: PathBuf| ("RELAY_ROUTES", path.display().to_string());

@@ -10,21 +10,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::environment::{postgres_url, postgres_url_at};
+use crate::database_url::{postgres_url, postgres_url_at};
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
-use crate::up::Wish;
-use crate::workspace;
 
 pub const SHARDS_MAX: i64 = 4;
 /// The databases that several shards have.
-const DATABASES: [&str; 2] = ["payments", "balance"];
+pub const DATABASES: [&str; 2] = ["payments", "balance"];
 /// The name of the first shard, and of its server.
 const FIRST: &str = "one";
 const FIRST_SERVER: &str = "postgres";
-/// Stands behind the number of shards once their buckets are shared out.
-const DISTRIBUTED: &str = "distributed";
-
 /// A shard that has a server of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FurtherShard {
@@ -85,16 +80,16 @@ fn are_several(layout: &Layout) -> bool {
     layout.shard_count() > 1
 }
 
-/// Keeps the number of shards that is wanted.
+/// Keeps the number of shards that is wanted, on a stack that is to be highly available or encrypted, or neither.
 ///
 /// # Errors
 /// When the stack has data of another number, or something is wanted that does not go together with several; nothing was changed then.
-pub fn choose(layout: &Layout, wish: &Wish) -> Result<()> {
+pub fn choose(layout: &Layout, wanted: Option<usize>, ha: bool, tls: bool) -> Result<()> {
     let kept = layout.shard_count();
-    let wanted = wish.shards.unwrap_or(kept);
+    let wanted = wanted.unwrap_or(kept);
     if wanted > 1 {
-        ensure!(!(wish.ha || layout.is_ha()), "`--ha` and several shards do not go together yet");
-        ensure!(!(wish.tls || layout.is_encrypted()), "`--tls` and several shards do not go together yet");
+        ensure!(!(ha || layout.is_ha()), "`--ha` and several shards do not go together yet");
+        ensure!(!(tls || layout.is_encrypted()), "`--tls` and several shards do not go together yet");
     }
     if wanted == kept {
         return Ok(());
@@ -174,30 +169,6 @@ pub fn admin_urls(layout: &Layout) -> Result<Vec<String>> {
     ports.map(|port| postgres_url_at(layout, port, "postgres", Login::Superuser)).collect()
 }
 
-/// Gives each shard its buckets, once. What was moved later stays where it is.
-///
-/// # Errors
-/// When a shard does not answer, or has rows.
-pub fn distribute(layout: &Layout) -> Result<String> {
-    let count = layout.shard_count();
-    let file = layout.shards_file();
-    let kept = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    if kept.split_whitespace().nth(1) == Some(DISTRIBUTED) {
-        return Ok(format!("{count}, whose buckets are shared out already"));
-    }
-    for database in DATABASES {
-        let coroctl = workspace::binary(layout, "coroctl");
-        let mut command = workspace::command(layout, &coroctl.display().to_string());
-        command.args(["shard", "distribute"]);
-        command.env("SHARDS_ADMIN", list(layout, database, Login::Superuser)?);
-        let output = command.output().with_context(|| format!("cannot run {}", coroctl.display()))?;
-        let reason = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "the buckets of {database} cannot be shared out: {}", reason.trim());
-    }
-    write_private(&file, &format!("{count} {DISTRIBUTED}"))?;
-    Ok(format!("{count}, with their buckets"))
-}
-
 /// The URLs of the relay's further sources, by the variables of its routes file.
 ///
 /// # Errors
@@ -256,7 +227,6 @@ fn further_sources(shards: &[FurtherShard]) -> String {
 mod tests {
     use super::*;
     use crate::services::Instance;
-    use crate::up::Extent;
 
     /// An empty stack in a folder of its own.
     fn layout(name: &str) -> Layout {
@@ -265,34 +235,24 @@ mod tests {
         Layout { data: dir.join("data"), uid: None, ..layout }
     }
 
-    fn wish(shards: Option<usize>) -> Wish {
-        let (with, programs) = (Vec::new(), None);
-        Wish {
-            extent: Extent::Services,
-            with,
-            yes: false,
-            owner: None,
-            tls: false,
-            ha: false,
-            shards,
-            programs,
-        }
+    fn chosen(layout: &Layout, wanted: Option<usize>) -> Result<()> {
+        choose(layout, wanted, false, false)
     }
 
     #[test]
     fn a_stack_keeps_its_shards_until_its_folder_is_removed() {
         let layout = layout("kept");
-        choose(&layout, &wish(None)).unwrap();
+        chosen(&layout, None).unwrap();
         assert_eq!((layout.shard_count(), layout.shards_file().exists()), (1, false));
-        choose(&layout, &wish(Some(3))).unwrap();
-        choose(&layout, &wish(None)).unwrap();
+        chosen(&layout, Some(3)).unwrap();
+        chosen(&layout, None).unwrap();
         assert_eq!(FurtherShard::of(&layout), [FurtherShard::Two, FurtherShard::Three]);
         // Nothing has been stored yet.
-        choose(&layout, &wish(Some(2))).unwrap();
+        chosen(&layout, Some(2)).unwrap();
         fs::create_dir_all(layout.postgres_data()).unwrap();
-        choose(&layout, &wish(Some(2))).unwrap();
+        chosen(&layout, Some(2)).unwrap();
         for other in [1, 4] {
-            let refused = choose(&layout, &wish(Some(other))).unwrap_err().to_string();
+            let refused = chosen(&layout, Some(other)).unwrap_err().to_string();
             assert!(
                 refused.contains("data of 2 shards") && refused.contains("cargo stack clean"),
                 "{refused}"
@@ -305,16 +265,13 @@ mod tests {
     #[test]
     fn what_does_not_go_together_with_shards_is_refused_and_changes_nothing() {
         let layout = layout("refused");
-        let plain = || wish(Some(2));
-        for (refused, word) in
-            [(Wish { ha: true, ..plain() }, "--ha"), (Wish { tls: true, ..plain() }, "--tls")]
-        {
-            let reason = choose(&layout, &refused).unwrap_err().to_string();
+        for (ha, tls, word) in [(true, false, "--ha"), (false, true, "--tls")] {
+            let reason = choose(&layout, Some(2), ha, tls).unwrap_err().to_string();
             assert!(reason.contains(word), "{reason}");
             assert!(!layout.shards_file().exists());
         }
-        choose(&layout, &plain()).unwrap();
-        assert!(choose(&layout, &Wish { ha: true, ..wish(None) }).is_err());
+        chosen(&layout, Some(2)).unwrap();
+        assert!(choose(&layout, None, true, false).is_err());
         assert!(layout.choose_ha().is_err());
         fs::remove_dir_all(&layout.dir).unwrap();
     }
@@ -324,7 +281,7 @@ mod tests {
         let layout = layout("commands");
         ensure_one(&layout, "rotate").unwrap();
         assert!(tools_url(&layout, "payments").unwrap().starts_with("postgres://"));
-        choose(&layout, &wish(Some(2))).unwrap();
+        chosen(&layout, Some(2)).unwrap();
         let refused = ensure_one(&layout, "rotate").unwrap_err().to_string();
         assert!(refused.contains("cargo stack rotate") && refused.contains("2 shards"), "{refused}");
         assert!(tools_url(&layout, "payments").unwrap().contains(" two=postgres://"));
@@ -337,7 +294,7 @@ mod tests {
         let env = |name: &str| Instance::named(name).unwrap().spec(&layout).unwrap().env;
         assert_eq!(env("payments-svc").get("SHARDS"), None, "a stack without shards is as it was");
         assert!(env("cdc-relay")["RELAY_ROUTES"].ends_with("cdc-relay/relay.toml"));
-        choose(&layout, &wish(Some(4))).unwrap();
+        chosen(&layout, Some(4)).unwrap();
         for (name, role) in [("payments-svc", "payments_svc"), ("balance-svc", "balance_svc")] {
             let shards = env(name)["SHARDS"].clone();
             let names: Vec<&str> =

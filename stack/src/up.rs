@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::control::{Client, Reply, Request};
+use crate::database_url::postgres_url;
 use crate::extras::Extra;
 use crate::install::Purpose;
 use crate::layout::{Layout, Port};
@@ -16,8 +17,8 @@ use crate::servers::{Server, collector, haproxy, kafka, opensearch, patroni, pro
 use crate::services::{self, Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{
-    certificates, down, environment, install, logs, probe, process, release, shards, state, supervisor,
-    workspace,
+    certificates, distribute, down, environment, install, logs, probe, process, release, shards, state,
+    supervisor, workspace,
 };
 
 /// A service that is not ready by then has failed to start. It waits for topics and for the others by itself.
@@ -71,7 +72,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let progress = Progress::default();
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
     let _alone = lock.try_write().context("another `up`, `down` or `scale` of this stack is under way")?;
-    shards::choose(layout, wish)?;
+    shards::choose(layout, wish.shards, wish.ha, wish.tls)?;
     if wish.ha {
         layout.choose_ha()?;
     }
@@ -87,6 +88,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     }
     // Before the minutes of a first build, so that what is wrong with the stack's folder is said at once.
     environment::write(layout)?;
+    shards::write_routes(layout, &layout.root)?;
     drop(supervisor::ensure(layout, wish.owner)?);
     // Downloads and servers wait for others most of the time, the compiler for none.
     std::thread::scope(|scope| {
@@ -101,7 +103,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let programs = wish.programs.clone().unwrap_or_else(|| workspace::folder(layout));
     progress.step("migrate", |_| migrate(layout, &programs))?;
     if layout.shard_count() > 1 {
-        progress.step("shards", |_| shards::distribute(layout))?;
+        progress.step("shards", |_| distribute::run(layout))?;
     }
     if extent != Extent::Servers {
         start_services(layout, &programs, &progress)?;
@@ -281,7 +283,7 @@ fn build(layout: &Layout, extent: Extent, progress: &Progress) -> Result<()> {
 /// On the server of each shard: all have the same databases and services that can be paid.
 fn migrate(layout: &Layout, programs: &Path) -> Result<String> {
     let urls = match layout.is_ha() {
-        true => vec![environment::postgres_url(layout, "postgres", Login::Superuser)?],
+        true => vec![postgres_url(layout, "postgres", Login::Superuser)?],
         false => shards::admin_urls(layout)?,
     };
     urls.into_iter().try_for_each(|url| migrate_server(layout, programs, url))?;
