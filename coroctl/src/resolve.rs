@@ -270,30 +270,32 @@ async fn listed(processor: &Snapshots<'_>, list: &List) -> Result<String> {
         return Ok(format!("No proposal waits for a confirmation.{left_out}"));
     }
     let header = ["RESOLUTION", "PAYMENT", "AMOUNT", "CLAIM", "PROPOSED BY", "AT", "CONFIRMED BY", "REASON"];
-    let line = |LocatedRow { shard, row }: &LocatedRow<'_>| {
-        let detail: Option<String> = row.get::<_, Option<String>>(5).or(row.get(6));
-        let evidence = match detail {
-            Some(detail) => format!("{} ({detail})", row.get::<_, &str>(4)),
-            None => row.get::<_, String>(4),
-        };
-        let confirmed = match (row.get::<_, Option<String>>(10), row.get::<_, bool>(14)) {
-            (Some(by), _) => by,
-            (None, true) => "too old".to_owned(),
-            (None, false) => "-".to_owned(),
-        };
-        let line = [
-            row.get::<_, Uuid>(0).to_string(),
-            row.get::<_, Uuid>(1).to_string(),
-            row.get::<_, i64>(3).to_string(),
-            evidence,
-            row.get(7),
-            listing::time(row.get(9)),
-            confirmed,
-            listing::short(row.get(8), REASON_CHARS_MAX),
-        ];
-        (*shard, line)
-    };
     Ok(format!("{}{left_out}", listing::located(header, found.iter().map(line))))
+}
+
+/// For people.
+fn line<'a>(LocatedRow { shard, row }: &LocatedRow<'a>) -> (Option<&'a str>, [String; 8]) {
+    let detail: Option<String> = row.get::<_, Option<String>>(5).or(row.get(6));
+    let evidence = match detail {
+        Some(detail) => format!("{} ({detail})", row.get::<_, &str>(4)),
+        None => row.get::<_, String>(4),
+    };
+    let confirmed = match (row.get::<_, Option<String>>(10), row.get::<_, bool>(14)) {
+        (Some(by), _) => by,
+        (None, true) => "too old".to_owned(),
+        (None, false) => "-".to_owned(),
+    };
+    let line = [
+        row.get::<_, Uuid>(0).to_string(),
+        row.get::<_, Uuid>(1).to_string(),
+        row.get::<_, i64>(3).to_string(),
+        evidence,
+        row.get(7),
+        listing::time(row.get(9)),
+        confirmed,
+        listing::short(row.get(8), REASON_CHARS_MAX),
+    ];
+    (*shard, line)
 }
 
 fn document(LocatedRow { shard, row }: &LocatedRow<'_>) -> Value {

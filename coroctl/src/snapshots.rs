@@ -187,7 +187,7 @@ pub fn left_out(services: &[&Snapshots<'_>]) -> Option<String> {
     let found: Vec<String> = services.iter().filter_map(undecided).collect();
     (!found.is_empty()).then(|| {
         format!(
-            "Rows of some users are left out. {}. A move may not have ended: coroctl shard list, moves.",
+            "Rows of some users are left out. {}. A shard may not be in the list, or a move has not ended: coroctl shard list, moves.",
             found.join("; ")
         )
     })

@@ -33,7 +33,9 @@ fn payment(status: PaymentStatus) -> Payment {
 
 fn progress(settled: i64, looked_until: i64) -> Progress {
     let settled = ["payments", "balance", "processor"].map(|source| (source.to_owned(), at(settled)));
-    Progress { settled: settled.into(), ..Progress::begin(at(looked_until)) }
+    let mut progress = Progress::begin(at(looked_until));
+    progress.settled.extend(settled);
+    progress
 }
 
 /// A payment of which these versions were emitted, examined with a rejection in the ledger.

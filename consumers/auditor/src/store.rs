@@ -11,7 +11,6 @@ use std::collections::HashSet;
 use anyhow::{Context, Result};
 use coroctl::audit::read::rows::{self, PaymentKeys};
 use coroctl::audit::statuses::EntryKind;
-use coroctl::owned_rows::OwnedRows;
 use coroctl::shard::connections::owned_buckets;
 use jiff::Timestamp;
 use saga::shards::bucket::{BUCKETS, Bucket};

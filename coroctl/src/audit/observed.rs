@@ -232,7 +232,10 @@ impl Observed {
         let undecided = undecided.filter(|(_, undecided)| !undecided.is_empty());
         let note = |(service, undecided): (&str, Undecided)| {
             let what = undecided.describe(service);
-            format!("{what}. Their users were left out of all other checks. See: coroctl shard list, moves.")
+            format!(
+                "{what}. Their users were left out of all other checks. A shard may not be in the list, or a move has not \
+                 ended: coroctl shard list, moves."
+            )
         };
         undecided.map(note).collect()
     }
