@@ -96,6 +96,22 @@ impl Harness {
     }
 }
 
+/// Gives up a bucket that is at the epoch `known`, or takes it, as a move does. `owner` has the rights of the owner of the tables.
+///
+/// # Errors
+/// When the bucket is not at that epoch.
+pub async fn change_ownership(
+    owner: &Client,
+    bucket: i16,
+    known: i64,
+    epoch: i64,
+    owned: bool,
+) -> Result<()> {
+    let change = "select change_ownership(array[$1::int2], array[$2::int8], array[$3::int8], $4, 'other')";
+    let done = owner.execute(change, &[&bucket, &known, &epoch, &owned]).await;
+    done.map(drop).with_context(|| format!("bucket {bucket} does not go from epoch {known} to {epoch}"))
+}
+
 /// Does `work` in a database; returns its result, and how many of its commits also waited for all that was visible: so does whoever
 /// acknowledges a row that is there already, and that perhaps no standby has. A logical slot shows them. The pool of `work` is to be
 /// no guarded one, which makes such commits by itself.

@@ -1,7 +1,7 @@
 //! A ledger is restored from a copy that is older, and recovered from the topics.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use balance_svc::config::Config;
 use balance_svc::recovery;
@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::service::{AMOUNT, event};
 use crate::{Ledger, declined, initiated, succeeded};
 
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Every topic that a recovery reads, of a test's own.
 struct Topics {
@@ -78,7 +78,7 @@ impl Topics {
     }
 
     fn flush(&self) {
-        tokio::task::block_in_place(|| self.producer.flush(FLUSH_TIMEOUT)).unwrap();
+        tokio::task::block_in_place(|| self.producer.flush(WAIT_TIMEOUT)).unwrap();
     }
 }
 
@@ -126,7 +126,15 @@ impl<'a> Restored<'a> {
 
     /// Whether balance-svc gets a connection.
     async fn is_open(&self) -> bool {
-        postgres::guarded_pool(&self.url, 1, "balance-svc").unwrap().get().await.is_ok()
+        let (began, pool) = (Instant::now(), postgres::guarded_pool(&self.url, 1, "balance-svc").unwrap());
+        loop {
+            match postgres::reachable(&pool).await {
+                Ok(()) => return true,
+                Err(why) if why.contains("balance-svc recover") => return false,
+                // A busy machine may take longer for a connection than a service waits.
+                Err(why) => assert!(began.elapsed() < WAIT_TIMEOUT, "{why}"),
+            }
+        }
     }
 
     async fn end(self) {

@@ -26,8 +26,6 @@ use uuid::Uuid;
 use self::relay::Relay;
 use crate::fixture::superuser;
 
-const MOVE: Uuid = Uuid::from_u128(0xD0);
-
 /// Tests that subscribe run one after the other: a server has four workers for all subscriptions.
 static SUBSCRIBES: Mutex<()> = Mutex::const_new(());
 
@@ -245,18 +243,21 @@ async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     let pair = Pair::new(Database::Balance).await;
     let Some(pair) = pair.with_row_filters().await else { return };
     let (source, target) = (superuser(&pair.one).await, superuser(&pair.two).await);
-    let [user, other] = users();
+    let ([user, other], move_id) = (users(), Uuid::new_v4());
     deposit(&source, user, 5).await;
     deposit(&source, other, 7).await;
     let tables = vec!["accounts".to_owned(), "ledger".to_owned()];
     let buckets = [Bucket::of(user)];
-    source.batch_execute(&replication::create_publication(MOVE, &tables, &buckets).unwrap()).await.unwrap();
+    source
+        .batch_execute(&replication::create_publication(move_id, &tables, &buckets).unwrap())
+        .await
+        .unwrap();
     for _ in 0..2 {
-        source.batch_execute(&replication::create_slot(MOVE)).await.unwrap();
+        source.batch_execute(&replication::create_slot(move_id)).await.unwrap();
     }
     let url = superuser_url(&pair.one);
     // In a transaction, as the move's record is locked.
-    let subscribe = format!("begin; {}; commit", replication::create_subscription(MOVE, &url));
+    let subscribe = format!("begin; {}; commit", replication::create_subscription(move_id, &url));
     target.batch_execute(&subscribe).await.unwrap();
     let state = "select coalesce(string_agg(distinct srsubstate::text, ''), '') from pg_subscription_rel";
     until(&target, state, "r").await;
@@ -266,9 +267,9 @@ async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     source.batch_execute(update).await.unwrap();
     until(&target, "select string_agg(available::text, ',') from accounts", "6").await;
     source.execute("delete from accounts where user_id = $1", &[&user]).await.unwrap();
-    source.query(replication::MARK, &[&replication::name(MOVE)]).await.unwrap();
+    source.query(replication::MARK, &[&replication::name(move_id)]).await.unwrap();
     let lsn: String = source.query_one(replication::LSN, &[]).await.unwrap().get(0);
-    let slots = vec![replication::name(MOVE)];
+    let slots = vec![replication::name(move_id)];
     loop {
         let confirmed = source.query_one(replication::CONFIRMED, &[&lsn, &slots]).await.unwrap();
         if confirmed.get(0) {
@@ -278,7 +279,7 @@ async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     }
     assert_eq!(available(&target).await, [(user, 6)]);
 
-    let [disable, forget, drop_it] = replication::drop_subscription(MOVE);
+    let [disable, forget, drop_it] = replication::drop_subscription(move_id);
     target.batch_execute(&format!("begin; {disable}; {forget}; {drop_it}; commit")).await.unwrap();
     until(
         &source,
@@ -287,8 +288,8 @@ async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     )
     .await;
     for _ in 0..2 {
-        source.batch_execute(&replication::drop_slot(MOVE)).await.unwrap();
-        source.batch_execute(&replication::drop_publication(MOVE)).await.unwrap();
+        source.batch_execute(&replication::drop_slot(move_id)).await.unwrap();
+        source.batch_execute(&replication::drop_publication(move_id)).await.unwrap();
     }
     drop((source, target));
     pair.finish().await;

@@ -2,18 +2,18 @@
 
 use serde_json::json;
 
-use crate::gateway::{Gateway, body};
+use crate::gateway::{Gateway, WAIT_TIMEOUT, body};
 
 #[tokio::test]
 async fn a_soft_decline_is_pending_and_then_decided() {
     let gateway = Gateway::start(&[]).await;
-    let (status, soft) = gateway.charge("r1", "1-soft200").await;
+    let (status, soft) = gateway.charge("r1", "1-soft2000").await;
     assert_eq!((status.as_u16(), &soft["retryable"]), (402, &json!(true)));
     assert_eq!(
         gateway.inquire("r1").await,
         json!({"status": "pending", "reference": "r1", "amount": 15_000})
     );
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let until = std::time::Instant::now() + WAIT_TIMEOUT;
     while gateway.inquire("r1").await["status"] != "succeeded" {
         assert!(std::time::Instant::now() < until, "decided in the end");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;

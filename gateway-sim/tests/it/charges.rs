@@ -66,7 +66,7 @@ async fn refusals_are_problem_documents_and_charge_nothing() {
 #[tokio::test]
 async fn while_the_first_call_is_undecided_the_key_is_in_progress() {
     let gateway = Gateway::start(&[]).await;
-    let body = body("r1", 15_000, "1-slow400");
+    let body = body("r1", 15_000, "1-slow2000");
     let (one, two) = tokio::join!(gateway.send("r1", &body), gateway.send("r1", &body));
     let mut statuses = [one.unwrap().status().as_u16(), two.unwrap().status().as_u16()];
     statuses.sort_unstable();
@@ -78,8 +78,8 @@ async fn while_the_first_call_is_undecided_the_key_is_in_progress() {
 #[tokio::test]
 async fn a_charge_begun_is_decided_though_its_caller_went_away() {
     let gateway = Gateway::start(&[]).await;
-    let body = body("r1", 15_000, "1-slow150");
-    let gone = tokio::time::timeout(Duration::from_millis(50), gateway.send("r1", &body)).await;
+    let body = body("r1", 15_000, "1-slow1500");
+    let gone = tokio::time::timeout(Duration::from_millis(500), gateway.send("r1", &body)).await;
     assert!(gone.is_err(), "gave up early");
     found(&gateway, "r1").await;
     gateway.end().await;
@@ -130,7 +130,7 @@ async fn misbehaviour_after_the_decision_leaves_one_charge() {
 #[tokio::test]
 async fn a_late_charge_appears_after_the_call_failed() {
     let gateway = Gateway::start(&["--hang-ms", "20"]).await;
-    gateway.fails("r1", "1-late200").await;
+    gateway.fails("r1", "1-late2000").await;
     assert_eq!(gateway.get("/charges/r1").await.0, 404);
     found(&gateway, "r1").await;
     gateway.end().await;
@@ -139,7 +139,7 @@ async fn a_late_charge_appears_after_the_call_failed() {
 #[tokio::test]
 async fn the_inquiry_lags_as_asked() {
     let gateway = Gateway::start(&[]).await;
-    assert_eq!(gateway.charge("r1", "1-lag200").await.0, 200);
+    assert_eq!(gateway.charge("r1", "1-lag2000").await.0, 200);
     assert_eq!(gateway.get("/charges/r1").await.0, 404);
     found(&gateway, "r1").await;
     gateway.end().await;

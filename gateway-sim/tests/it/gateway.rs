@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The token of the operators of a test's gateway.
 const ADMIN_TOKEN: &str = "the-token-of-a-test";
+/// Longer than anything a test waits for takes, on a busy machine too.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Gateway {
     pub address: SocketAddr,
@@ -38,7 +40,7 @@ impl Gateway {
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(gateway_sim::run(config, listener, shutdown.clone()));
         listener::tls::install_provider();
-        let http = Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
+        let http = Client::builder().no_proxy().timeout(WAIT_TIMEOUT).build().unwrap();
         Gateway { address, ledger, http, shutdown, served }
     }
 
@@ -123,5 +125,5 @@ pub async fn found(gateway: &Gateway, reference: &str) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), sees).await.expect("the charge appears");
+    tokio::time::timeout(WAIT_TIMEOUT, sees).await.expect("the charge appears");
 }

@@ -1,13 +1,11 @@
 //! Webhooks, as a receiver sees them.
 
-use std::time::Duration;
-
 use standardwebhooks::Webhook;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use warp::Filter;
 use warp::http::{HeaderMap, StatusCode};
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, WAIT_TIMEOUT};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -44,7 +42,7 @@ async fn receiver(mut refusals: u32) -> (String, UnboundedReceiver<Hook>) {
 }
 
 async fn next(hooks: &mut UnboundedReceiver<Hook>) -> Hook {
-    tokio::time::timeout(Duration::from_secs(10), hooks.recv()).await.expect("a webhook").expect("a receiver")
+    tokio::time::timeout(WAIT_TIMEOUT, hooks.recv()).await.expect("a webhook").expect("a receiver")
 }
 
 #[tokio::test]
@@ -72,7 +70,7 @@ async fn words_make_webhooks_many_late_lost_or_forged() {
     gateway.charge("many", "1-hookx3").await;
     let many = [next(&mut hooks).await, next(&mut hooks).await, next(&mut hooks).await];
     assert!(many.iter().all(|hook| hook.reference == "many" && hook.id == many[0].id));
-    gateway.charge("late", "1-hooklate150").await;
+    gateway.charge("late", "1-hooklate1500").await;
     gateway.charge("bad", "1-hookbad").await;
     let bad = next(&mut hooks).await;
     assert_eq!((bad.reference.as_str(), bad.genuine), ("bad", false));

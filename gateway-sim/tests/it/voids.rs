@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, WAIT_TIMEOUT};
 
 #[tokio::test]
 async fn surplus_is_listed_and_given_back_and_the_first_charge_stands() {
@@ -31,10 +31,10 @@ async fn surplus_is_listed_and_given_back_and_the_first_charge_stands() {
 #[tokio::test]
 async fn a_reversed_reference_is_never_charged_not_even_by_a_call_under_way() {
     let gateway = Gateway::start(&["--hang-ms", "20"]).await;
-    gateway.fails("r1", "1-late150").await;
+    gateway.fails("r1", "1-late1500").await;
     let (status, voided) = gateway.void("r1", json!({})).await;
     assert_eq!((status.as_u16(), &voided["barred"], &voided["voided"]), (200, &json!(true), &json!([])));
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let until = std::time::Instant::now() + WAIT_TIMEOUT;
     while !gateway.get("/health").await.1.contains("\"undecided\":0") {
         assert!(std::time::Instant::now() < until, "the late charge is decided");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;

@@ -80,7 +80,7 @@ async fn a_payment_without_an_end_is_found_after_a_restart_and_forgotten_at_its_
 async fn payments_without_an_end_are_read_by_age_in_order() {
     let payments = Payments::new().await;
     let mut accepted = Vec::new();
-    for seconds in [300.0, 100.0, 200.0, 50.0] {
+    for seconds in [3_000.0, 1_000.0, 2_000.0, 500.0] {
         let payment = payments.accepted().await;
         payments.age(payment.1, seconds).await;
         accepted.push(payment);
@@ -92,9 +92,9 @@ async fn payments_without_an_end_are_read_by_age_in_order() {
         let found = store::unsettled_by_age(&payments.pool, from, until, rows_max).await.unwrap();
         found.into_iter().map(|payment| payment.payment_id).collect::<Vec<Uuid>>()
     };
-    assert_eq!(read(ago(1000), now, 9).await, [accepted[0].1, accepted[1].1, accepted[3].1]);
-    assert_eq!(read(ago(1000), now, 1).await, [accepted[0].1]);
-    assert_eq!(read(ago(250), ago(60), 9).await, [accepted[1].1]);
+    assert_eq!(read(ago(10_000), now, 9).await, [accepted[0].1, accepted[1].1, accepted[3].1]);
+    assert_eq!(read(ago(10_000), now, 1).await, [accepted[0].1]);
+    assert_eq!(read(ago(2_500), ago(600), 9).await, [accepted[1].1]);
     payments.finish().await;
 }
 

@@ -4,7 +4,7 @@ use processor_svc::work::Job;
 use uuid::Uuid;
 
 use crate::flow::{count, waiting};
-use crate::harness::{Database, Gateway, NOWHERE, Processor, jobs, rows_alone};
+use crate::harness::{Database, Gateway, NOWHERE, Processor, instead, jobs, rows_alone};
 use crate::queue::{Queue, with_queue};
 
 /// So many charges of one user.
@@ -28,33 +28,19 @@ fn ended(jobs: &[Job]) -> String {
     )
 }
 
-/// However busy the machine is, calls begin before their leases are too short for them. Scans are rarer by as much.
-fn with_long_leases(flags: Vec<String>) -> Vec<String> {
-    let mut flags = flags;
-    flags.retain(|flag| !flag.starts_with("--lease-grace-ms"));
-    flags.push("--lease-grace-ms=3000".to_owned());
-    flags
-}
-
 /// Calls that hang do so for longer than a test waits for anything.
-fn patient(flags: Vec<String>) -> Vec<String> {
-    let mut flags = with_long_leases(flags);
-    flags.retain(|flag| !flag.starts_with("--call-ms"));
-    flags.push("--call-ms=60000".to_owned());
-    flags
-}
+const PATIENT: &str = "--call-ms=180000";
 
 async fn hanging() -> Gateway {
-    Gateway::with(&["--hang-ms", "61000"]).await
+    Gateway::with(&["--hang-ms", "181000"]).await
 }
 
 /// A processor whose breaker of the service `water` is open, for longer than a test lasts. Nothing was charged by the 20
 /// calls, so that inquiries find nothing, and the charges are to be sent again.
 async fn without_water(database: &Database, gateway: &Gateway, queue: &Queue) -> Processor {
-    let mut flags = with_long_leases(with_queue(database, gateway, queue, &format!("redis://{NOWHERE}")));
-    flags.retain(|flag| !flag.starts_with("--breaker-"));
-    flags.extend(["--breaker-faults=5", "--breaker-pause-ms=3600000"].map(str::to_owned));
-    let processor = Processor::with(flags).await;
+    let flags = with_queue(database, gateway, queue, &format!("redis://{NOWHERE}"));
+    let breaker = ["--breaker-faults=5", "--breaker-pause-ms=3600000"];
+    let processor = Processor::with(instead(flags, &breaker)).await;
     queue.send(&of_service(jobs(20, "1-http500x99"), "water")).await;
     processor.until("processor_breaker_state", |state| state == 2.0).await;
     processor
@@ -63,9 +49,9 @@ async fn without_water(database: &Database, gateway: &Gateway, queue: &Queue) ->
 #[tokio::test]
 async fn calls_of_one_user_that_hang_do_not_hold_up_others() {
     let (database, gateway, queue) = (Database::new().await, hanging().await, Queue::new().await);
-    let mut flags = patient(with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}")));
-    flags.extend(["--calls-max=32", "--inquiries-max=16"].map(str::to_owned));
-    let processor = Processor::with(flags).await;
+    let flags = with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"));
+    let few = [PATIENT, "--calls-max=32", "--inquiries-max=16"];
+    let processor = Processor::with(instead(flags, &few)).await;
     queue.send(&of_one_user(300, "1-hangx9")).await;
     let others = jobs(30, "5551234");
     queue.send(&others).await;
@@ -85,8 +71,7 @@ async fn calls_of_one_user_that_hang_do_not_hold_up_others() {
 #[tokio::test]
 async fn inquiries_of_one_user_that_hang_do_not_hold_up_others() {
     let (database, gateway) = (Database::new().await, hanging().await);
-    let mut flags = patient(rows_alone(&database.url, gateway.address));
-    flags.push("--inquiries-max=8".to_owned());
+    let flags = instead(rows_alone(&database.url, gateway.address), &[PATIENT, "--inquiries-max=8"]);
     let hung = of_one_user(100, "1-thenhttp500-askhangx99");
     for job in &hung {
         gateway.charge(&job.charge).await;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use processor_svc::failpoints::Failpoint;
 use processor_svc::work::Job;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use uuid::Uuid;
 
-use crate::harness::{Database, Gateway, Processor, env, job, process};
+use crate::harness::{Database, Gateway, Processor, WAIT_TIMEOUT, bound, env, job, process};
 use crate::queue::{Queue, with_queue};
 use crate::topic::{CANCEL_REQUESTED, Topic, cancel_request};
 
@@ -129,14 +129,17 @@ struct Harness {
     queue: Queue,
     topic: Topic,
     flags: Vec<String>,
+    /// Of the processes, one after the other; it stays theirs.
+    _port: TcpSocket,
 }
 
 impl Harness {
     /// `gateway` and `processor` get the same setting of idempotency keys.
     async fn new(gateway: &[&str], processor: &[&str]) -> Harness {
         const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-        // A port that was free a moment ago: webhooks go there, whichever process listens.
-        let public = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        // Webhooks go there, whichever process listens.
+        let port = bound();
+        let public = port.local_addr().unwrap();
         let hooks =
             [format!("--webhook-url=http://{public}/webhooks/gateway"), format!("--webhook-secret={SECRET}")];
         let hooks: Vec<&str> = hooks.iter().map(String::as_str).collect();
@@ -147,7 +150,7 @@ impl Harness {
         // Few at a time, so that there are several batches. A name, so that the group does not wait for the dead.
         flags.extend(["--calls-max=16", "--group-instance-id=one"].map(str::to_owned));
         flags.extend([format!("--listen-addr={public}"), format!("--webhook-secret={SECRET}")]);
-        Harness { database, gateway, queue, topic, flags }
+        Harness { database, gateway, queue, topic, flags, _port: port }
     }
 
     /// Charges of every form, and a process that ends at `failpoint` after it was passed `passes` times.
@@ -166,7 +169,7 @@ impl Harness {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+        let ended = tokio::time::timeout(WAIT_TIMEOUT, ended).await;
         let status =
             ended.unwrap_or_else(|_| panic!("{failpoint:?} was not reached {passes} times and once more"));
         assert_eq!(status.signal(), Some(6), "{failpoint:?}: {status}");
@@ -195,7 +198,7 @@ impl Harness {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), taken).await.expect("late work messages are dropped");
+        tokio::time::timeout(WAIT_TIMEOUT, taken).await.expect("late work messages are dropped");
         assert_eq!(processor.alarms().await, [""; 0]);
         processor.end().await;
         self.queue.until_taken(&flags).await;

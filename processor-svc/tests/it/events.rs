@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use crate::harness::{Database, Gateway, Processor, job, rows_alone};
+use crate::harness::{Database, Gateway, Processor, WAIT_TIMEOUT, job, rows_alone};
 use crate::topic::{CANCEL_REQUESTED, Topic, cancel_request, golden};
-
-const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_and_an_absent_charge_end_cancelled_and_are_never_made() {

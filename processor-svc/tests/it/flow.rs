@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use processor_svc::work::Job;
-use tokio::net::TcpListener;
-use uuid::Uuid;
 
-use crate::harness::{Database, Gateway, NOWHERE, Processor, job, jobs, rows_alone};
+use crate::harness::{Database, Gateway, NOWHERE, Processor, bound, instead, job, jobs, rows_alone};
 
 /// Rows as a processor leaves them that dies right after it committed its intents: leases about to lapse.
 async fn intents_of_the_dead(database: &Database, jobs: &[Job]) {
@@ -39,7 +36,8 @@ async fn intents_of_a_dead_process_are_inquired_about_and_sent_again() {
     for job in &sent {
         gateway.charge(&job.charge).await;
     }
-    let processor = Processor::new(&database, gateway.address).await;
+    let flags = instead(rows_alone(&database.url, gateway.address), &["--call-ms=10000"]);
+    let processor = Processor::with(flags).await;
     database.until(&count("succeeded"), 40).await;
     assert_eq!(gateway.ledger().await, references(&[never_sent, sent].concat()));
     // Found: calling, unknown, succeeded. Not found: calling, unknown, calling again, succeeded.
@@ -101,19 +99,17 @@ async fn whatever_the_gateway_does_the_outcome_is_definite_and_charged_once() {
 #[tokio::test]
 async fn what_was_not_sent_waits_for_the_gateway_or_its_deadline() {
     let database = Database::new().await;
-    // A port that was free a moment ago; nobody listens there yet.
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let (patient, mut hurried) = (jobs(5, "5551234"), jobs(5, "5551234"));
-    for job in &mut hurried {
-        job.expires_at = Some(Timestamp::now() + Duration::from_millis(1_500));
-    }
+    // Nobody listens there yet.
+    let socket = bound();
+    let address = socket.local_addr().unwrap();
+    let (patient, hurried) = (jobs(5, "5551234"), jobs(5, "5554321"));
     waiting(&database, &[patient.clone(), hurried].concat()).await;
     let processor = Processor::new(&database, address).await;
     database.until("select count(distinct payment_id) from charge_attempts where outcome = 'not_sent' and attempt > 1", 10).await;
     assert_eq!(database.number("select count(*) from charges where exposed").await, 0);
+    database.query("update charges set expires_at = now() where client_number = '5554321'").await;
     database.until(&count("expired"), 5).await;
-    let ledger = std::env::temp_dir().join(format!("gateway-{}.ndjson", Uuid::new_v4()));
-    let gateway = Gateway::on(TcpListener::bind(address).await.unwrap(), ledger);
+    let gateway = Gateway::listening(socket);
     database.until(&count("succeeded"), 5).await;
     assert_eq!(gateway.ledger().await, references(&patient));
     processor.end().await;
@@ -166,9 +162,10 @@ async fn an_answer_about_another_amount_is_never_an_outcome() {
 #[tokio::test]
 async fn a_stopping_processor_finishes_its_calls() {
     let (database, gateway) = (Database::new().await, Gateway::new().await);
-    let all = jobs(10, "1-slow300");
+    let all = jobs(10, "1-slow3000");
     waiting(&database, &all).await;
-    let processor = Processor::new(&database, gateway.address).await;
+    let flags = instead(rows_alone(&database.url, gateway.address), &["--call-ms=10000"]);
+    let processor = Processor::with(flags).await;
     database.until(&count("calling"), 10).await;
     processor.end().await;
     assert_eq!(database.number(&count("succeeded")).await, 10);
@@ -180,7 +177,7 @@ async fn a_stopping_processor_finishes_its_calls() {
 async fn readiness_is_that_of_the_database() {
     let (database, gateway) = (Database::new().await, Gateway::new().await);
     let processor = Processor::new(&database, gateway.address).await;
-    assert_eq!(processor.get("/ready").await.0, 200);
+    processor.until_ready().await;
     assert_eq!(processor.get("/health").await.0, 200);
     processor.end().await;
     let nowhere = format!("postgresql://nobody@{NOWHERE}/x");

@@ -11,14 +11,14 @@ use processor_svc::store::Store;
 use processor_svc::work::Job;
 use saga::postgres::Pool;
 use saga::{CancellationToken, postgres};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-/// Longer than anything a test waits for takes.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longer than anything a test waits for takes, on a busy machine too.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Nobody listens there.
 pub const NOWHERE: &str = "127.0.0.1:9";
 
@@ -138,6 +138,18 @@ impl Database {
 /// The token of the operators of a test's gateway.
 pub const ADMIN_TOKEN: &str = "the-token-of-a-test";
 
+/// A socket that has its port, where nobody listens: nobody else gets that port while it lives, except to listen there.
+pub fn bound() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
+}
+
+fn ledger() -> PathBuf {
+    std::env::temp_dir().join(format!("gateway-{}.ndjson", Uuid::new_v4()))
+}
+
 /// An in-process gateway on a port and ledger of its own.
 pub struct Gateway {
     pub address: SocketAddr,
@@ -148,17 +160,16 @@ pub struct Gateway {
 
 impl Gateway {
     pub async fn new() -> Gateway {
-        let ledger = std::env::temp_dir().join(format!("gateway-{}.ndjson", Uuid::new_v4()));
-        Gateway::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), ledger)
+        Gateway::with(&[]).await
     }
 
     pub async fn with(flags: &[&str]) -> Gateway {
-        let ledger = std::env::temp_dir().join(format!("gateway-{}.ndjson", Uuid::new_v4()));
-        Gateway::set_up(TcpListener::bind("127.0.0.1:0").await.unwrap(), ledger, flags)
+        Gateway::set_up(TcpListener::bind("127.0.0.1:0").await.unwrap(), ledger(), flags)
     }
 
-    pub fn on(listener: TcpListener, ledger: PathBuf) -> Gateway {
-        Gateway::set_up(listener, ledger, &[])
+    /// On the port of a socket that did not listen until now.
+    pub fn listening(socket: TcpSocket) -> Gateway {
+        Gateway::set_up(socket.listen(1_024).unwrap(), ledger(), &[])
     }
 
     fn set_up(listener: TcpListener, ledger: PathBuf, flags: &[&str]) -> Gateway {
@@ -202,8 +213,7 @@ impl Gateway {
     /// Charges as a processor would that died before it wrote down the outcome.
     pub async fn charge(&self, charge: &Charge) {
         let url = format!("http://{}", self.address);
-        let second = Duration::from_secs(1);
-        let client = processor_svc::gateway::Gateway::new(&url, second, second, 1, true).unwrap();
+        let client = processor_svc::gateway::Gateway::new(&url, WAIT_TIMEOUT, WAIT_TIMEOUT, 1, true).unwrap();
         client.charge(charge).await;
     }
 
@@ -215,7 +225,7 @@ impl Gateway {
 }
 
 pub fn client() -> reqwest::Client {
-    saga::http_client::builder().timeout(Duration::from_secs(5)).build().unwrap()
+    saga::http_client::builder().timeout(Duration::from_secs(30)).build().unwrap()
 }
 
 /// An in-process processor with short times.
@@ -240,7 +250,8 @@ pub fn flags(database: &str, gateway: &str, amqp: &str, redis: &str) -> Vec<Stri
     .chain(
         [
             "call-ms=400",
-            "lease-grace-ms=200",
+            // However busy the machine is, calls begin before their leases are too short for them. Scans are rarer by as much.
+            "lease-grace-ms=3000",
             "visibility-ms=300",
             "inquiry-ms=50",
             "resend-ms=50",
@@ -253,6 +264,14 @@ pub fn flags(database: &str, gateway: &str, amqp: &str, redis: &str) -> Vec<Stri
         .map(|flag| format!("--{flag}")),
     )
     .collect()
+}
+
+/// Flags with others in place of those of the same name.
+pub fn instead(mut flags: Vec<String>, others: &[&str]) -> Vec<String> {
+    let name = |flag: &str| flag.split('=').next().map(str::to_owned);
+    flags.retain(|flag| !others.iter().any(|other| name(other) == name(flag)));
+    flags.extend(others.iter().map(|flag| (*flag).to_owned()));
+    flags
 }
 
 /// The same without broker and Redis: only rows make it work.
@@ -289,6 +308,16 @@ impl Processor {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until it is ready.
+    pub async fn until_ready(&self) {
+        let ready = async {
+            while self.get("/ready").await.0 != 200 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(WAIT_TIMEOUT, ready).await.expect("it becomes ready");
     }
 
     /// The alarms that an operator would have to look at.

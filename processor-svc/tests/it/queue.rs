@@ -8,7 +8,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use processor_svc::work::Job;
 use uuid::Uuid;
 
-use crate::harness::{Database, Gateway, Processor, env, flags};
+use crate::harness::{Database, Gateway, Processor, WAIT_TIMEOUT, env, flags};
 
 pub struct Queue {
     pub name: String,
@@ -72,7 +72,7 @@ impl Queue {
                 processor.end().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), emptied).await.expect("messages are left");
+        tokio::time::timeout(WAIT_TIMEOUT, emptied).await.expect("messages are left");
     }
 
     /// Nothing is left in it, nothing is unacknowledged: it can be deleted if empty after its consumers left.

@@ -3,7 +3,8 @@
 use processor_svc::work::Job;
 
 use crate::flow::{count, references, waiting};
-use crate::harness::{ADMIN_TOKEN, Database, Gateway, Processor, client, job, jobs, rows_alone};
+use crate::harness::{Database, Gateway, Processor, instead, job, jobs, rows_alone};
+use crate::sweep::set_outage;
 
 #[tokio::test]
 async fn surplus_found_by_an_inquiry_is_given_back_before_the_charge_succeeds() {
@@ -28,11 +29,12 @@ async fn where_keys_are_ignored_nothing_is_sent_twice_and_what_is_not_found_is_r
     let (database, gateway) = (Database::new().await, Gateway::with(&["--idempotency", "ignored"]).await);
     let good: Vec<Job> = ["1", "1-thenhang", "1-thenreset", "1-thenhttp500", "1-thencut"].map(job).into();
     // Nothing was charged, or too late: the reversal keeps the late one out.
-    let bad: Vec<Job> = ["1-hang", "1-reset", "1-http500", "1-garbage", "1-late5000"].map(job).into();
+    let bad: Vec<Job> = ["1-hang", "1-reset", "1-http500", "1-garbage", "1-late6000"].map(job).into();
     waiting(&database, &[good.clone(), bad.clone()].concat()).await;
     let mut flags = rows_alone(&database.url, gateway.address);
     flags.push("--gateway-idempotent=false".to_owned());
-    let processor = Processor::with(flags).await;
+    // Long enough for calls that are answered, and so short that what comes late is reversed before it comes.
+    let processor = Processor::with(instead(flags, &["--call-ms=1500"])).await;
     database.until(&count("succeeded"), good.len() as i64).await;
     database.until(&count("declined"), bad.len() as i64).await;
     assert_eq!(gateway.ledger().await, references(&good));
@@ -48,24 +50,17 @@ async fn where_keys_are_ignored_nothing_is_sent_twice_and_what_is_not_found_is_r
 #[tokio::test]
 async fn a_charge_stays_unknown_until_its_void_is_confirmed() {
     let (database, gateway) = (Database::new().await, Gateway::with(&["--idempotency", "ignored"]).await);
-    let one = jobs(1, "1-http500");
+    // Would be charged if it were sent again.
+    let one = jobs(1, "5551234");
     waiting(&database, &one).await;
+    set_outage(&gateway, true).await;
     let mut flags = rows_alone(&database.url, gateway.address);
     flags.push("--gateway-idempotent=false".to_owned());
     let processor = Processor::with(flags).await;
     database.until(&count("unknown"), 1).await;
-    let outage = format!("http://{}/outage", gateway.address);
-    let set = client()
-        .put(&outage)
-        .bearer_auth(ADMIN_TOKEN)
-        .json(&serde_json::json!({"for_ms": 3_600_000}))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(set.status(), 204);
     processor.until("processor_inquiries_total{finding=\"unavailable\"}", |n| n >= 3.0).await;
     assert_eq!(database.number(&count("unknown")).await, 1);
-    client().delete(&outage).bearer_auth(ADMIN_TOKEN).send().await.unwrap();
+    set_outage(&gateway, false).await;
     database.until(&count("declined"), 1).await;
     assert!(gateway.ledger().await.is_empty());
     processor.end().await;

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use processor_svc::work::Job;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use saga::incarnation;
 use uuid::Uuid;
 
-use crate::harness::{Database, Gateway, Processor, env, jobs};
+use crate::harness::{Database, Gateway, Processor, WAIT_TIMEOUT, env, job, jobs};
 use crate::jobs::{PARKED, SUCCEEDED, until_metric};
 use crate::queue::{Queue, with_queue};
 
@@ -36,7 +37,7 @@ impl Known {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), written).await.expect("ended charges are in Redis");
+        tokio::time::timeout(WAIT_TIMEOUT, written).await.expect("ended charges are in Redis");
         known
     }
 
@@ -49,30 +50,51 @@ impl Known {
     }
 }
 
+/// Waits until the processor has a connection to Redis and the identity of the database: from then on it saves charges that have
+/// ended. It takes messages whose deadline has passed to see that: nothing is charged for them.
+pub async fn until_redis_answers(processor: &Processor, queue: &Queue) {
+    let answered = async {
+        while processor.metric("processor_cache_total{result=\"miss\"}").await == 0.0 {
+            let mut late = job("5551234");
+            late.expires_at = Some(Timestamp::now() - Duration::from_secs(60));
+            queue.send(&[late]).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(WAIT_TIMEOUT, answered).await.expect("Redis answers");
+}
+
 /// The rows are restored from before the charges, Redis is as it was: system, timeline and database are the same.
 #[tokio::test]
 async fn a_charge_that_only_redis_knows_is_made() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
     let processor = Processor::with(with_queue(&database, &gateway, &queue, &env("REDIS_URL"))).await;
+    until_redis_answers(&processor, &queue).await;
     let all = jobs(60, "5551234");
     queue.send(&all).await;
     database.until(SUCCEEDED, 60).await;
     let mut known = Known::of(&database, &all).await;
-    // A third is gone, of a third the end is, and a third is as it was.
     let owner = database.owner().await;
     let ids = |jobs: &[Job]| jobs.iter().map(|job| job.charge.payment_id).collect::<Vec<_>>();
-    owner.execute("delete from charges where payment_id = any($1)", &[&ids(&all[..20])]).await.unwrap();
-    let before = "update charges set status = 'unknown', exposed = true, provider_reference = null,
-                         decided_at = null where payment_id = any($1)";
-    owner.execute(before, &[&ids(&all[20..40])]).await.unwrap();
-    queue.send(&all).await;
-    database.until(SUCCEEDED, 60).await;
-    until_metric(&processor, ENDED, ALREADY, 40.0).await;
-    assert!(processor.metric(ENDED).await <= 20.0, "only what the database says ended");
-    assert_eq!(processor.metric("processor_jobs_total{result=\"calling\"}").await, 80.0);
-    assert_eq!(known.count().await, 60, "Redis was warm all the time");
     let unconfirmed = "processor_cache_total{result=\"unconfirmed\"}";
-    assert!(processor.metric(unconfirmed).await > 0.0, "and answered");
+    // On a busy machine Redis may not answer in time: then once more.
+    let mut rounds = 0.0;
+    while processor.metric(unconfirmed).await == 0.0 {
+        assert!(rounds < 20.0, "Redis answered in time for none");
+        rounds += 1.0;
+        // A third is gone, of a third the end is, and a third is as it was.
+        owner.execute("delete from charges where payment_id = any($1)", &[&ids(&all[..20])]).await.unwrap();
+        let before = "update charges set status = 'unknown', exposed = true, provider_reference = null,
+                             decided_at = null where payment_id = any($1)";
+        owner.execute(before, &[&ids(&all[20..40])]).await.unwrap();
+        queue.send(&all).await;
+        database.until(SUCCEEDED, 60).await;
+        until_metric(&processor, ENDED, ALREADY, 40.0 * rounds).await;
+    }
+    assert!(processor.metric(ENDED).await <= 20.0 * rounds, "only what the database says ended");
+    let called = processor.metric("processor_jobs_total{result=\"calling\"}").await;
+    assert_eq!(called, 60.0 + 20.0 * rounds);
+    assert_eq!(known.count().await, 60, "Redis was warm all the time");
     assert_eq!(gateway.ledger().await.len(), 60, "the gateway knew the key");
     processor.end().await;
     queue.end().await;
@@ -85,13 +107,14 @@ async fn a_charge_that_only_redis_knows_is_made() {
 async fn a_dump_that_is_older_than_redis_is_restored_and_no_charge_is_lost() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
     let processor = Processor::with(with_queue(&database, &gateway, &queue, &env("REDIS_URL"))).await;
+    until_redis_answers(&processor, &queue).await;
     let (before, after) = (jobs(20, "5551234"), jobs(40, "5551234"));
     queue.send(&before).await;
     database.until(SUCCEEDED, 20).await;
     let dump = Dump::of(&database);
     queue.send(&after).await;
     database.until(SUCCEEDED, 60).await;
-    let all = [before, after].concat();
+    let all = [before, after.clone()].concat();
     let mut known = Known::of(&database, &all).await;
 
     // A message that comes while there are no tables is neither lost nor parked.
@@ -107,11 +130,18 @@ async fn a_dump_that_is_older_than_redis_is_restored_and_no_charge_is_lost() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), closed).await.expect("the processor says why it waits");
+    tokio::time::timeout(WAIT_TIMEOUT, closed).await.expect("the processor says why it waits");
     let client = database.pool.get().await.unwrap();
     assert!(incarnation::open(&client, "ada", "a test").await.unwrap());
     drop(client);
-    queue.send(&[all.clone(), during].concat()).await;
+    // A few at a time: Redis is asked often, and on a busy machine some of its answers come in time.
+    for some in after.chunks(4) {
+        queue.send(some).await;
+        let ids: Vec<String> = some.iter().map(|job| format!("'{}'", job.charge.payment_id)).collect();
+        let called = format!("{SUCCEEDED} and payment_id in ({})", ids.join(", "));
+        database.until(&called, some.len() as i64).await;
+    }
+    queue.send(&[all, during].concat()).await;
     database.until(SUCCEEDED, 80).await;
     assert_eq!(known.count().await, 60, "Redis was warm all the time");
     assert!(processor.metric("processor_cache_total{result=\"unconfirmed\"}").await > 0.0, "and answered");

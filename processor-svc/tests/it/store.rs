@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use crate::harness::{Database, job, jobs};
 
-const LEASE: Duration = Duration::from_secs(30);
+/// Longer than a test takes on a busy machine, by far.
+const LEASE: Duration = Duration::from_secs(300);
 const NOW: Duration = Duration::ZERO;
 
 async fn admit(store: &Store, jobs: &[Job]) -> Vec<Admission> {
@@ -56,7 +57,7 @@ async fn intents_are_committed_once_and_duplicates_are_recognised() {
     again.push(job("5551234"));
     assert_eq!(admit(&store, &again).await, [Admission::Already, Admission::Conflict, Admission::Calling]);
     let rows = "select count(*) from charges where version = 1 and attempt = 1 and status = 'calling'
-                and not exposed and amount = 15000 and lease_until - created_at = interval '30 seconds'";
+                and not exposed and amount = 15000 and lease_until - created_at = interval '300 seconds'";
     assert_eq!(database.number(rows).await, 3);
     database.end().await;
 }
@@ -131,22 +132,22 @@ async fn what_did_not_settle_a_charge_is_noted_beside_it() {
         transition(&three[1], CALLING, unknown(1)),
         transition(&three[2], CALLING, lapsed),
     ];
-    transitions.iter_mut().for_each(|transition| transition.pause = Duration::from_secs(7));
+    transitions.iter_mut().for_each(|transition| transition.pause = Duration::from_secs(700));
     assert_eq!(store.apply(&transitions).await.unwrap().len(), 3);
     let results = database.query("select a.kind, a.outcome, a.detail, a.seq, (next_at - at)::text
          from charge_attempts a join charges c using (payment_id, user_id) order by c.status desc, a.kind desc").await;
     let results: Vec<(&str, &str, &str, i32, Option<&str>)> =
         results.iter().map(|n| (n.get(0), n.get(1), n.get(2), n.get(3), n.get(4))).collect();
-    let seven = Some("00:00:07");
+    let pause = Some("00:11:40");
     assert_eq!(
         results,
         [
             ("charge", "not_sent", "not_connected", 1, None),
-            ("sweep", "unknown", "lease_lapsed", 1, seven),
-            ("charge", "unknown", "timeout", 1, seven),
+            ("sweep", "unknown", "lease_lapsed", 1, pause),
+            ("charge", "unknown", "timeout", 1, pause),
         ]
     );
-    let pause = "select count(*) from charges where status = 'waiting' and lease_until - now() between '6 s' and '8 s'";
+    let pause = "select count(*) from charges where status = 'waiting' and lease_until - now() between '600 s' and '700 s'";
     assert_eq!(database.number(pause).await, 1);
     database.end().await;
 }
@@ -221,7 +222,7 @@ async fn views_and_scans_show_what_is_due_and_what_is_live() {
     let all = jobs(4, "1");
     admit(&store, &all).await;
     let mut later = transition(&all[1], CALLING, unknown(1));
-    later.pause = Duration::from_secs(5);
+    later.pause = Duration::from_secs(200);
     store
         .apply(&[later, transition(&all[2], CALLING, succeeded()), transition(&all[3], CALLING, unknown(1))])
         .await
@@ -229,9 +230,11 @@ async fn views_and_scans_show_what_is_due_and_what_is_live() {
     let ids: Vec<Uuid> = all.iter().map(|job| job.charge.payment_id).collect();
     let view: HashMap<Uuid, _> =
         store.views(&ids).await.unwrap().into_iter().map(|view| (view.charge.payment_id, view)).collect();
-    assert!(matches!(view[&ids[0]].due, Due::After(wait) if wait > Duration::from_secs(28) && wait <= LEASE));
     assert!(
-        matches!(view[&ids[1]].due, Due::After(wait) if wait > Duration::from_secs(3) && wait <= Duration::from_secs(5))
+        matches!(view[&ids[0]].due, Due::After(wait) if wait > Duration::from_secs(200) && wait <= LEASE)
+    );
+    assert!(
+        matches!(view[&ids[1]].due, Due::After(wait) if wait > Duration::from_secs(100) && wait <= Duration::from_secs(200))
     );
     assert_eq!((view[&ids[2]].state, view[&ids[3]].due), (State::Succeeded, Due::Now));
 

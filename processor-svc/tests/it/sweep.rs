@@ -5,7 +5,7 @@ use std::time::Duration;
 use processor_svc::work::Job;
 
 use crate::flow::{count, references};
-use crate::harness::{ADMIN_TOKEN, Database, Gateway, Processor, client, jobs};
+use crate::harness::{ADMIN_TOKEN, Database, Gateway, Processor, client, instead, jobs, rows_alone};
 
 const OLDEST: &str = "processor_oldest_live_seconds";
 const SCANS: &str = "processor_scans_total";
@@ -31,7 +31,8 @@ async fn appear(database: &Database, jobs: &[Job], age: &str) {
     client.batch_execute("commit").await.unwrap();
 }
 
-async fn set_outage(gateway: &Gateway, on: bool) {
+/// Begins or ends an outage of the gateway.
+pub async fn set_outage(gateway: &Gateway, on: bool) {
     let url = format!("http://{}/outage", gateway.address);
     let request = if on {
         client().put(&url).json(&serde_json::json!({"for_ms": 3_600_000}))
@@ -39,6 +40,12 @@ async fn set_outage(gateway: &Gateway, on: bool) {
         client().delete(&url)
     };
     assert_eq!(request.bearer_auth(ADMIN_TOKEN).send().await.unwrap().status(), 204);
+}
+
+/// Scans are rarer where leases are long, and no test here minds a lease that is too short.
+async fn often_scanning(database: &Database, gateway: &Gateway) -> Processor {
+    let flags = rows_alone(&database.url, gateway.address);
+    Processor::with(instead(flags, &["--lease-grace-ms=200"])).await
 }
 
 /// Until so many more scans were made.
@@ -50,7 +57,7 @@ async fn scans(processor: &Processor, more: f64) {
 #[tokio::test]
 async fn rows_that_appear_behind_the_mark_are_swept() {
     let (database, gateway) = (Database::new().await, Gateway::new().await);
-    let processor = Processor::new(&database, gateway.address).await;
+    let processor = often_scanning(&database, &gateway).await;
     // From now on everything older than the slack counts as looked at.
     scans(&processor, 2.0).await;
     let (old, older) = (jobs(30, "5551234"), jobs(30, "5551234"));
@@ -70,7 +77,7 @@ async fn the_age_of_the_oldest_is_that_of_what_is_there() {
     let (database, gateway) = (Database::new().await, Gateway::new().await);
     set_outage(&gateway, true).await;
     appear(&database, &jobs(9, "5551234"), "9 minutes").await;
-    let processor = Processor::new(&database, gateway.address).await;
+    let processor = often_scanning(&database, &gateway).await;
     database.until(&count("unknown"), 9).await;
     // Scan after scan, though the mark has long passed them.
     for _ in 0..4 {
@@ -94,7 +101,7 @@ async fn rows_that_are_gone_are_not_waited_for() {
     set_outage(&gateway, true).await;
     let gone = jobs(30, "5551234");
     appear(&database, &gone, "1 hour").await;
-    let processor = Processor::new(&database, gateway.address).await;
+    let processor = often_scanning(&database, &gateway).await;
     database.until(&count("unknown"), 30).await;
     processor.until(DUE_QUEUE_CHARGES, |charges| charges == 30.0).await;
     // As a restore does: the table is emptied, and filled again later.

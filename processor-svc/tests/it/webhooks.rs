@@ -4,15 +4,14 @@ use jiff::Timestamp;
 use standardwebhooks::Webhook;
 
 use crate::flow::{count, references, waiting};
-use crate::harness::{Database, Gateway, Processor, client, jobs, rows_alone};
+use crate::harness::{Database, Gateway, Processor, client, instead, jobs, rows_alone};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A processor that will not ask the gateway of its own accord while the test lasts.
 async fn patient(database: &Database, gateway: &Gateway, secret: bool) -> Processor {
-    let mut flags = rows_alone(&database.url, gateway.address);
-    flags.retain(|flag| !flag.starts_with("--inquiry"));
-    flags.extend(["--inquiry-ms=3600000".to_owned(), "--inquiry-most-ms=3600000".to_owned()]);
+    let rarely = ["--inquiry-ms=3600000", "--inquiry-most-ms=3600000", "--call-ms=10000"];
+    let mut flags = instead(rows_alone(&database.url, gateway.address), &rarely);
     if secret {
         flags.push(format!("--webhook-secret={SECRET}"));
     }

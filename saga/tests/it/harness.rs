@@ -150,8 +150,7 @@ impl Subscriber for Reader {
 /// An error of a real Postgres with this SQLSTATE.
 async fn refused(state: &str) -> anyhow::Error {
     let url = std::env::var("POSTGRES_ADMIN_URL").expect("POSTGRES_ADMIN_URL is not set");
-    let pool = saga::postgres::pool(&url, 1, "test").unwrap();
-    let client = pool.get().await.unwrap();
+    let client = sql::connect(&url).await.unwrap();
     let raise = format!("do $$ begin raise exception 'refused as {state}' using errcode = '{state}'; end $$");
     client.batch_execute(&raise).await.unwrap_err().into()
 }
@@ -222,7 +221,7 @@ impl Topics {
         let consumer: BaseConsumer = config.create().unwrap();
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&self.full_name(topic), partition);
-        let found = consumer.committed_offsets(wanted, Duration::from_secs(10)).unwrap();
+        let found = consumer.committed_offsets(wanted, WAIT_TIMEOUT).unwrap();
         match found.elements()[0].offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,

@@ -35,6 +35,19 @@ async fn until(identity: &Identity, token: &str, status: u16) {
     }
 }
 
+/// The answer to a call, which is made again after 503: on a busy machine a fetch may take longer than `age_max`.
+async fn known(identity: &Identity, token: &str) -> Answer {
+    let began = Instant::now();
+    loop {
+        let answer = call(identity, token).await;
+        if answer.status != 503 {
+            return answer;
+        }
+        assert!(began.elapsed() < WAIT_TIMEOUT, "the keys are not known");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_unknown_keys_is_one_fetch_a_cool_down() {
     let key = SigningKey::ec("e");
@@ -103,22 +116,25 @@ async fn an_issuer_that_is_away_is_done_without_for_a_time() {
     let issuer = Issuer::new(&[&key]).await;
     let limits = Limits { outage_max: Duration::from_secs(2), ..QUICK };
     let identity = identity(&issuer, limits);
-    assert_eq!(call(&identity, &key.good_token()).await.status, 200);
+    assert_eq!(known(&identity, &key.good_token()).await.status, 200);
     let (began, mut longest) = (Instant::now(), Duration::ZERO);
     issuer.becomes(Behaviour::Away);
     loop {
         let at = began.elapsed();
         let answer = call(&identity, &key.good_token()).await;
-        if answer.status == 503 {
+        if answer.status == 503 && at >= limits.outage_max {
             assert_eq!(answer.body, "unavailable");
             break;
         }
-        assert_eq!(answer.status, 200);
-        longest = at;
+        // As in `known`.
+        assert!([200, 503].contains(&answer.status), "{answer:?}");
+        if answer.status == 200 {
+            longest = at;
+        }
         assert!(at < WAIT_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(longest > limits.age_max, "cached keys went on only {longest:?}");
+    assert!(longest > limits.age_max * 2, "cached keys went on only {longest:?}");
     let unknown = key.token(&with(key.header(), &json!({"kid": "x"})), &good_claims());
     assert_eq!(call(&identity, &unknown).await.status, 503, "nobody can say that there is no such key");
     issuer.has(&[&key]);
@@ -210,7 +226,7 @@ async fn no_log_has_a_token_or_a_key() {
     let (good, forged) = (key.good_token(), other.good_token());
     let expired = key.token(&key.header(), &with(good_claims(), &json!({"exp": 1})));
     for (token, status) in [(&good, 200), (&forged, 401), (&expired, 401)] {
-        assert_eq!(call(&identity, token).await.status, status);
+        assert_eq!(known(&identity, token).await.status, status);
     }
     let keys = String::from_utf8(set(&[&key])).unwrap();
     issuer.becomes(Behaviour::Body(keys.replace(r#"{"keys""#, r#"{"kegs""#).into_bytes()));

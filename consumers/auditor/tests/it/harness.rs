@@ -15,7 +15,7 @@ use saga::contract::{ChargeResult, LedgerEntry, Payment};
 use sql::Database;
 use strum::VariantArray;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
 use crate::relay::{Fate, Relay};
@@ -100,6 +100,13 @@ impl Harness {
         }
     }
 
+    fn of_mut(&mut self, service: usize, user: Uuid) -> &mut Client {
+        match (self.shard(service, user), &mut self.second) {
+            (1, Some(second)) => &mut second.clients[service],
+            _ => &mut self.clients[service],
+        }
+    }
+
     /// A user with money.
     pub async fn user(&mut self) -> Uuid {
         self.with_money(Uuid::now_v7()).await
@@ -119,30 +126,13 @@ impl Harness {
         };
         let account =
             "insert into accounts (user_id, available, held, last_entry_no) values ($1, 1000000, 0, 1)";
-        self.of(1, user).execute(account, &[&user]).await.unwrap();
+        let transaction = self.of_mut(1, user).transaction().await.unwrap();
+        transaction.execute(account, &[&user]).await.unwrap();
+        insert_entry(&transaction, &deposit, (1, 1_000_000, 0)).await;
+        transaction.commit().await.unwrap();
         self.accounts.insert(user, (1, 1_000_000));
-        self.insert_entry(&deposit, (1, 1_000_000, 0)).await;
         self.relay.emit_from(self.shard(1, user), &deposit, Fate::Emitted);
         user
-    }
-
-    async fn insert_entry(&self, entry: &LedgerEntry, (number, available, held): (i64, i64, i64)) {
-        let statement = "
-            insert into ledger (user_id, payment_id, phase, kind, amount, service_id, reason, created_at, entry_no,
-                                available_after, held_after)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-        let LedgerEntry { user_id, payment_id, phase, kind, amount, service_id, reason, created_at, .. } =
-            entry;
-        self.of(1, *user_id)
-            .execute(
-                statement,
-                &[
-                    user_id, payment_id, phase, kind, amount, service_id, reason, created_at, &number,
-                    &available, &held,
-                ],
-            )
-            .await
-            .unwrap();
     }
 
     /// The rows of a completed payment, written, and not emitted.
@@ -150,13 +140,12 @@ impl Harness {
         let life = life(user_id, amount);
         let Life { payment: p, hold, capture, charge: c, .. } = &life;
         let (number, available) = self.accounts[&user_id];
-        self.insert_entry(hold, (number + 1, available - amount, amount)).await;
-        self.insert_entry(capture, (number + 2, available - amount, 0)).await;
+        let transaction = self.of_mut(1, user_id).transaction().await.unwrap();
+        insert_entry(&transaction, hold, (number + 1, available - amount, amount)).await;
+        insert_entry(&transaction, capture, (number + 2, available - amount, 0)).await;
         let account = "update accounts set available = $2, last_entry_no = $3 where user_id = $1";
-        self.of(1, user_id)
-            .execute(account, &[&user_id, &(available - amount), &(number + 2)])
-            .await
-            .unwrap();
+        transaction.execute(account, &[&user_id, &(available - amount), &(number + 2)]).await.unwrap();
+        transaction.commit().await.unwrap();
         self.accounts.insert(user_id, (number + 2, available - amount));
         let statement = "
             insert into charges (payment_id, user_id, client_number, service_id, amount, status, version,
@@ -378,6 +367,29 @@ impl Running {
         self.shutdown.cancel();
         self.task.await.unwrap();
     }
+}
+
+/// An entry of the ledger. An account changes in the same transaction: an auditor sees both, or neither.
+async fn insert_entry(
+    transaction: &Transaction<'_>,
+    entry: &LedgerEntry,
+    (number, available, held): (i64, i64, i64),
+) {
+    let statement = "
+        insert into ledger (user_id, payment_id, phase, kind, amount, service_id, reason, created_at, entry_no,
+                            available_after, held_after)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    let LedgerEntry { user_id, payment_id, phase, kind, amount, service_id, reason, created_at, .. } = entry;
+    transaction
+        .execute(
+            statement,
+            &[
+                user_id, payment_id, phase, kind, amount, service_id, reason, created_at, &number,
+                &available, &held,
+            ],
+        )
+        .await
+        .unwrap();
 }
 
 /// Microseconds, as Postgres keeps them.

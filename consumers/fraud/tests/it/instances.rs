@@ -11,7 +11,6 @@ use saga::contract::{HEADER_TYPE, PAYMENT_TOPIC, Payment};
 use saga::postgres::{self, Pool};
 use sql::Database;
 use sql::harness::Harness;
-use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
@@ -20,12 +19,11 @@ use crate::{RULES, alerts, expected, payment};
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 const USERS: usize = 16;
 
-async fn start(harness: &Harness, prefix: &str) -> Child {
-    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+fn start(harness: &Harness, prefix: &str) -> Child {
     let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is not set: run `cargo stack test`");
     let mut command = Command::new(env!("CARGO_BIN_EXE_fraud"));
     command.args([
-        format!("--admin-addr={address}"),
+        "--admin-addr=127.0.0.1:0".to_owned(),
         format!("--database-url={}", harness.service_url().unwrap()),
         format!("--kafka-brokers={brokers}"),
         format!("--group-id={prefix}"),
@@ -78,7 +76,7 @@ async fn a_kill_of_one_of_two_loses_no_alert() {
     let of_round = |round: i64| users.iter().map(move |user| payment(*user, 30, round * 10));
     let mut payments: Vec<Payment> = (0..3).flat_map(of_round).collect();
     payments.iter().for_each(|payment| publish(&producer, &prefix, payment));
-    let (mut first, _second) = (start(&harness, &prefix).await, start(&harness, &prefix).await);
+    let (mut first, _second) = (start(&harness, &prefix), start(&harness, &prefix));
     until_seen(&pool, payments.len()).await;
     first.kill().await.unwrap();
     // The window of each user was half full.

@@ -99,7 +99,7 @@ async fn a_receiver_that_does_everything_wrong_costs_one_attempt() {
         ("headers", Behaviour::Endless("x: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy\r\n"), "no answer"),
         ("busy", Behaviour::status("429 Too Many Requests"), "not accepted: 429"),
     ];
-    let notifier = harness.notifier(&["--attempt-s=2", "--retries-s=3600"]).await;
+    let notifier = harness.notifier(&["--attempt-s=5", "--retries-s=3600"]).await;
     for (name, behaviour, _) in &cases {
         receiver.set(&format!("/{name}"), behaviour.clone());
         notifier.endpoint(name, receiver.url(&format!("/{name}"))).await;
@@ -174,20 +174,24 @@ async fn an_endpoint_that_takes_the_name_of_a_removed_one_gets_nothing_of_it() {
 async fn an_endpoint_that_only_fails_is_disabled_and_one_success_begins_anew() {
     let (harness, receiver) = (Harness::new().await, Receiver::start().await);
     receiver.set("/", Behaviour::status("503 Service Unavailable"));
-    let notifier = harness.notifier(&["--retries-s=1,1,1,1,1,1,1,1,1", "--disable-after-s=3"]).await;
+    let notifier = harness.notifier(&["--retries-s=1,1,1,1,1,1,1,1,1", "--disable-after-s=600"]).await;
     notifier.endpoint("billing", receiver.url("/")).await;
     harness.end_payment(Uuid::now_v7(), "completed");
     let endpoint = async |column: &str| -> Option<String> {
         let query = format!("select {column}::text from endpoints");
         harness.pool.get().await.unwrap().query_one(&query, &[]).await.unwrap().get(0)
     };
-    eventually("it fails", async || endpoint("failing_since").await).await;
+    let fails = async || eventually("it fails", async || endpoint("failing_since").await).await;
+    fails().await;
     receiver.set("/", Behaviour::status("200 OK"));
     harness.until("delivered_at is not null", 1).await;
     eventually("it succeeds", async || endpoint("failing_since").await.is_none().then_some(())).await;
 
     receiver.set("/", Behaviour::status("503 Service Unavailable"));
     harness.end_payment(Uuid::now_v7(), "completed");
+    fails().await;
+    let long_ago = "update endpoints set failing_since = now() - interval '1 hour'";
+    harness.pool.get().await.unwrap().batch_execute(long_ago).await.unwrap();
     let reason = eventually("it is disabled", async || endpoint("disabled_reason").await).await;
     assert_eq!(reason, "failing");
     assert!(notifier.metric("notifier_endpoints_disabled_total").await > 0.0);

@@ -20,8 +20,10 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use crate::receiver::reserved;
+
 pub const ADMIN_TOKEN: &str = "the-token-of-a-test";
-const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Harness {
     pub pool: Pool,
@@ -89,7 +91,8 @@ impl Harness {
 
     /// The same with these variables.
     pub async fn process_with(&self, extra: &[&str], variables: &[(&str, &str)]) -> Instance {
-        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let reserved = reserved();
+        let address = reserved.local_addr().unwrap().to_string();
         let mut command = Command::new(env!("CARGO_BIN_EXE_notifier"));
         command.args(&self.flags(&address, extra)[1..]).envs(variables.iter().copied()).kill_on_drop(true);
         let process = Process::Own(command.spawn().unwrap());

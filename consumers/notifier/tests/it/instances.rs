@@ -13,8 +13,9 @@ const PAYMENTS: usize = 30;
 async fn two_instances_share_the_work_and_a_kill_in_mid_delivery_loses_nothing() {
     let (harness, receiver) = (Harness::new().await, Receiver::start().await);
     let flags = [
-        "--attempt-s=2",
-        "--lease-grace-s=1",
+        // Long enough for each delivery that does not hang: what the first phase counts is delivered once.
+        "--attempt-s=6",
+        "--lease-grace-s=3",
         "--deliveries-max=4",
         "--channel-max=4",
         "--retries-s=1,1,1,1,1,1",
@@ -63,7 +64,7 @@ async fn two_instances_share_the_work_and_a_kill_in_mid_delivery_loses_nothing()
 async fn what_was_claimed_before_a_kill_is_delivered_by_the_next_instance() {
     let (harness, receiver) = (Harness::new().await, Receiver::start().await);
     receiver.set("/", Behaviour::Hang);
-    let flags = ["--attempt-s=1", "--lease-grace-s=1", "--retries-s=1,1,1,1"];
+    let flags = ["--attempt-s=1", "--lease-grace-s=1", "--retries-s=1,1,1,1,1,1,1,1"];
     let first = harness.process(&flags).await;
     first.endpoint("billing", receiver.url("/")).await;
     harness.end_payment(Uuid::now_v7(), "completed");

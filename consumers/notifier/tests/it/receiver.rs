@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use rcgen::{CertifiedKey, KeyPair};
 use standardwebhooks::Webhook;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -18,6 +18,8 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use uuid::Uuid;
 use warp::http::{HeaderMap, HeaderName};
+
+use crate::harness::eventually;
 
 /// What the receiver does with a request.
 #[derive(Clone, Debug)]
@@ -168,24 +170,38 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Received> {
     Some(Received { path, headers, body })
 }
 
+/// A socket that has its port, where nobody listens: nobody else gets that port while it lives, except to listen there.
+pub fn reserved() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
+}
+
 /// aiosmtpd with a Maildir of its own.
 pub struct Smtp {
     pub port: u16,
     folder: PathBuf,
+    _reserved: TcpSocket,
     _child: Option<Child>,
 }
 
 impl Smtp {
     /// A port and a folder, at which nothing listens yet.
-    pub async fn away() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    pub fn away() -> Self {
+        let reserved = reserved();
+        let port = reserved.local_addr().unwrap().port();
         let folder = std::env::temp_dir().join(format!("notifier-mail-{}", Uuid::new_v4()));
-        Self { port, folder, _child: None }
+        Self { port, folder, _reserved: reserved, _child: None }
     }
 
     pub async fn start() -> Self {
-        let mut smtp = Self::away().await;
+        let mut smtp = Self::away();
         smtp.begin();
+        eventually("the SMTP server listens", async || {
+            TcpStream::connect(("127.0.0.1", smtp.port)).await.ok()
+        })
+        .await;
         smtp
     }
 

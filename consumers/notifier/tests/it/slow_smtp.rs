@@ -112,7 +112,7 @@ async fn an_attempt_that_timed_out_leaves_no_reply_to_the_next() {
     let allowed = Arc::new(Semaphore::new(0));
     smtp.reply("slow@example.org", Reply::Later(allowed.clone()));
     smtp.reply("next@example.org", Reply::Refuse("451 4.3.0 later"));
-    let notifier = harness.notifier(&[&smtp.flag(), "--mail-attempt-s=1", "--retries-s=3,1,1,1,1"]).await;
+    let notifier = harness.notifier(&[&smtp.flag(), "--mail-attempt-s=5", "--retries-s=3,1,1,1,1"]).await;
     let (slow, next) = (Uuid::now_v7(), Uuid::now_v7());
     notifier.contact(slow, "slow@example.org").await;
     notifier.contact(next, "next@example.org").await;

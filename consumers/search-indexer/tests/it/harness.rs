@@ -88,7 +88,7 @@ impl Harness {
     pub async fn new() -> Self {
         let name = format!("it-{}", Uuid::new_v4().simple());
         let client = Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config();
-        let index = SearchIndex::new(&variable("SEARCH_URL"), &name, Duration::from_secs(30)).unwrap();
+        let index = SearchIndex::new(&variable("SEARCH_URL"), &name, WAIT_TIMEOUT).unwrap();
         let harness = Self {
             prefix: format!("{name}-"),
             alias: name,

@@ -11,9 +11,9 @@ use crate::hanging::Hanging;
 use crate::harness::{Harness, payment, until, variable};
 
 /// An instance has ended by then: a request that is under way has ten seconds, and the group is left.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// Nothing is under way that has to end.
-const STOP_AT_ONCE: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Nothing is under way that has to end. Less than the ten seconds of a request.
+const STOP_AT_ONCE: Duration = Duration::from_secs(8);
 
 async fn block_writes(harness: &Harness, blocked: bool) {
     let path = format!("/{}/_settings", harness.alias);

@@ -32,7 +32,7 @@ async fn a_restored_shard_gives_up_what_has_left_it_and_keeps_the_rest() {
     change(&pair.two, 1, 3, true, "one").await;
     change(&pair.two, 2, 5, false, "one").await;
     change(&pair.two, 3, 6, false, "three").await;
-    let moved = described(&pair.one, &pair.two, Uuid::from_u128(0x600), Bucket::new(4).unwrap()).await;
+    let moved = described(&pair.one, &pair.two, Uuid::new_v4(), Bucket::new(4).unwrap()).await;
     let mut two = superuser(&pair.two).await;
     let transaction = two.transaction().await.unwrap();
     record::announce(&transaction, &moved, Side::Target, "one").await.unwrap();
@@ -65,7 +65,7 @@ async fn a_restored_shard_gives_up_what_has_left_it_and_keeps_the_rest() {
 #[tokio::test]
 async fn a_move_that_was_granted_after_the_backup_ends_at_its_target() {
     let pair = Pair::emitting(Database::Balance).await;
-    let moved = described(&pair.one, &pair.two, Uuid::from_u128(0x800), Bucket::new(4).unwrap()).await;
+    let moved = described(&pair.one, &pair.two, Uuid::new_v4(), Bucket::new(4).unwrap()).await;
     let mut two = superuser(&pair.two).await;
     let transaction = two.transaction().await.unwrap();
     record::announce(&transaction, &moved, Side::Target, "one").await.unwrap();
@@ -91,7 +91,7 @@ async fn a_move_that_was_granted_after_the_backup_ends_at_its_target() {
 #[tokio::test]
 async fn a_move_that_has_ended_elsewhere_is_in_nobodys_way() {
     let pair = Pair::emitting(Database::Balance).await;
-    let moved = described(&pair.one, &pair.two, Uuid::from_u128(0x700), Bucket::new(4).unwrap()).await;
+    let moved = described(&pair.one, &pair.two, Uuid::new_v4(), Bucket::new(4).unwrap()).await;
     for (harness, side, peer) in [(&pair.one, Side::Source, "two"), (&pair.two, Side::Target, "one")] {
         let mut client = superuser(harness).await;
         let transaction = client.transaction().await.unwrap();

@@ -16,7 +16,7 @@ use crate::fixture::superuser;
 async fn a_source_does_not_take_back_what_was_granted_and_lost() {
     let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
-    let (bucket, move_id) = (Bucket::of(user), Uuid::from_u128(0x800));
+    let (bucket, move_id) = (Bucket::of(user), Uuid::new_v4());
     let (source, target) = (superuser(&pair.one).await, superuser(&pair.two).await);
     deposit(&source, user, 5).await;
     let mut first = mover(&pair.one, &pair.two, move_id, bucket).await;
@@ -55,7 +55,7 @@ async fn a_source_does_not_take_back_what_was_granted_and_lost() {
 async fn no_move_goes_on_while_a_shard_is_closed() {
     let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
-    let move_id = Uuid::from_u128(0x900);
+    let move_id = Uuid::new_v4();
     deposit(&superuser(&pair.one).await, user, 5).await;
     let mut first = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
     advance_to(&mut first, Step::Subscribe).await;
@@ -93,7 +93,7 @@ async fn no_move_goes_on_while_a_shard_is_closed() {
 async fn a_resumed_move_is_about_the_tables_that_it_began_with() {
     let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
-    let move_id = Uuid::from_u128(0xA00);
+    let move_id = Uuid::new_v4();
     let source = superuser(&pair.one).await;
     deposit(&source, user, 5).await;
     let mut first = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
@@ -116,7 +116,7 @@ async fn a_resumed_move_is_about_the_tables_that_it_began_with() {
 async fn a_move_does_not_begin_beside_a_migration_nor_after_one() {
     let pair = Pair::emitting(Database::Balance).await;
     let [user, _] = users();
-    let mut mover = mover(&pair.one, &pair.two, Uuid::from_u128(0xB00), Bucket::of(user)).await;
+    let mut mover = mover(&pair.one, &pair.two, Uuid::new_v4(), Bucket::of(user)).await;
     let migration = "select from pg_advisory_lock(hashtext('coro migrations'))";
     let unlock = "select pg_advisory_unlock_all()";
     for (at, harness) in [&pair.one, &pair.two].into_iter().enumerate() {
@@ -144,7 +144,7 @@ async fn a_move_does_not_begin_beside_a_migration_nor_after_one() {
 async fn a_mover_that_is_killed_after_its_slot_was_dropped_leaves_no_publication() {
     let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
-    let move_id = Uuid::from_u128(0xE00);
+    let move_id = Uuid::new_v4();
     deposit(&superuser(&pair.one).await, user, 5).await;
     let mut first = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
     advance_to(&mut first, Step::DropSlot).await;

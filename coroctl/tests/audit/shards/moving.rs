@@ -148,7 +148,7 @@ async fn a_move_killed_before_any_step_is_resumed_and_no_write_is_lost() {
     let (mut from, mut to) = (&pair.one, &pair.two);
     // There and back, each time killed one step later.
     for killed in 0.. {
-        let move_id = Uuid::from_u128(0x100 + killed);
+        let move_id = Uuid::new_v4();
         let mut first = mover(from, to, move_id, bucket).await;
         let ended = until_step(&mut first, killed).await;
         drop(first);
@@ -178,7 +178,7 @@ async fn an_aborted_move_leaves_everything_as_it_was() {
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
     for aborted in 1.. {
-        let move_id = Uuid::from_u128(0x200 + aborted);
+        let move_id = Uuid::new_v4();
         let mut first = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
         assert_eq!(until_step(&mut first, aborted).await, None);
         drop(first);
@@ -208,7 +208,7 @@ async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move()
     let [user, _] = users();
     let bucket = Bucket::of(user);
     deposit(&superuser(&pair.one).await, user, 5).await;
-    let move_id = Uuid::from_u128(0x300);
+    let move_id = Uuid::new_v4();
     let mut first = mover(&pair.one, &pair.two, move_id, bucket).await;
     advance_to(&mut first, Step::Fence).await;
     drop(first);
@@ -233,7 +233,7 @@ async fn connections_that_break_under_the_fence_end_no_move() {
     let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
-    let mut mover = mover(&pair.one, &pair.two, Uuid::from_u128(0x400), Bucket::of(user)).await;
+    let mut mover = mover(&pair.one, &pair.two, Uuid::new_v4(), Bucket::of(user)).await;
     advance_to(&mut mover, Step::Fence).await;
     assert!(mover.is_fenced());
     for harness in [&pair.one, &pair.two] {
@@ -254,7 +254,7 @@ async fn connections_that_break_under_the_fence_end_no_move() {
 async fn a_target_that_loses_its_subscription_under_the_fence_is_barred() {
     let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
-    let move_id = Uuid::from_u128(0x500);
+    let move_id = Uuid::new_v4();
     deposit(&superuser(&pair.one).await, user, 5).await;
     let mut mover = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
     advance_to(&mut mover, Step::Fence).await;
@@ -275,7 +275,7 @@ async fn no_fence_comes_up_while_it_is_not_known_whether_keys_are_halted() {
     let [user, _] = users();
     let bucket = Bucket::of(user);
     deposit(&superuser(&pair.one).await, user, 5).await;
-    let move_id = Uuid::from_u128(0xC00);
+    let move_id = Uuid::new_v4();
     REPORTED.lock().unwrap().clear();
     let moved = described(&pair.one, &pair.two, move_id, bucket).await;
     let mut unasked = mover_with(None, [&pair.one, &pair.two], moved).await;
@@ -306,7 +306,7 @@ async fn no_fence_comes_up_while_a_slot_of_the_relay_is_missing() {
     REPORTED.lock().unwrap().clear();
     let gone = format!("{}_gone", pair.one.name());
     make_slot(&source, &gone).await;
-    let mut mover = mover(&pair.one, &pair.two, Uuid::from_u128(0xD00), bucket).await;
+    let mut mover = mover(&pair.one, &pair.two, Uuid::new_v4(), bucket).await;
     advance_to(&mut mover, Step::Subscribe).await;
     drop_slot(&source, &gone).await;
     let says = "its relay an unknown distance";
@@ -337,7 +337,7 @@ async fn no_fence_comes_up_while_a_slot_of_the_relay_is_missing() {
 async fn a_target_that_loses_its_record_under_the_fence_gets_one() {
     let Some((_turn, pair)) = Pair::moving().await else { return };
     let [user, _] = users();
-    let move_id = Uuid::from_u128(0xF00);
+    let move_id = Uuid::new_v4();
     deposit(&superuser(&pair.one).await, user, 5).await;
     let mut mover = mover(&pair.one, &pair.two, move_id, Bucket::of(user)).await;
     advance_to(&mut mover, Step::Fence).await;
