@@ -42,7 +42,6 @@ async fn killing_the_relay_under_load_loses_and_reorders_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_suspended_cannot_spoil_what_its_successor_emitted() {
     let mut harness = Harness::new("asleep").await;
-    harness.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", harness.url);
     let (mut sleeper, oracle, load) = under_load(&mut harness, true).await;
     for _ in 0..3 {
         let other = harness.start();
