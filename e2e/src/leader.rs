@@ -29,8 +29,8 @@ const ACCEPT_GAP_MAX: Duration = Duration::from_secs(25);
 const EVENT_GAP_MAX: Duration = Duration::from_secs(30);
 /// A commit on a primary that nobody follows any more is given up after this time; the next one goes to the new primary.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Where nothing is replaced, only Patroni's own hesitation counts.
-const UNDISTURBED_GAP_MAX: Duration = Duration::from_secs(5);
+/// Where nothing is replaced, only Patroni's own hesitation counts: less than a replacement takes, and some for a busy machine.
+const UNDISTURBED_GAP_MAX: Duration = Duration::from_secs(15);
 /// How long a node stays lost: longer than its replacement takes.
 const LOST_TIME: Duration = Duration::from_secs(40);
 const POLL_INTERVAL: Duration = Duration::from_millis(250);

@@ -66,13 +66,14 @@ impl Harness {
         self.child(name).id.unwrap()
     }
 
-    /// One that does not end when it is asked to. It returns once that is so.
+    /// One that does not end when it is asked to, and stops for long enough to be seen. It returns once it ignores the signal.
     fn run_deaf(&self, name: &str, restart: Restart) -> ProcessId {
         let deaf = self.dir.join("deaf");
         let script = format!("trap '' TERM; touch '{}'; while :; do sleep 0.1; done", deaf.display());
-        let id = self.run(name, &script, restart);
+        let spec = Spec { stop_seconds: 3, ..self.spec(name, &script, restart) };
+        self.client().send(&Request::Run { spec }).unwrap();
         until("it ignores the signal", || deaf.exists());
-        id
+        self.child(name).id.unwrap()
     }
 
     fn child(&self, name: &str) -> ChildStatus {
@@ -142,7 +143,7 @@ fn kill_takes_everything_under_a_child_sessions_of_their_own_included() {
 #[test]
 fn a_process_that_outlives_its_parent_does_not_outlive_the_stack() {
     let harness = Harness::start("stray");
-    let leader = harness.run("daemon", "setsid sleep 1000 & sleep 0.2; exit 3", Restart::OnCommand);
+    let leader = harness.run("daemon", "setsid sleep 1000 & sleep 2; exit 3", Restart::OnCommand);
     until("the leader has ended", || !leader.alive());
     until("its end is known", || harness.child("daemon").state == "ended with code 3");
     until("its daemon is gone too", || harness.members().is_empty());

@@ -4,7 +4,7 @@
 
 use std::process::Stdio;
 
-use crate::harness::{Harness, Relay, connect, eventually};
+use crate::harness::{Harness, Relay, connect, ended, eventually};
 use crate::kafka;
 use crate::patient::{open, waits};
 use crate::refusals::used;
@@ -96,10 +96,11 @@ async fn a_resnapshot_ends_with_all_that_the_routes_need_or_fails() {
         let (other, _) = open(&harness).await;
         let mut command = harness.command("resnapshot");
         command.arg("--yes").stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().expect("resnapshot");
+        let mut child = command.spawn().expect("resnapshot");
         waits(&harness).await;
         run(&harness, change).await;
         other.batch_execute("commit").await.expect("commit");
+        ended(&mut child).await;
         let output = child.wait_with_output().expect("resnapshot");
         let text =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::harness::{Harness, connect};
+use crate::harness::{Harness, connect, eventually};
 use crate::kafka::distinct;
 use crate::load::under_load;
 
@@ -12,14 +12,12 @@ use crate::load::under_load;
 async fn killing_the_walsender_under_load_loses_and_reorders_nothing() {
     let mut harness = Harness::new("walsender").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
-    let mut kills = 0;
-    for _ in 0..20 {
+    for _ in 0..10 {
         load.more(60).await;
-        kills += i32::from(harness.kill_walsender().await);
+        eventually("a session to end", || async { harness.kill_walsender().await.then_some(()) }).await;
     }
     load.stop().await;
     oracle.judge(&harness).await.expect(200);
-    assert!(kills >= 5, "only {kills} sessions were hit");
     drop(relay);
 }
 
@@ -44,7 +42,6 @@ async fn killing_the_relay_under_load_loses_and_reorders_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_suspended_cannot_spoil_what_its_successor_emitted() {
     let mut harness = Harness::new("asleep").await;
-    harness.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", harness.url);
     let (mut sleeper, oracle, load) = under_load(&mut harness, true).await;
     for _ in 0..3 {
         let other = harness.start();
@@ -96,7 +93,7 @@ async fn a_crash_at_the_first_start_neither_wedges_nor_loses() {
     let relay = harness.start();
     let making =
         "select 1 from pg_stat_activity where query ilike 'create_replication_slot%' and datname = $1";
-    crate::harness::eventually("the slot to be in the making", || async {
+    eventually("the slot to be in the making", || async {
         (!harness.sql.query(making, &[&harness.name]).await.expect("activity").is_empty()).then_some(())
     })
     .await;

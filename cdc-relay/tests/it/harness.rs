@@ -6,7 +6,7 @@ mod routes;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
@@ -19,9 +19,12 @@ pub fn server(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: run `cargo stack test`, or point it at a server"))
 }
 
-/// Waits until `check` returns a value; panics with `what` after two minutes.
+/// How long a test waits for a condition.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Waits until `check` returns a value; panics with `what` after [`WAIT_TIMEOUT`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
-    let until = Instant::now() + Duration::from_secs(120);
+    let until = Instant::now() + WAIT_TIMEOUT;
     loop {
         if let Some(answer) = check().await {
             return answer;
@@ -29,6 +32,15 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check:
         assert!(Instant::now() < until, "timed out waiting for: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits for a process to end by itself.
+pub async fn ended(child: &mut Child) -> ExitStatus {
+    eventually("a process to end", || {
+        let ended = child.try_wait().expect("wait");
+        async move { ended }
+    })
+    .await
 }
 
 pub async fn connect(url: &str) -> Client {

@@ -13,7 +13,7 @@ use crate::servers::{PrivateServer, permits};
 /// The duration of one measurement.
 const MEASUREMENT_INTERVAL: Duration = Duration::from_secs(4);
 /// Share of a core during one measurement. Nine threads that spin for a part of each poll used 0.04 to 0.08.
-const BUSY_MAX: f64 = 0.01;
+const BUSY_MAX: f64 = 0.02;
 /// librdkafka alone has three for each producer.
 const THREADS_MAX: usize = 24;
 

@@ -20,7 +20,7 @@ async fn columns_that_a_primary_key_includes_are_no_part_of_the_key() {
             .await;
         harness.routes(&five_lines(&harness, "{ name = \"t\", deletes = \"tombstone\", snapshot = true }"));
         let relay = harness.streaming().await;
-        let mut tail = Tail::start(&harness, &["--json", "--limit", "3"]);
+        let tail = Tail::start(&harness, &["--json", "--limit", "3"]);
         run(&harness, "insert into t values (1, 'a')").await;
         run(&harness, "update t set payload = 'b' where id = 1").await;
         run(&harness, "delete from t where id = 1").await;
@@ -74,7 +74,7 @@ async fn a_row_has_one_key_though_its_identity_is_not_its_primary_key() {
     let relay = harness.streaming().await;
     let topic = format!("{}.t", harness.name);
     distinct(&topic, 1).await;
-    let mut tail = Tail::start(&harness, &["--json", "--limit", "3"]);
+    let tail = Tail::start(&harness, &["--json", "--limit", "3"]);
     run(&harness, "insert into t values (2, 'b', 1)").await;
     run(&harness, "update t set v = 2 where id = 2").await;
     run(&harness, "delete from t where id = 2").await;

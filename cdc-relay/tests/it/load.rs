@@ -126,11 +126,12 @@ fn transaction(random: &mut StdRng, shared: &Shared) -> String {
     }
 }
 
-/// Starts a relay, a witness and a load; returns when the relay streams and the load has begun.
+/// Starts a relay, a witness and a load; returns when the relay streams, the load has begun, and it was sampled.
 pub async fn under_load(harness: &mut Harness, work: bool) -> (Relay, Oracle, Workload) {
     let relay = harness.streaming().await;
     let oracle = Oracle::watch(harness, work).await;
     let load = Workload::start(&harness.url, work).await;
     load.more(50).await;
+    oracle.sampled().await;
     (relay, oracle, load)
 }

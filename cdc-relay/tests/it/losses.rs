@@ -36,6 +36,9 @@ async fn nothing_is_missing(
     let begins_at = resnapshot(harness, &relay, reason).await;
     relay.streams().await;
     load.more(100).await;
+    // Samples of the new slot, which is confirmed further than its beginning now.
+    harness.confirmed().await;
+    oracle.sampled().await;
     load.stop().await;
     oracle.judge_across(harness, begins_at).await.expect(20);
     drop(relay);

@@ -20,6 +20,9 @@ use crate::harness::{Harness, connect};
 use crate::kafka::{Event, chain, first_emissions, read_from};
 use crate::rabbit;
 
+/// Samples of each part that is judged, at least. The first of them may have begun before the part.
+const SAMPLES_MIN: usize = 5;
+
 pub struct Oracle {
     work: bool,
     sampler: Sampler,
@@ -70,6 +73,11 @@ impl Oracle {
         harness.sql.execute(make, &[&slot]).await.expect("the oracle's slot");
         let wal = DecodedWal { slot, commits: Vec::new(), end: 0 };
         Oracle { work, sampler: Sampler::start(harness, work), wal }
+    }
+
+    /// Waits until it has as many samples more as it needs. Call this under load, once what is to be sampled has begun.
+    pub async fn sampled(&self) {
+        self.sampler.more(SAMPLES_MIN).await;
     }
 
     /// Call this before the test moves or drops the relay's slot.
@@ -126,7 +134,7 @@ impl Report {
     /// Fails unless the load was large enough and samples were taken meanwhile.
     pub fn expect(&self, transactions: usize) {
         assert!(self.transactions >= transactions, "too little load: {self:?}");
-        assert!(self.samples >= 5, "too few samples: {self:?}");
+        assert!(self.samples >= SAMPLES_MIN, "too few samples: {self:?}");
     }
 }
 

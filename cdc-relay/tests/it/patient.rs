@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::harness::{Harness, connect, eventually};
+use crate::harness::{Harness, connect, ended, eventually};
 
 /// An open transaction that has written a row, and its server process.
 pub async fn open(harness: &Harness) -> (Client, i32) {
@@ -99,7 +99,7 @@ async fn a_tail_that_waits_for_its_slot_leaves_nothing_behind() {
         let mut tail = harness.command("tail").arg(&harness.url).spawn().expect("tail");
         waits(&harness).await;
         rustix::process::kill_process(rustix::process::Pid::from_child(&tail), signal).expect("signal");
-        tail.wait().expect("wait");
+        ended(&mut tail).await;
         gone(&harness).await;
     }
 }

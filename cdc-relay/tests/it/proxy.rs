@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::harness::WAIT_TIMEOUT;
+
 pub struct Proxy {
     pub address: SocketAddr,
     open: watch::Sender<bool>,
@@ -100,7 +102,9 @@ impl Gate {
 
     /// Waits until a client is held.
     pub async fn held(&self) {
-        self.state.subscribe().wait_for(|held| *held == Held::Now).await.expect("the gate");
+        let mut state = self.state.subscribe();
+        let held = timeout(WAIT_TIMEOUT, state.wait_for(|held| *held == Held::Now)).await;
+        held.expect("a client comes").expect("the gate");
     }
 
     pub fn open(&self) {

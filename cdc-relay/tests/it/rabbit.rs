@@ -183,9 +183,8 @@ async fn rabbitmq_away_neither_stops_kafka_nor_loses_work() {
 async fn a_broker_that_stays_away_for_long_does_not_break_the_session() {
     let mut harness = Harness::new("pressure").await;
     let proxy = cuttable(&mut harness).await;
-    // The in-flight limit holds a few messages only, and the server ends silent sessions quickly.
+    // The in-flight limit holds a few messages only, and the server ends sessions that are silent for six seconds.
     harness.routes(&harness.default_routes().replace("[relay]", "[relay]\nin_flight_bytes = 20000"));
-    harness.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", harness.url);
     let relay = harness.streaming().await;
     proxy.cut();
     let cut = harness.sql.query_one("select clock_timestamp()::text", &[]).await.expect("the time");
@@ -193,10 +192,10 @@ async fn a_broker_that_stays_away_for_long_does_not_break_the_session() {
     for id in 0..400 {
         harness.row("a", id, 1, "work").await;
     }
-    eventually("an answer to the server after three of its time-outs", || async {
+    eventually("an answer to the server after its time-out", || async {
         let answers = "select 1 from pg_stat_activity join pg_stat_replication using (pid)
                        where pg_stat_activity.datname = current_database()
-                         and reply_time > $1::text::timestamptz + '4500 ms'";
+                         and reply_time > $1::text::timestamptz + '7 seconds'";
         (!harness.sql.query(answers, &[&cut]).await.expect("activity").is_empty()).then_some(())
     })
     .await;

@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use crate::commands::Tail;
 use crate::harm::{five_lines, run};
-use crate::harness::{Harness, Relay, connect, eventually};
+use crate::harness::{Harness, Relay, eventually};
 use crate::kafka::{self, distinct};
+use crate::proxy::Gate;
 
-/// Time for two checks of the watch and a new session.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(8);
+/// Time for two checks of the watch and a new session, on a busy machine.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Case {
     name: &'static str,
@@ -134,7 +135,7 @@ async fn the_first_row_after_another_primary_key_is_named_by_it() {
     run(&harness, CASES[0].tables).await;
     harness.routes(&five_lines(&harness, "{ name = \"t\", deletes = \"tombstone\" }"));
     let relay = harness.streaming().await;
-    let mut tail = Tail::start(&harness, &["--json", "--limit", "2"]);
+    let tail = Tail::start(&harness, &["--json", "--limit", "2"]);
     run(&harness, &insert(1, "a")).await;
     let topic = format!("{}.t", harness.name);
     distinct(&topic, 1).await;
@@ -182,8 +183,11 @@ async fn a_key_that_stays_the_same_ends_no_session() {
 async fn a_snapshot_begins_anew_where_the_keys_type_is_changed() {
     let mut harness = Harness::bare("rekeyed_type").await;
     run(&harness, "create table t (id int primary key, code text, v int)").await;
-    run(&harness, "insert into t select n, 'c' || n, 1 from generate_series(1, 150000) n").await;
+    run(&harness, "insert into t select n, 'c' || n, 1 from generate_series(1, 20000) n").await;
     harness.routes(&five_lines(&harness, "{ name = \"t\", snapshot = true }"));
+    // The first chunk has 2000 rows. The query for the second one does not come to the server.
+    let gate = Gate::to(harness.host(), "(id) > (").await;
+    harness.overrides.push(("IT_URL", harness.url_by(gate.address)));
     let relay = harness.start();
     let state = format!("{}.state", harness.name);
     let position = || {
@@ -191,13 +195,10 @@ async fn a_snapshot_begins_anew_where_the_keys_type_is_changed() {
         records.into_iter().rfind(|event| event.key.ends_with("/snapshot/public.t")).map(|event| event.json())
     };
     eventually("a part of the snapshot", || async { position().filter(|at| at["rows"] != 0) }).await;
-    // The snapshot reads no chunk from now on.
-    let migration = connect(&harness.url).await;
-    migration.batch_execute("begin; lock table t in access exclusive mode").await.expect("the lock");
+    gate.held().await;
     relay.kill();
-    let part = position().expect("a position");
-    assert_eq!(part["done"], false, "too fast to be changed in the middle");
-    migration.batch_execute("alter table t alter id type text; commit").await.expect("the migration");
+    gate.open();
+    run(&harness, "alter table t alter id type text").await;
     let relay = harness.streaming().await;
     eventually("the snapshot to be done", || async { position().filter(|at| at["done"] == true) }).await;
     harness.confirmed().await;
@@ -205,5 +206,5 @@ async fn a_snapshot_begins_anew_where_the_keys_type_is_changed() {
         kafka::read(&format!("{}.t", harness.name)).into_iter().map(|event| event.key).collect();
     keys.sort_unstable();
     keys.dedup();
-    assert_eq!(keys.len(), 150_000, "{}", relay.log());
+    assert_eq!(keys.len(), 20_000, "{}", relay.log());
 }

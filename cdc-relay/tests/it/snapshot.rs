@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio_postgres::Client;
+
 use crate::harness::{Harness, Relay, connect, eventually};
 use crate::kafka::{self, Event, chain};
 
@@ -97,15 +99,48 @@ async fn whole(harness: &Harness, versions: &BTreeMap<(String, i64), Vec<i64>>) 
     }
 }
 
-/// Changes the table while a relay takes its snapshot, and checks that no row goes back. Returns the relay, the table's
-/// record and all events.
+/// Makes the slot, and opens a transaction that a snapshot by these routes waits for at its first chunk. It ends with the session
+/// that is returned.
+async fn held_up(harness: &mut Harness, routes: &str) -> Client {
+    harness.routes(&routes.replace("\nsnapshot = true", ""));
+    harness.streaming().await.stop().await;
+    harness.slot_is_free().await;
+    harness.routes(routes);
+    let open = connect(&harness.url).await;
+    open.batch_execute("begin; select pg_current_xact_id()").await.expect("a transaction");
+    open
+}
+
+/// Waits until the snapshot has asked for the transactions that it waits for.
+async fn waits(harness: &Harness) {
+    eventually("the snapshot to wait", || async {
+        let asks = "select 1 from pg_stat_activity where datname = current_database()
+                    and application_name = 'cdc-relay snapshot' and query = 'rollback'";
+        (!harness.sql.query(asks, &[]).await.expect("activity").is_empty()).then_some(())
+    })
+    .await;
+}
+
+/// Changes the table while a relay takes its snapshot by these routes, and checks that no row goes back. Returns the relay, the
+/// table's record and all events.
 async fn snapshot_under_changes(
     harness: &mut Harness,
     table: &str,
+    routes: &str,
 ) -> (Relay, serde_json::Value, Vec<Event>) {
+    let open = held_up(harness, routes).await;
     let stop = Arc::new(AtomicBool::new(false));
     let load = tokio::spawn(changes(harness.url.clone(), table.to_owned(), Arc::clone(&stop)));
     let relay = harness.streaming().await;
+    // Rows of the first chunk change before it is read, and after the snapshot began.
+    waits(harness).await;
+    let changed = || async {
+        let sum = format!("select sum(version) from {table}");
+        harness.sql.query_one(&sum, &[]).await.expect("versions").get::<_, i64>(0)
+    };
+    let before = changed().await;
+    eventually("changes", || async { (changed().await > before + 1_000).then_some(()) }).await;
+    open.batch_execute("commit").await.expect("commit");
     let position = done(harness, table).await;
     stop.store(true, Ordering::Relaxed);
     assert!(load.await.expect("load") > 10);
@@ -121,8 +156,10 @@ async fn snapshot_under_changes(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_change_under_the_snapshot_do_not_go_back() {
-    let mut harness = filled("under", ROWS).await;
-    let (relay, position, events) = snapshot_under_changes(&mut harness, "items").await;
+    let mut harness = Harness::new("under").await;
+    fill(&harness, ROWS).await;
+    let routes = with_snapshot(&harness);
+    let (relay, position, events) = snapshot_under_changes(&mut harness, "items", &routes).await;
     assert_eq!(position["rows"], ROWS);
     whole(&harness, &versions(&events)).await;
     // The snapshot's events are no links of the chain, and the chain is closed without them.
@@ -144,8 +181,8 @@ async fn rows_of_a_table_whose_name_is_quoted_do_not_go_back() {
     let mut harness = Harness::new("quoted").await;
     fill(&harness, ROWS).await;
     harness.sql.batch_execute(&format!("alter table items rename to {TABLE}")).await.expect("another name");
-    harness.routes(&with_snapshot(&harness).replace("name = \"items\"", &format!("name = '{TABLE}'")));
-    drop(snapshot_under_changes(&mut harness, TABLE).await);
+    let routes = with_snapshot(&harness).replace("name = \"items\"", &format!("name = '{TABLE}'"));
+    drop(snapshot_under_changes(&mut harness, TABLE, &routes).await);
 }
 
 #[tokio::test]

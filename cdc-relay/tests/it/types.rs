@@ -183,7 +183,7 @@ async fn tail_prints_the_values_that_are_on_kafka() {
     let relay = harness.streaming().await;
     let mut tail = harness.command("tail");
     let tail = tail.args([&harness.url, "--json", "--limit", "1"]).stdout(std::process::Stdio::piped());
-    let tail = tail.stderr(std::process::Stdio::piped()).spawn().expect("tail");
+    let mut tail = tail.stderr(std::process::Stdio::piped()).spawn().expect("tail");
     crate::harness::eventually("a tail that reads", || async {
         let query = "select 1 from pg_replication_slots where slot_name like 'cdc_relay_tail%'
                      and active and confirmed_flush_lsn is not null and database = current_database()";
@@ -194,6 +194,7 @@ async fn tail_prints_the_values_that_are_on_kafka() {
                   array[row(1,'x y')::pair], 'NaN', 'infinity', '{\"a\" : 1}', '[1]', '2026-01-02 03:04:05+00',
                   '2026-01-02 03:04:05', '\\x00ff', '1 day 2 hours', 'c', '[1,3)', 7, '1 2')";
     harness.sql.batch_execute(insert).await.expect("a row");
+    crate::harness::ended(&mut tail).await;
     let output = tail.wait_with_output().expect("tail");
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("an object");
     let emitted = crate::names::arrived(&format!("{}.values_of", harness.name), 1).await[0].json();

@@ -77,7 +77,7 @@ async fn a_payment_cancelled_while_the_gateway_cannot_be_called_is_never_charged
 async fn a_cancel_while_the_outcome_is_unknown_comes_too_late_and_the_payment_goes_its_way() {
     let harness = Harness::shared().await;
     for (words_of_gateway, end, left) in
-        [("thenhttp500-lag3000", "completed", 600), ("decline-http500", "failed", 1_000)]
+        [("thenhttp500-lag4500", "completed", 600), ("decline-http500", "failed", 1_000)]
     {
         let user = harness.client.user_with(1_000).await.unwrap();
         let number = format!("5551234-{words_of_gateway}");
@@ -95,7 +95,7 @@ async fn a_cancel_while_the_outcome_is_unknown_comes_too_late_and_the_payment_go
 async fn a_cancel_during_the_call_comes_too_late_and_the_payment_goes_its_way() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
-    let payment_id = harness.client.pay(user, "5551234-slow3000", 400).await.unwrap();
+    let payment_id = harness.client.pay(user, "5551234-slow5000", 400).await.unwrap();
     harness.client.wait_for_status(user, payment_id, "authorized", WAIT_TIMEOUT).await.unwrap();
     harness.committed_charge(payment_id).await;
     assert_eq!(harness.client.cancel(user, payment_id).await.unwrap().status(), 202);

@@ -13,7 +13,7 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::clients::printed;
-use crate::harness::{Harness, binary};
+use crate::harness::{Harness, binary, get};
 use crate::pay_page;
 
 const DASHBOARDS: [&str; 3] = ["coro-money", "coro-saga", "coro-servers"];
@@ -59,7 +59,7 @@ fn queries(name: &str) -> Vec<(String, String)> {
 async fn has_data(harness: &Harness, query: &str) -> bool {
     let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let url = format!("{}/api/v1/query?query={encoded}", harness.stack.prometheus_url);
-    let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let answer: Value = get(url).await.unwrap().json().await.unwrap();
     assert_eq!(answer["status"], "success", "{query}: {answer}");
     let series = answer["data"]["result"].as_array().unwrap();
     series.iter().any(|series| series["value"][1] != "NaN")

@@ -19,7 +19,7 @@ use stack::servers::Server;
 use stack::services::Instance;
 use tokio::io::AsyncReadExt;
 
-use crate::harness::{Harness, binary};
+use crate::harness::{Harness, binary, get};
 use crate::notify::{e_mails, eventually, variable};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -129,7 +129,7 @@ async fn a_payment_is_one_trace() {
     let (zipkin, id) = (variable("ZIPKIN_URL"), payment["payment_id"].as_str().unwrap());
     let url = format!("{zipkin}/api/v2/traces?annotationQuery=payment_id%3D{id}");
     let spans = eventually("a trace", async || {
-        let traces: Value = reqwest::get(&url).await.unwrap().json().await.unwrap();
+        let traces: Value = get(&url).await.unwrap().json().await.unwrap();
         traces[0].as_array().cloned()
     })
     .await;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::harness::{Harness, WAIT_TIMEOUT, http};
 
 /// Long enough for the gateway's answer to come while a client waits.
-const SLOW: &str = "0812-slow200";
+const SLOW: &str = "0812-slow2000";
 
 pub struct Follower {
     /// The header by which the service knows its user.

@@ -24,9 +24,14 @@ pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 /// The header of messages that a test produces to be parked.
 pub const EXPLAINED: (&str, &str) = ("explained", "e2e");
 
-/// A client that may be idle for longer than a server keeps its connections.
+/// A client that may be idle for longer than a server keeps its connections, and waits for no answer for ever.
 pub fn http() -> reqwest::Client {
-    saga::http_client::builder().build().unwrap()
+    saga::http_client::builder().timeout(WAIT_TIMEOUT).build().unwrap()
+}
+
+/// The answer to a `GET` of its own.
+pub async fn get(url: impl reqwest::IntoUrl) -> reqwest::Result<reqwest::Response> {
+    http().get(url).send().await
 }
 
 /// Produces as the administrator, to the partitions that the relay chooses.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::following::{Follower, expect_story};
-use crate::harness::{Harness, WAIT_TIMEOUT, binary, http};
+use crate::harness::{Harness, WAIT_TIMEOUT, binary, get, http};
 use crate::issuers::{AUDIENCE, Issuer, Keycloak, OidcProvider};
 
 const ALL_SCOPES: &str = "payments:read payments:write";
@@ -48,10 +48,7 @@ impl Verifier {
             .spawn()
             .unwrap();
         let began = Instant::now();
-        while !reqwest::get(format!("http://{admin}/ready"))
-            .await
-            .is_ok_and(|answer| answer.status().is_success())
-        {
+        while !get(format!("http://{admin}/ready")).await.is_ok_and(|answer| answer.status().is_success()) {
             assert!(began.elapsed() < WAIT_TIMEOUT, "{service} does not come up");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

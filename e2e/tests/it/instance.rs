@@ -12,7 +12,7 @@ use serde_json::Value;
 use stack::layout::Layout;
 use stack::services::Instance;
 
-use crate::harness::{WAIT_TIMEOUT, binary};
+use crate::harness::{WAIT_TIMEOUT, binary, get};
 
 pub struct FurtherInstance {
     process: Child,
@@ -54,7 +54,7 @@ impl FurtherInstance {
 
     async fn ready(&mut self) {
         let began = Instant::now();
-        let is_ready = async |url: String| reqwest::get(url).await.is_ok_and(|answer| answer.status() == 200);
+        let is_ready = async |url: String| get(url).await.is_ok_and(|answer| answer.status() == 200);
         while !is_ready(format!("{}/ready", self.admin_url)).await {
             assert_eq!(self.process.try_wait().unwrap(), None, "the instance has ended");
             assert!(began.elapsed() < WAIT_TIMEOUT, "the instance is not ready");
@@ -66,7 +66,7 @@ impl FurtherInstance {
     pub async fn not_ready(&mut self) -> Value {
         let (began, url) = (Instant::now(), format!("{}/ready", self.admin_url));
         loop {
-            if let Ok(answer) = reqwest::get(&url).await {
+            if let Ok(answer) = get(&url).await {
                 assert_eq!(answer.status(), 503);
                 return answer.json().await.unwrap();
             }
@@ -78,7 +78,7 @@ impl FurtherInstance {
 
     /// The value of one of its metrics.
     pub async fn metric(&self, series: &str) -> f64 {
-        let text = reqwest::get(format!("{}/metrics", self.admin_url)).await.unwrap().text().await.unwrap();
+        let text = get(format!("{}/metrics", self.admin_url)).await.unwrap().text().await.unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(&format!("{series} ")));
         line.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
     }

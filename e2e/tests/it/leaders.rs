@@ -13,6 +13,7 @@ use saga::postgres::{Client, confirm_visible, guarded_pool, pool, reachable};
 use stack::layout::{Layout, PORTS};
 use stack::servers::Server;
 use stack::spec::Spec;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::harness::WAIT_TIMEOUT;
@@ -124,12 +125,10 @@ async fn a_frozen_host_is_left_once_another_takes_writes_and_its_statements_fail
     // A server that is slow to answer at first is passed over.
     let frozen =
         [&first, &second].into_iter().find(|server| server.url().contains(&format!(":{before}/"))).unwrap();
-    let waiting = tokio::spawn(async move { client.query_one("select pg_sleep(14)", &[]).await.map(drop) });
+    let waiting = tokio::spawn(async move { client.query_one("select pg_sleep(60)", &[]).await.map(drop) });
     frozen.signal(Signal::STOP);
-    let began = Instant::now();
-    let statement = waiting.await.unwrap();
+    let statement = timeout(WAIT_TIMEOUT, waiting).await.expect("the frozen host is left").unwrap();
     assert!(statement.as_ref().is_err_and(tokio_postgres::Error::is_closed), "{statement:?}");
-    assert!(began.elapsed() < Duration::from_secs(13), "by itself it would have ended, too");
     let client = pool.get().await.unwrap();
     assert_ne!(port(&client).await, before);
     // The one before wakes up, and nobody goes back to it.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::asyncapi::docs;
-use crate::harness::{Harness, WAIT_TIMEOUT, http};
+use crate::harness::{Harness, WAIT_TIMEOUT, get, http};
 use crate::raw_http::request;
 
 /// A name: nothing is ever fetched from there.
@@ -179,7 +179,7 @@ async fn every_operation_is_offered_and_no_other() {
 async fn the_document_is_served_as_it_is() {
     let harness = Harness::shared().await;
     for door in [&harness.stack.edge_url, &harness.stack.payments_url] {
-        let answer = reqwest::get(format!("{door}/openapi.yaml")).await.unwrap();
+        let answer = get(format!("{door}/openapi.yaml")).await.unwrap();
         assert_eq!(answer.headers()["content-type"], "application/yaml");
         assert_eq!(answer.text().await.unwrap(), fs::read_to_string(docs("openapi.yaml")).unwrap());
     }

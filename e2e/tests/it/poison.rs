@@ -16,7 +16,7 @@ use saga::contract::{BALANCE_TOPIC, HEADER_TYPE, PAYMENT_QUEUE, PAYMENT_RESULT_T
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, producer};
+use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, get, producer};
 
 /// Database and id of something parked.
 type Parked = BTreeSet<(&'static str, String)>;
@@ -136,7 +136,7 @@ async fn counted(stack: &Stack) -> BTreeMap<&'static str, f64> {
         ("balance", &stack.balance_admin_url),
         ("processor", &stack.processor_admin_url),
     ] {
-        let text = reqwest::get(format!("{admin_url}/metrics")).await.unwrap().text().await.unwrap();
+        let text = get(format!("{admin_url}/metrics")).await.unwrap().text().await.unwrap();
         let parked =
             ["consumer_records_total{outcome=\"parked\"} ", "processor_jobs_total{result=\"parked\"} "];
         let lines = text.lines().filter_map(|line| parked.iter().find_map(|name| line.strip_prefix(name)));

@@ -9,17 +9,20 @@ use e2e::steady_load::{Paid, SteadyLoad, accepted};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
-use crate::harness::{Harness, WAIT_TIMEOUT};
+use crate::harness::{Harness, WAIT_TIMEOUT, get};
 
 const INSTANCES: [&str; 2] = ["payments-svc", "payments-svc-2"];
 const USERS: usize = 20;
 /// Each is a payment and a poll of it: a hundred requests a second.
 const EVERY: Duration = Duration::from_millis(20);
+/// Requests that the edge may send again where a busy machine makes it notice late that an instance leaves: less than a fifth of a
+/// second of the load. It needs half a second to notice at best, so an instance that leaves at once costs far more.
+const RESENT_MAX: f64 = 10.0;
 
 /// How often the edge had to send a request again, to the same instance or to another.
 async fn resent(harness: &Harness) -> f64 {
     let url = format!("{}/metrics", harness.stack.edge_admin_url);
-    let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+    let text = get(url).await.unwrap().text().await.unwrap();
     let counters = ["haproxy_server_retry_warnings_total{", "haproxy_server_redispatch_warnings_total{"];
     let lines: Vec<&str> =
         text.lines().filter(|line| counters.iter().any(|counter| line.starts_with(counter))).collect();
@@ -75,8 +78,9 @@ async fn no_request_fails_during_a_rolling_restart() {
         }
     };
     let payments = load_during(&harness, &client, restarts).await;
-    // An instance that leaves is asked nothing any more: the edge has nothing to mend.
-    assert_eq!(resent(&harness).await - before, 0.0);
+    // An instance that leaves is asked nothing any more: the edge has next to nothing to mend.
+    let resent = resent(&harness).await - before;
+    assert!(resent <= RESENT_MAX, "{resent} requests were sent again");
     all_complete(&harness, &payments).await;
 }
 

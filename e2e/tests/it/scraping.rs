@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::harness::{Harness, WAIT_TIMEOUT};
+use crate::harness::{Harness, WAIT_TIMEOUT, get};
 
 const TARGETS: [&str; 19] = [
     "auditor",
@@ -32,7 +32,7 @@ const TARGETS: [&str; 19] = [
 /// The instances of which the last scrape went as `up` says.
 async fn scraped(harness: &Harness, up: &str) -> BTreeSet<String> {
     let url = format!("{}/api/v1/query?query=up=={up}", harness.stack.prometheus_url);
-    let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let answer: Value = get(url).await.unwrap().json().await.unwrap();
     let series = answer["data"]["result"].as_array().unwrap();
     series.iter().map(|series| series["metric"]["instance"].as_str().unwrap().to_owned()).collect()
 }
@@ -59,7 +59,7 @@ async fn each_exporter_is_let_in() {
     for (query, value) in [("pg_up", "1"), ("pg_exporter_last_scrape_error", "0"), ("redis_up", "1")] {
         loop {
             let url = format!("{}/api/v1/query?query={query}", harness.stack.prometheus_url);
-            let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+            let answer: Value = get(url).await.unwrap().json().await.unwrap();
             if answer["data"]["result"][0]["value"][1] == value {
                 break;
             }

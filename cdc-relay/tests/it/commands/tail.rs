@@ -1,17 +1,27 @@
 //! Tests `tail`: it shows each change and leaves nothing behind.
 
-use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStderr, ChildStdout, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
 
-use crate::harness::{Harness, eventually};
+use crate::harness::{Harness, WAIT_TIMEOUT, ended, eventually};
 
 pub struct Tail {
     child: Child,
-    lines: BufReader<ChildStdout>,
-    /// Open as long as the tail runs, so that it may write warnings.
-    _stderr: Lines<BufReader<ChildStderr>>,
+    lines: Receiver<String>,
+}
+
+/// The lines of an output, which a thread reads to its end.
+fn lines(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    let read = move || {
+        // Nobody may want the later lines.
+        BufReader::new(output).lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
+    };
+    std::thread::spawn(read);
+    lines
 }
 
 impl Tail {
@@ -25,27 +35,23 @@ impl Tail {
             .stderr(Stdio::piped())
             .spawn()
             .expect("tail");
-        let mut stderr = BufReader::new(child.stderr.take().expect("stderr")).lines();
+        let stderr = lines(child.stderr.take().expect("stderr"));
         let mut before = String::new();
-        let mut reads = false;
-        // The later lines stay unread: they are few.
-        for line in stderr.by_ref().map_while(Result::ok) {
-            before.push_str(&line);
+        loop {
+            let line =
+                stderr.recv_timeout(WAIT_TIMEOUT).unwrap_or_else(|_| panic!("it does not read: {before}"));
             // One that had its rows at once may have ended before it could say that it reads.
-            reads = line.starts_with("Reading.") || line.contains(" changes in ");
-            if reads {
+            if line.starts_with("Reading.") || line.contains(" changes in ") {
                 break;
             }
+            before.push_str(&line);
         }
-        assert!(reads, "{before}");
-        let lines = BufReader::new(child.stdout.take().expect("stdout"));
-        Tail { child, lines, _stderr: stderr }
+        let lines = lines(child.stdout.take().expect("stdout"));
+        Tail { child, lines }
     }
 
-    pub fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("a line");
-        line
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(WAIT_TIMEOUT).expect("a line")
     }
 }
 
@@ -105,7 +111,7 @@ async fn tail_shows_each_change_and_leaves_nothing_behind() {
     assert_eq!(lines[0]["key"], serde_json::json!({"owner": "a", "id": 1}));
     assert_eq!((&lines[3]["before"]["v"], &lines[3]["after"]["v"]), (&"x".into(), &"y".into()));
     assert_eq!(lines[3]["key"], serde_json::json!({"id": 1}));
-    assert_eq!(tail.child.wait().expect("end").code(), Some(0));
+    assert_eq!(ended(&mut tail.child).await.code(), Some(0));
     nothing_left(&harness).await;
 }
 
@@ -128,7 +134,7 @@ async fn a_tail_that_was_killed_leaves_no_slot_and_the_next_one_drops_its_public
     assert_eq!(left_behind(&harness).await.len(), 3, "two publications and a slot, of the second tail");
     let pid = rustix::process::Pid::from_child(&tail.child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("Ctrl-C");
-    assert_eq!(tail.child.wait().expect("end").code(), Some(0));
+    assert_eq!(ended(&mut tail.child).await.code(), Some(0));
     nothing_left(&harness).await;
 }
 
@@ -144,7 +150,7 @@ async fn a_slot_that_is_only_looked_at_stays_where_it_is() {
         let mut tail = Tail::start(&harness, &arguments);
         let line: Value = serde_json::from_str(&tail.line()).expect("an object");
         assert_eq!(line["after"]["owner"], "a", "an unconfirmed change is missing in a later tail");
-        assert_eq!(tail.child.wait().expect("end").code(), Some(0));
+        assert_eq!(ended(&mut tail.child).await.code(), Some(0));
         harness.slot_is_free().await;
     }
     assert_eq!(harness.positions().await.1, before);

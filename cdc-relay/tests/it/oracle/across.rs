@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use cdc_relay::postgres::lsn::Lsn;
 
 use super::{
-    Commit, Expectation, Oracle, assert_confirmed_is_emitted, assert_positions, assert_same, committed_ids,
-    emitted_ids, expectations, first_offsets, no_expectation, position, queue, work,
+    Commit, Expectation, Oracle, SAMPLES_MIN, assert_confirmed_is_emitted, assert_positions, assert_same,
+    committed_ids, emitted_ids, expectations, first_offsets, no_expectation, position, queue, work,
 };
 use crate::harness::{Harness, connect};
 use crate::kafka::{Event, chain, read_from};
@@ -39,7 +39,7 @@ impl Report {
             [before, lost, since].iter().all(|count| **count >= transactions),
             "too little load: {self:?}"
         );
-        assert!(self.samples.0 >= 5 && self.samples.1 >= 3, "too few samples: {self:?}");
+        assert!(self.samples.0 >= SAMPLES_MIN && self.samples.1 >= 3, "too few samples: {self:?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Samples where the slot is confirmed, and where the topics and the queue end after that.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use crate::harness::{Harness, Servers, attempt};
+use crate::harness::{Harness, Servers, attempt, eventually};
 use crate::kafka::Ends;
 use crate::rabbit;
 
@@ -32,6 +32,7 @@ pub struct Sample {
 pub struct Sampler {
     stop: Arc<AtomicBool>,
     disturbed: Arc<AtomicBool>,
+    taken: Arc<AtomicUsize>,
     task: JoinHandle<Vec<Sample>>,
 }
 
@@ -39,6 +40,7 @@ impl Sampler {
     /// `work`: the samples include the queue.
     pub fn start(harness: &Harness, work: bool) -> Sampler {
         let (stop, disturbed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let taken = Arc::new(AtomicUsize::new(0));
         let target = SampleTarget {
             url: harness.url.clone(),
             slot: harness.name.clone(),
@@ -47,8 +49,18 @@ impl Sampler {
             queue: work.then(|| harness.queue()),
             stop: Arc::clone(&stop),
             disturbed: Arc::clone(&disturbed),
+            taken: Arc::clone(&taken),
         };
-        Sampler { stop, disturbed, task: tokio::spawn(sample(target)) }
+        Sampler { stop, disturbed, taken, task: tokio::spawn(sample(target)) }
+    }
+
+    /// Waits until `count` more samples are taken.
+    pub async fn more(&self, count: usize) {
+        let wanted = self.taken.load(Ordering::SeqCst) + count;
+        eventually(&format!("{count} more samples"), || async {
+            (self.taken.load(Ordering::SeqCst) >= wanted).then_some(())
+        })
+        .await;
     }
 
     /// Call this before the test moves or drops the slot.
@@ -71,6 +83,7 @@ struct SampleTarget {
     queue: Option<String>,
     stop: Arc<AtomicBool>,
     disturbed: Arc<AtomicBool>,
+    taken: Arc<AtomicUsize>,
 }
 
 /// Reads the slot first: the topics may then hold more than the slot is confirmed for, never less.
@@ -102,6 +115,7 @@ async fn sample(target: SampleTarget) -> Vec<Sample> {
             None => None,
         };
         samples.push(Sample { confirmed: confirmed as u64, undisturbed, ends, queued });
+        target.taken.store(samples.len(), Ordering::SeqCst);
     }
     samples
 }

@@ -51,7 +51,8 @@ async fn a_resnapshot_that_is_killed_leaves_the_relay_refused_and_starts_over() 
                 .await;
             }
             _ => {
-                let enough = before + (moment - 2) * ROWS / 5 + 1;
+                // Early, so that many rows are left whenever the kill comes.
+                let enough = before + (moment - 2) * ROWS / 10 + 1;
                 eventually("rows to be emitted", || async {
                     (kafka::written(&harness.topic()).await >= enough).then_some(())
                 })

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
 use stack::servers::Server;
 
-use super::{ROWS, changes, done, fill, filled, position, versions, whole, with_snapshot};
+use super::{ROWS, changes, done, fill, filled, held_up, position, versions, whole, with_snapshot};
 use crate::harness::{Harness, Relay, Servers, connect, eventually};
 use crate::kafka::{self, first_emissions};
 use crate::servers::{PrivateServer, permits};
@@ -19,18 +20,25 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
     let load = tokio::spawn(changes(harness.url.clone(), "items".to_owned(), Arc::clone(&stop)));
     let (mut kills, mut stood) = (0u64, BTreeSet::new());
     let passed = |relay: &Relay| relay.metric("cdc_relay_snapshot_passed_rows");
-    while position(&harness, "items").is_none_or(|position| position["done"] != true) {
+    let is_done = |at: &Option<Value>| at.as_ref().is_some_and(|at| at["done"] == true);
+    let mut at = position(&harness, "items");
+    while !is_done(&at) {
+        let before = at.as_ref().map_or(0.0, |at| at["rows"].as_f64().expect("rows"));
         let relay = harness.streaming().await;
         // Sometimes before the first chunk; else after some chunks, at another moment each time: before their acknowledgement,
         // before the checkpoint, and after.
         if kills % 4 > 0 {
-            let before = passed(&relay);
-            eventually("a chunk to be emitted", || async { (passed(&relay) > before).then_some(()) }).await;
+            eventually("a chunk to be emitted", || async {
+                // No row may be left.
+                (passed(&relay) > before || is_done(&position(&harness, "items"))).then_some(())
+            })
+            .await;
             tokio::time::sleep(Duration::from_millis(37 * (kills % 7))).await;
         }
         relay.kill();
         kills += 1;
-        stood.extend(position(&harness, "items").and_then(|position| position["rows"].as_u64()));
+        at = position(&harness, "items");
+        stood.extend(at.as_ref().and_then(|at| at["rows"].as_u64()));
         assert!(kills < 100, "it never ends: {stood:?}");
     }
     stop.store(true, Ordering::Relaxed);
@@ -106,7 +114,10 @@ async fn the_stream_goes_on_while_the_snapshot_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_cannot_be_read_is_read_again() {
-    let mut harness = filled("failing", ROWS).await;
+    let mut harness = Harness::new("failing").await;
+    fill(&harness, ROWS).await;
+    let routes = with_snapshot(&harness);
+    let open = held_up(&mut harness, &routes).await;
     let relay = harness.streaming().await;
     let failures = "cdc_relay_snapshot_failures_total{source=\"it\",table=\"public.items\"}";
     let kill = "select pg_terminate_backend(pid) from pg_stat_activity
@@ -116,6 +127,7 @@ async fn a_chunk_that_cannot_be_read_is_read_again() {
         (relay.metric(failures) > 0.0).then_some(())
     })
     .await;
+    open.batch_execute("commit").await.expect("commit");
     harness.row("streamed", 1, 1, "made").await;
     assert!(done(&harness, "items").await["rows"].as_i64() >= Some(ROWS));
     harness.confirmed().await;

@@ -20,7 +20,7 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use super::{Answer, pay, search, search_at, until_found};
-use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, binary, producer};
+use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, binary, get, producer};
 use crate::instance::FurtherInstance;
 
 /// An indexer has ended by then: a request that is under way has ten seconds, and the group is left.
@@ -28,7 +28,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A search answers 503, and says when to try again.
 async fn is_away(harness: &Harness, user: Uuid) {
-    let answer = search(harness, user, &[("q", "0812")]).await;
+    let answer = search_at(&harness.stack.edge_url, user, &[("q", "0812")]).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.body);
     assert_eq!(answer.body["type"], "urn:coro:problem:unavailable");
     assert_eq!(answer.retry_after.as_deref(), Some("1"));
@@ -179,7 +179,7 @@ async fn two_indexers_share_the_work_and_a_kill_of_one_loses_nothing() {
 
 /// The records that this indexer has written since it started.
 async fn applied(admin_url: &str) -> f64 {
-    let text = reqwest::get(format!("{admin_url}/metrics")).await.unwrap().text().await.unwrap();
+    let text = get(format!("{admin_url}/metrics")).await.unwrap().text().await.unwrap();
     let counts =
         text.lines().filter_map(|line| line.strip_prefix("consumer_records_total{outcome=\"applied\"} "));
     counts.map(|count| count.parse::<f64>().unwrap()).sum()

@@ -16,7 +16,7 @@ use stack::program::find_program;
 use uuid::Uuid;
 
 use super::{ids, search_at};
-use crate::harness::{Harness, WAIT_TIMEOUT};
+use crate::harness::{Harness, WAIT_TIMEOUT, get};
 use crate::instance::FurtherInstance;
 
 /// HAProxy before the stack's OpenSearch, with a certificate of an authority of its own.
@@ -145,6 +145,6 @@ async fn an_index_whose_authority_is_not_trusted_is_neither_written_nor_read() {
     let problem: Value = writer.not_ready().await;
     assert!(problem["detail"].as_str().unwrap().contains("certificate"), "{problem}");
     let index = format!("{}/{alias}-1", harness.stack.search_url.as_deref().unwrap());
-    assert_eq!(reqwest::get(index).await.unwrap().status(), StatusCode::NOT_FOUND);
+    assert_eq!(get(index).await.unwrap().status(), StatusCode::NOT_FOUND);
     fs::remove_dir_all(other.dir).unwrap();
 }
