@@ -22,7 +22,7 @@ use crate::output::say;
 use crate::servers::kafka::Users;
 use crate::servers::{kafka, rabbitmq, redis};
 use crate::services::{INSTANCES, Instance};
-use crate::{compose, secrets};
+use crate::{compose, environment, secrets};
 
 /// The address in the cluster behind each port of a stack. The mail server is not in it, and is to be named.
 const PLACES: [(Port, &str, u16); 7] = [

@@ -11,7 +11,7 @@ use stack::layout::Layout;
 use stack::login::Login;
 use stack::servers::kafka;
 use stack::services::INSTANCES;
-use stack::{environment, probe};
+use stack::{database_url, environment, probe};
 use tokio_postgres::error::SqlState;
 
 /// A server that refuses answers sooner; Kafka's client only stays without an answer.
@@ -59,7 +59,7 @@ fn of_login(layout: &Layout, login: Login) -> Result<Key> {
     let name = login.secret();
     let lock = match name.split('-').next() {
         // Any role may try; who may not connect to the database is refused for another reason.
-        Some("postgres") => Lock::Postgres { url: environment::postgres_url(layout, "postgres", login)? },
+        Some("postgres") => Lock::Postgres { url: database_url::postgres_url(layout, "postgres", login)? },
         Some("rabbitmq") => Lock::RabbitMq { url: environment::amqp_url(layout, login)? },
         Some("redis") => Lock::Redis { layout: Box::new(layout.clone()), user: login.user() },
         _ => bail!("nobody knows how to try {name}"),

@@ -16,7 +16,7 @@ use saga::contract::PAYMENT_QUEUE;
 use stack::layout::Layout;
 use stack::login::Login;
 use stack::services::{INSTANCES, Instance};
-use stack::{environment, state};
+use stack::{database_url, environment, state};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
@@ -320,11 +320,11 @@ async fn exporters_see_no_row_and_no_key() {
     let _world = Harness::shared().await;
     let layout = layout();
     for database in ["payments", "balance", "processor", "notifier", "fraud"] {
-        let url = environment::postgres_url(&layout, database, Login::Monitor).unwrap();
+        let url = database_url::postgres_url(&layout, database, Login::Monitor).unwrap();
         let code = code_of_refusal(&url, database).await;
         assert_eq!(code, SqlState::INSUFFICIENT_PRIVILEGE, "{database}");
     }
-    let url = environment::postgres_url(&layout, "postgres", Login::Monitor).unwrap();
+    let url = database_url::postgres_url(&layout, "postgres", Login::Monitor).unwrap();
     let monitor = sql::connect(&url).await.unwrap();
     monitor.batch_execute("select from pg_ls_waldir()").await.unwrap();
     for statement in ["select rolpassword from pg_authid", "select pg_read_file('PG_VERSION')", "checkpoint"]

@@ -241,7 +241,6 @@ async fn buckets_move_while_their_users_pay() {
                 tokio::time::timeout(MOVE_TIMEOUT, service.shard(&[&begin[..], &options, &disks].concat()))
                     .await;
             let output = output.expect("the move does not end");
-            println!("{}", String::from_utf8_lossy(&output.stdout));
             assert!(output.status.success(), "{output:?}");
             more(50).await;
         }
