@@ -45,7 +45,7 @@ impl SecondShards {
             for (shard, (database, client)) in both.into_iter().enumerate() {
                 let give_up = "
                     select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, null)
-                      from owned_buckets where (bucket + $1) % 2 <> $2";
+                      from owned_buckets where (bucket + $1::int4) % 2 <> $2::int4";
                 let numbers = [i32::from(service == 1), i32::try_from(shard).unwrap()];
                 client.execute(give_up, &[&numbers[0], &numbers[1]]).await.unwrap();
                 let slot = format!("{}_relay", database.name());
