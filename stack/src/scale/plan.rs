@@ -44,9 +44,12 @@ mod tests {
     use super::Step::{Drain, Start};
     use super::*;
 
+    /// The instances that are there and whether each runs, how many are wanted, and what is done.
+    type Case<'a> = (&'a [(usize, bool)], usize, &'a [Step]);
+
     #[test]
     fn instances_start_from_below_and_are_drained_from_above() {
-        let cases: [(&[(usize, bool)], usize, &[Step]); 9] = [
+        let cases: [Case; 9] = [
             (&[(1, true), (2, true)], 2, &[]),
             (&[(1, true), (2, true)], 4, &[Start(3), Start(4)]),
             (&[(1, true), (2, true), (3, true)], 1, &[Drain(3), Drain(2)]),
