@@ -207,7 +207,7 @@ pub fn judge(observed: &Observed, targets: &Targets, live: bool) -> Vec<Finding>
         }
         finding
     };
-    let has_shards = !observed.ownership.is_empty();
+    let has_shards = !observed.databases.ownership.is_empty();
     CHECKS.iter().filter(|check| has_shards || !check.of_shards).map(finding).collect()
 }
 

@@ -25,7 +25,7 @@ use crate::events;
 use crate::metrics::Metrics;
 use crate::payment_events::RowsOf;
 use crate::pending::Pending;
-use crate::progress::{Marks, Progress};
+use crate::progress::{Progress, Watermarks};
 use crate::store::{Examined, Look, Store};
 use crate::suspicions::{Subject, Suspicions};
 use crate::topics::Chains;
@@ -60,7 +60,7 @@ pub struct Audit<'a> {
     pending: Pending,
     suspicions: Suspicions,
     progress: Progress,
-    marks: Marks,
+    marks: Watermarks,
     /// Who owned what at the beginning of the pass, of the services with several databases.
     positions: Vec<Positions>,
     checkpoints: Checkpoints<Offsets>,
@@ -96,7 +96,7 @@ impl<'a> Audit<'a> {
             pending: Pending::new(schedule.late()),
             suspicions: Suspicions::default(),
             progress: Progress::begin(known.until),
-            marks: Marks::default(),
+            marks: Watermarks::default(),
             positions: Vec::new(),
             checkpoints: Checkpoints::default(),
             checkpoint_at: Instant::now(),

@@ -26,14 +26,14 @@ pub struct Position {
 
 /// Up to which time the events of one shard are on Kafka, and are read.
 #[derive(Clone, Copy, Debug, Default)]
-struct Mark {
+struct Watermark {
     /// The relay has not come to this end yet.
     awaited: Option<(Timestamp, u64)>,
     emitted: Option<Timestamp>,
     settled: Option<Timestamp>,
 }
 
-impl Mark {
+impl Watermark {
     fn observe(&mut self, position: &Position) {
         if let (Some((at, wal)), Some(confirmed)) = (self.awaited, position.confirmed)
             && confirmed >= wal
@@ -46,13 +46,13 @@ impl Mark {
 
 /// The marks of the shards of each service that has several.
 #[derive(Clone, Debug, Default)]
-pub struct Marks(BTreeMap<&'static str, Vec<Mark>>);
+pub struct Watermarks(BTreeMap<&'static str, Vec<Watermark>>);
 
-impl Marks {
+impl Watermarks {
     /// Takes where the shards of a service are, in their order. The ends of the topics are to be asked after this.
     pub fn observe(&mut self, service: &'static str, positions: &[Position]) {
         let marks = self.0.entry(service).or_default();
-        marks.resize(positions.len(), Mark::default());
+        marks.resize(positions.len(), Watermark::default());
         for (mark, position) in marks.iter_mut().zip(positions) {
             mark.observe(position);
         }
@@ -101,7 +101,12 @@ impl Progress {
     }
 
     /// Goes on to the marks of the shards that own the buckets of a service.
-    pub fn follow(&mut self, service: &'static str, marks: &Marks, owner: impl Fn(Bucket) -> Option<usize>) {
+    pub fn follow(
+        &mut self,
+        service: &'static str,
+        marks: &Watermarks,
+        owner: impl Fn(Bucket) -> Option<usize>,
+    ) {
         let known = self.by_bucket.entry(service).or_insert_with(|| vec![Timestamp::MIN; BUCKETS]);
         for bucket in Bucket::all() {
             let mark = owner(bucket).and_then(|shard| marks.of(service, shard));
@@ -171,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_shard_is_settled_once_its_relay_has_emitted_what_it_had_written_and_the_topics_are_read() {
-        let mut marks = Marks::default();
+        let mut marks = Watermarks::default();
         marks.observe("payments", &[position(100, 50, 10), position(100, 7, 7)]);
         marks.read(SETTLE).unwrap();
         assert_eq!((marks.of("payments", 0), marks.of("payments", 1)), (None, None));
@@ -193,7 +198,7 @@ mod tests {
         let mut progress = Progress::begin(at(1));
         progress.settled.insert("payments".to_owned(), at(500));
         assert_eq!(progress.of("payments", user), at(500), "one database");
-        let mut marks = Marks::default();
+        let mut marks = Watermarks::default();
         for (second, wal) in [(100, 1), (200, 2)] {
             marks.observe("payments", &[position(second, wal, wal), position(second + 50, wal, wal)]);
         }

@@ -41,6 +41,17 @@ pub struct DerivedData {
     pub fraud_parked: Vec<ParkedMessage>,
 }
 
+/// The databases of each service, and whose rows they have.
+#[derive(Debug, Default)]
+pub struct ServedDatabases {
+    /// By service, which is the relay's name of the source where it has one.
+    pub clusters: BTreeMap<&'static str, Vec<Cluster>>,
+    /// Who owns each bucket, of the services with several databases.
+    pub ownership: BTreeMap<&'static str, Ownership>,
+    /// Payments and deposits of users whose bucket is undecided on some service.
+    pub left_out: HashSet<Uuid>,
+}
+
 /// All sides of the saga at about one moment.
 #[derive(Debug, Default)]
 pub struct Observed {
@@ -51,12 +62,7 @@ pub struct Observed {
     pub events: PublishedEvents,
     pub dead_letters: Vec<FlaggedRecord>,
     pub checkpoints: Vec<Checkpoint>,
-    /// The databases of each service, which is the relay's name of the source where it has one.
-    pub clusters: BTreeMap<&'static str, Vec<Cluster>>,
-    /// Who owns each bucket, of the services with several databases.
-    pub ownership: BTreeMap<&'static str, Ownership>,
-    /// Payments and deposits of users whose bucket is undecided on some service.
-    pub left_out: HashSet<Uuid>,
+    pub databases: ServedDatabases,
     pub gateway: GatewayLedger,
     pub derived: DerivedData,
     pub lags: Vec<GroupLag>,
@@ -88,7 +94,7 @@ impl Observed {
             ..Self::default()
         };
         for of in connections.services() {
-            let clusters = observed.clusters.entry(of.service).or_default();
+            let clusters = observed.databases.clusters.entry(of.service).or_default();
             for one in &of.databases {
                 let cluster = relay::cluster(&one.client, one.shard.as_deref()).await;
                 clusters.push(cluster.context(of.service)?);
@@ -189,11 +195,11 @@ impl Observed {
             let buckets: Vec<i16> = undecided.buckets().collect();
             for of in &snapshots.each {
                 let ids = rows::ids_of_buckets(of.client, table, &buckets).await;
-                self.left_out.extend(ids.with_context(|| format!("{} database", of.name()))?);
+                self.databases.left_out.extend(ids.with_context(|| format!("{} database", of.name()))?);
             }
         }
         if let Some(ownership) = &snapshots.ownership {
-            self.ownership.insert(snapshots.service, ownership.clone());
+            self.databases.ownership.insert(snapshots.service, ownership.clone());
         }
         snapshots.end().await
     }
@@ -201,9 +207,13 @@ impl Observed {
     /// Leaves out the payments of users whose bucket is undecided on some service, whatever is known of them: the rows of that
     /// service were not read.
     pub fn leave_out(&mut self) {
-        let undecided: BTreeSet<i16> =
-            self.ownership.values().flat_map(|of| of.undecided().buckets().collect::<Vec<_>>()).collect();
-        if undecided.is_empty() && self.left_out.is_empty() {
+        let undecided: BTreeSet<i16> = self
+            .databases
+            .ownership
+            .values()
+            .flat_map(|of| of.undecided().buckets().collect::<Vec<_>>())
+            .collect();
+        if undecided.is_empty() && self.databases.left_out.is_empty() {
             return;
         }
         let is_undecided = |user_id: Uuid| undecided.contains(&Bucket::of(user_id).number());
@@ -213,8 +223,8 @@ impl Observed {
         let charges = self.charges.rows.iter().map(|(id, row)| (id, row.terms.user_id));
         let of_undecided = payments.chain(entries).chain(charges).filter(|(_, user)| is_undecided(*user));
         let left_out: HashSet<Uuid> = of_undecided.map(|(id, _)| *id).collect();
-        self.left_out.extend(left_out);
-        let left_out = &self.left_out;
+        self.databases.left_out.extend(left_out);
+        let left_out = &self.databases.left_out;
         let counts = |id: &Uuid| !left_out.contains(id);
         self.payments.rows.retain(|id, _| counts(id));
         self.ledger.rows.retain(|id, _| counts(id));
@@ -228,7 +238,7 @@ impl Observed {
 
     /// What the reader should know besides: whose users were left out.
     pub fn notes(&self) -> Vec<String> {
-        let undecided = self.ownership.iter().map(|(service, of)| (*service, of.undecided()));
+        let undecided = self.databases.ownership.iter().map(|(service, of)| (*service, of.undecided()));
         let undecided = undecided.filter(|(_, undecided)| !undecided.is_empty());
         let note = |(service, undecided): (&str, Undecided)| {
             let what = undecided.describe(service);
@@ -251,7 +261,7 @@ impl Observed {
             ("processor", charge),
         ];
         let shard = |(service, user): (&str, Option<Uuid>)| {
-            Some(format!("{service} on shard {}", self.ownership.get(service)?.shard_of(user?)?))
+            Some(format!("{service} on shard {}", self.databases.ownership.get(service)?.shard_of(user?)?))
         };
         let shards: Vec<String> = users.into_iter().filter_map(shard).collect();
         (!shards.is_empty()).then(|| shards.join(", "))

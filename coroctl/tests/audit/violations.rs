@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coroctl::audit::checks::transport::slot_problem;
-use coroctl::audit::observed::Observed;
+use coroctl::audit::observed::{Observed, ServedDatabases};
 use coroctl::audit::read::brokers::GroupLag;
 use coroctl::audit::read::gateway::GatewayLedger;
 use coroctl::audit::read::relay::{Checkpoint, Cluster, Slot};
@@ -58,8 +58,11 @@ async fn observed(clients: &mut [Client; 3], plant: &Plant) -> Observed {
         events: harness.events.published(explained.clone()),
         dead_letters: harness.dead_letters,
         checkpoints: harness.checkpoints,
-        clusters: harness.clusters,
-        ownership: harness.ownership,
+        databases: ServedDatabases {
+            clusters: harness.clusters,
+            ownership: harness.ownership,
+            ..ServedDatabases::default()
+        },
         gateway: GatewayLedger::default(),
         lags: vec![GroupLag { group: "payments-svc".to_owned(), lag: harness.lag, records: 20 }],
         queue_depth: harness.queue_depth,

@@ -8,7 +8,7 @@ use crate::audit::observed::Observed;
 /// O1: of the shards of a service, one owns each bucket. It is judged where a service has several databases.
 pub fn one_owner(observed: &Observed) -> Tally {
     let mut tally = Tally::default();
-    for (service, ownership) in &observed.ownership {
+    for (service, ownership) in &observed.databases.ownership {
         let undecided = ownership.undecided();
         tally.examined += BUCKETS as u64;
         tally.violations += undecided.buckets().count() as u64;

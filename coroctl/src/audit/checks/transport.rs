@@ -174,7 +174,7 @@ fn tally(examined: u64, violations: u64, what: impl FnOnce() -> String) -> Tally
 pub fn acknowledged(observed: &Observed) -> Tally {
     let mut tally = Tally::default();
     for checkpoint in &observed.checkpoints {
-        let problem = checkpoint_problem(checkpoint, &observed.clusters);
+        let problem = checkpoint_problem(checkpoint, &observed.databases.clusters);
         let what = || format!("slot {}: {}", checkpoint.slot, problem.as_deref().unwrap_or_default());
         tally.check(problem.is_none(), None, what);
     }
