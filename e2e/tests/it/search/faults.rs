@@ -19,7 +19,7 @@ use stack::process::ProcessId;
 use tokio::process::Command;
 use uuid::Uuid;
 
-use super::{Answer, pay, search, search_at, until_found};
+use super::{Answer, pay, search_at, until_found};
 use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, binary, get, producer};
 use crate::instance::FurtherInstance;
 
