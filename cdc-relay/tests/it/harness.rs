@@ -6,12 +6,12 @@ mod routes;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
-pub use self::relay::Relay;
+pub use self::relay::{Relay, ended};
 
 /// A server's address, from the environment.
 pub fn server(name: &str) -> String {
@@ -32,15 +32,6 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check:
         assert!(Instant::now() < until, "timed out waiting for: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-/// Waits for a process to end by itself.
-pub async fn ended(child: &mut Child) -> ExitStatus {
-    eventually("a process to end", || {
-        let ended = child.try_wait().expect("wait");
-        async move { ended }
-    })
-    .await
 }
 
 pub async fn connect(url: &str) -> Client {

@@ -3,10 +3,19 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use super::eventually;
+
+/// Waits for a process to end by itself.
+pub async fn ended(child: &mut Child) -> ExitStatus {
+    eventually("a process to end", || {
+        let ended = child.try_wait().expect("wait");
+        async move { ended }
+    })
+    .await
+}
 
 /// A running relay; killed when dropped.
 pub struct Relay {
