@@ -48,7 +48,7 @@ fn k6(path: &Path, folder: &Folder, load: &str) -> Output {
         .env("PATH", path)
         .env("HOME", &folder.0)
         .env("STACK_DIR", folder.0.join("stack"));
-    command.env("STACK_PORT", "32600").output().unwrap()
+    command.env("STACK_PORT", "32500").output().unwrap()
 }
 
 #[test]
