@@ -98,7 +98,8 @@ impl Scalable {
     /// When it cannot be written.
     pub fn keep(&self, layout: &Layout, count: usize) -> Result<()> {
         let others = SCALABLE.iter().filter(|other| *other != self).map(|other| (other, other.count(layout)));
-        let lines = others.chain([(self, count)]).map(|(it, count)| format!("{} {count}\n", it.names[0]));
+        let chosen = others.chain([(self, count)]).filter(|(it, count)| *count != it.count_at_first());
+        let lines = chosen.map(|(it, count)| format!("{} {count}\n", it.names[0]));
         write_private(&layout.scale_file(), &lines.collect::<String>())
             .context("cannot keep the number of instances")
     }
@@ -164,6 +165,9 @@ mod tests {
         balance.keep(&layout, 2).unwrap();
         assert_eq!((scalable.count(&layout), balance.count(&layout)), (3, 2));
         assert_eq!(payments(), ["payments-svc", "payments-svc-2", "payments-svc-3"]);
+        // Those of every stack are no choice: a later version may have others.
+        scalable.keep(&layout, 2).unwrap();
+        assert_eq!(fs::read_to_string(layout.scale_file()).unwrap(), "balance-svc 2\n");
         scalable.keep(&layout, 1).unwrap();
         assert_eq!(payments(), ["payments-svc"]);
         fs::remove_dir_all(&layout.dir).unwrap();
