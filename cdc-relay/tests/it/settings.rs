@@ -3,8 +3,8 @@
 use crate::harness::{Harness, SCHEMA, connect, ended, eventually, with_database};
 use crate::kafka;
 
-/// Version of the server, and a setting that a role may have. Those that the relay cannot set while it signs in leave it the time to
-/// do so afterwards.
+/// Version of the server, and a setting that a role may have. Those that the relay can only set once it has signed in leave it time
+/// for that.
 const HOSTILE: [(i32, &str, &str); 21] = [
     (14, "statement_timeout", "'1ms'"),
     (14, "lock_timeout", "'1ms'"),
