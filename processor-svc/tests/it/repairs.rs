@@ -26,15 +26,16 @@ async fn surplus_found_by_an_inquiry_is_given_back_before_the_charge_succeeds() 
 
 #[tokio::test]
 async fn where_keys_are_ignored_nothing_is_sent_twice_and_what_is_not_found_is_reversed() {
-    let (database, gateway) = (Database::new().await, Gateway::with(&["--idempotency", "ignored"]).await);
+    let forgets = ["--idempotency", "ignored", "--hang-ms", "1000"];
+    let (database, gateway) = (Database::new().await, Gateway::with(&forgets).await);
     let good: Vec<Job> = ["1", "1-thenhang", "1-thenreset", "1-thenhttp500", "1-thencut"].map(job).into();
     // Nothing was charged, or too late: the reversal keeps the late one out.
     let bad: Vec<Job> = ["1-hang", "1-reset", "1-http500", "1-garbage", "1-late6000"].map(job).into();
     waiting(&database, &[good.clone(), bad.clone()].concat()).await;
     let mut flags = rows_alone(&database.url, gateway.address);
     flags.push("--gateway-idempotent=false".to_owned());
-    // Long enough for calls that are answered, and so short that what comes late is reversed before it comes.
-    let processor = Processor::with(instead(flags, &["--call-ms=1500"])).await;
+    // Calls end by what the gateway does, long before the late charge comes.
+    let processor = Processor::with(instead(flags, &["--connect-ms=10000", "--call-ms=10000"])).await;
     database.until(&count("succeeded"), good.len() as i64).await;
     database.until(&count("declined"), bad.len() as i64).await;
     assert_eq!(gateway.ledger().await, references(&good));
