@@ -196,7 +196,7 @@ impl<'a> Stream<'a> {
             self.acks.collect(&self.metrics)?;
             self.apply_notices()?;
             self.save_snapshot_progress()?;
-            self.save(false)?;
+            self.save(self.slot.awaits_checkpoint(self.acks.progress.confirmed()))?;
             self.step_snapshots()?;
             self.confirm()?;
             self.check_stall();
@@ -333,7 +333,7 @@ impl<'a> Stream<'a> {
     /// Waits until it is time to read. Returns false if the timers are due first.
     fn wait(&mut self) -> Result<bool> {
         let is_busy = self.acks.progress.pending() > 0 || self.is_unsaved();
-        let mut timer = if is_busy { TIMER_BUSY_INTERVAL } else { TIMER_IDLE_INTERVAL };
+        let mut timer = self.slot.limit(if is_busy { TIMER_BUSY_INTERVAL } else { TIMER_IDLE_INTERVAL });
         if let Some(sink) = self.acks.full_sink() {
             let since = Instant::now();
             self.acks.sleep_while_full(timer)?;

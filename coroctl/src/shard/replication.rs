@@ -75,10 +75,9 @@ pub const END: &str = "
       join pg_locks l using (virtualtransaction, pid)
      where l.locktype = 'virtualxid' and l.granted";
 
-/// The LSN that target and relay have to reach. The message makes the WAL end in something that both are sent. Parameters: the
-/// move's name.
-pub const MARK: &str = "select pg_logical_emit_message(true, 'coro-move', $1)";
-pub const LSN: &str = "select pg_current_wal_flush_lsn()::text";
+/// Answers with the LSN that target and relay have to reach: that of a message, which comes after all that has ended before. It makes the
+/// WAL end in something that both are sent, and its prefix has our relay confirm its transaction at once. Parameters: the move's name.
+pub const MARK: &str = "select pg_logical_emit_message(true, 'cdc-relay.confirm', $1)::text";
 
 /// The logical slots of the relay, and of whoever else reads this database, in order. Those by which a subscription copies a table are
 /// gone soon, and another move's wait for nobody. Parameters: [`PREFIX`].

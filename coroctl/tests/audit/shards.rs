@@ -267,8 +267,8 @@ async fn the_rows_of_a_bucket_are_copied_and_followed_and_removals_are_not() {
     source.batch_execute(update).await.unwrap();
     until(&target, "select string_agg(available::text, ',') from accounts", "6").await;
     source.execute("delete from accounts where user_id = $1", &[&user]).await.unwrap();
-    source.query(replication::MARK, &[&replication::name(move_id)]).await.unwrap();
-    let lsn: String = source.query_one(replication::LSN, &[]).await.unwrap().get(0);
+    let lsn = source.query_one(replication::MARK, &[&replication::name(move_id)]).await.unwrap();
+    let lsn: String = lsn.get(0);
     let slots = vec![replication::name(move_id)];
     loop {
         let confirmed = source.query_one(replication::CONFIRMED, &[&lsn, &slots]).await.unwrap();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::Stream;
+use super::{Stream, slot_confirmation};
 use crate::checkpoint::state::CommitId;
 use crate::dead_letter::release::{self, ReleaseOrder};
 use crate::postgres::decode::pgoutput::{self, Message, Tuple};
@@ -23,6 +23,8 @@ enum Command {
     Watermark(Option<Watermark>),
     /// Another relay asks for the slot. Anybody may write what is no request.
     Handover(Option<Request>),
+    /// Whoever wrote it waits for the slot to be confirmed up to here.
+    Confirm,
     /// The message is not for the relay, or not readable: anybody may write messages.
     Nothing,
 }
@@ -39,6 +41,7 @@ impl Command {
             },
             snapshot::PREFIX => Command::Watermark(Watermark::parse(content)),
             succession::PREFIX => Command::Handover(serde_json::from_slice(content).ok()),
+            slot_confirmation::PREFIX => Command::Confirm,
             _ => Command::Nothing,
         }
     }
@@ -156,6 +159,10 @@ impl Stream<'_> {
                 self.handover.received(request.as_ref(), committed_at, sent_at);
                 Ok(())
             }
+            Command::Confirm => {
+                self.slot.ask();
+                Ok(())
+            }
             Command::Nothing => Ok(()),
         }
     }
@@ -183,6 +190,7 @@ impl Stream<'_> {
         self.metrics.stream.transactions.inc();
         if is_emitted {
             self.checkpoint.committed();
+            self.slot.committed(end_lsn);
         }
         Ok(())
     }

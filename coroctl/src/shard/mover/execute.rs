@@ -200,9 +200,9 @@ impl Mover {
     }
 
     async fn take_lsn(&mut self) -> Result<()> {
-        let client = &self.source.client;
-        client.query_one(replication::MARK, &[&replication::name(self.moved.move_id)]).await?;
-        self.progress.lsn = Some(client.query_one(replication::LSN, &[]).await?.try_get(0)?);
+        let name = replication::name(self.moved.move_id);
+        self.progress.lsn =
+            Some(self.source.client.query_one(replication::MARK, &[&name]).await?.try_get(0)?);
         Ok(())
     }
 
