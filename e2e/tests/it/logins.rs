@@ -53,6 +53,14 @@ fn login(variable: &str, value: &str) -> Option<((String, String), String)> {
     (variable == "ADMIN_TOKEN").then(|| (("admin listeners".to_owned(), String::new()), value.to_owned()))
 }
 
+/// The URLs of a list of shards, NAME=URL of each; any other value as it is.
+fn entries(value: &str) -> impl Iterator<Item = &str> {
+    value.split_whitespace().map(|entry| match entry.split_once('=') {
+        Some((name, url)) if !name.contains("://") && url.contains("://") => url,
+        _ => entry,
+    })
+}
+
 /// The user and the secret of a URL, and what comes after them.
 fn parts(url: &str) -> (String, String, String) {
     let ((_, user), secret) = login("", url).unwrap();
@@ -68,9 +76,10 @@ fn secrets() -> BTreeMap<(String, String), String> {
     let services = INSTANCES.into_iter().flat_map(|instance| instance.spec(&layout).unwrap().env);
     let mut secrets = BTreeMap::new();
     for (variable, value) in people.chain(services) {
-        let Some((login, secret)) = login(&variable, &value) else { continue };
-        let known = secrets.entry(login.clone()).or_insert_with(|| secret.clone());
-        assert_eq!(*known, secret, "{login:?} has two secrets");
+        for (login, secret) in entries(&value).filter_map(|entry| login(&variable, entry)) {
+            let known = secrets.entry(login.clone()).or_insert_with(|| secret.clone());
+            assert_eq!(*known, secret, "{login:?} has two secrets");
+        }
     }
     secrets
 }
