@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::relay::{Fate, Relay};
 
-const WAIT_TIMEOUT: Duration = Duration::from_secs(150);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// The rows of a completed payment, and the events that led to them.
 #[derive(Clone, Debug)]
