@@ -10,19 +10,29 @@ use serde::Serialize;
 pub struct Audited {
     violations: Vec<String>,
     checks: usize,
+    /// Of the checks, those that the stack lacks something for.
+    skipped: usize,
 }
 
 impl Audited {
     pub fn new(findings: &[Finding]) -> Self {
         let violations = findings.iter().filter(|finding| finding.violations > 0).map(describe).collect();
-        Self { violations, checks: findings.len() }
+        let skipped = findings.iter().filter(|finding| finding.skipped.is_some()).count();
+        Self { violations, checks: findings.len(), skipped }
     }
 
     /// `claim`: what else holds if the audit does, as the beginning of a sentence.
     pub fn print(&self, claim: &str) {
         match self.violations.as_slice() {
-            [] => println!("{claim}; all {} checks of the audit hold.", self.checks),
+            [] => println!("{claim}; {}.", self.summary()),
             violations => println!("The audit found:\n{}", violations.join("\n")),
+        }
+    }
+
+    fn summary(&self) -> String {
+        match self.skipped {
+            0 => format!("all {} checks of the audit hold", self.checks),
+            skipped => format!("{} checks of the audit hold, {skipped} were skipped", self.checks - skipped),
         }
     }
 
@@ -40,4 +50,16 @@ fn describe(finding: &Finding) -> String {
     let Finding { name, promise, examined, violations, first, .. } = finding;
     let first = first.as_deref().unwrap_or("?");
     format!("{name} ({promise}): {violations} of {examined}, the first {first}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_was_skipped_does_not_hold() {
+        let audited = |skipped| Audited { violations: Vec::new(), checks: 28, skipped };
+        assert_eq!(audited(0).summary(), "all 28 checks of the audit hold");
+        assert_eq!(audited(2).summary(), "26 checks of the audit hold, 2 were skipped");
+    }
 }

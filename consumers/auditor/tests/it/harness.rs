@@ -22,7 +22,7 @@ use crate::relay::{Fate, Relay};
 use crate::second::SecondShards;
 
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(300);
-const WAIT_TIMEOUT: Duration = Duration::from_secs(150);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// The rows of a completed payment, and the events that led to them.
 #[derive(Clone, Debug)]

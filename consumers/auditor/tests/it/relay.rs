@@ -1,7 +1,6 @@
 //! Emits rows as the relay does, and leaves out what a test wants to be lost.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use brokers::Brokers;
 use jiff::Timestamp;
@@ -11,6 +10,8 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use saga::contract::{BALANCE_TOPIC, EventBody, OPERATOR_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use serde::Serialize;
+
+use crate::harness::WAIT_TIMEOUT;
 
 const TOPICS: [(&str, &str); 3] =
     [(PAYMENT_TOPIC, "payments"), (BALANCE_TOPIC, "balance"), (PAYMENT_RESULT_TOPIC, "processor")];
@@ -142,6 +143,6 @@ impl Relay {
     }
 
     pub fn flush(&self) {
-        tokio::task::block_in_place(|| self.producer.flush(Duration::from_secs(30))).unwrap();
+        tokio::task::block_in_place(|| self.producer.flush(WAIT_TIMEOUT)).unwrap();
     }
 }
