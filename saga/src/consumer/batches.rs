@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,8 @@ const BATCH_MAX: usize = 1000;
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How often a paused client is polled.
 const PAUSED_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a partition that came back paused is not read, at most.
+const RESUME_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reason why the loop ended.
 pub(super) enum LoopEnd {
@@ -62,8 +65,13 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         let mut carried = Carried::new();
         let mut waiting = Waiting::new(Instant::now());
         let mut absent = Absent::new(Instant::now());
+        let mut resumed_at = Instant::now();
         while !self.shutdown.is_cancelled() {
             self.pause_waiting_partitions(&mut carried, &mut waiting, &mut absent)?;
+            if resumed_at.elapsed() >= RESUME_INTERVAL {
+                self.resume_regained(&waiting)?;
+                resumed_at = Instant::now();
+            }
             let batch = self.next_batch(&mut carried, &waiting, &mut client_errors)?;
             if !batch.is_empty() {
                 self.metrics.batch_records.observe(batch.len() as f64);
@@ -102,6 +110,20 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         }
         self.drop_revoked(carried, waiting, absent)?;
         self.consumer.pause(&waiting.partitions()).context("cannot pause partitions")
+    }
+
+    /// Resumes the partitions in which nothing waits. librdkafka keeps the pause of a partition that is revoked, and a resume reaches
+    /// only those that are assigned: one that was revoked during a retry and comes back after it would never be read. Resuming one
+    /// that is not paused does nothing.
+    fn resume_regained(&self, waiting: &Waiting<'c>) -> anyhow::Result<()> {
+        let (assigned, paused) = (self.consumer.assignment()?, waiting.partitions());
+        let mut read = TopicPartitionList::new();
+        for one in assigned.elements() {
+            if paused.find_partition(one.topic(), one.partition()).is_none() {
+                read.add_partition(one.topic(), one.partition());
+            }
+        }
+        self.consumer.resume(&read).context("cannot resume partitions")
     }
 
     /// Drops everything about partitions that are not assigned any more, at one moment: a record that was read before its partition

@@ -78,3 +78,25 @@ async fn a_rebalance_in_the_middle_of_a_batch_loses_nothing() {
         assert!(all_of_it(&first) || all_of_it(&second), "partition {partition}");
     }
 }
+
+/// A member pauses its partitions while it cannot apply its batch. One that is taken from it then is paused still when it comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_lost_during_a_retry_is_read_once_it_is_back() {
+    let topics = Topics::new(&[("t", 2)]).await;
+    let (first, second) = (away(), Reader::new(SubscriberState::default()));
+    topics.produce("t", 0, &numbers(0..10));
+    topics.produce("t", 1, &numbers(10..20));
+    let one = topics.member(&first, Limits::default());
+    first.until(|state| state.calls >= 2).await;
+    let other = topics.member(&second, Limits::default());
+    // It has one of the partitions now.
+    second.until(|state| state.applied.len() >= 10).await;
+    first.state().away = false;
+    first.until(|state| state.applied.len() >= 10).await;
+    other.stop().await;
+    let later = [numbers(20..30), numbers(30..40)];
+    topics.produce("t", 0, &later[0]);
+    topics.produce("t", 1, &later[1]);
+    first.until(|state| later.iter().flatten().all(|record| state.applied.contains(record))).await;
+    one.stop().await;
+}
