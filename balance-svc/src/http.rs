@@ -106,8 +106,7 @@ async fn deposit(router: &Router, body: Value) -> Result<Response, Problem> {
     let amount = fields.amount("amount");
     let key = fields.text("idempotency_key", KEY_CHARS_MAX);
     fields.finish()?;
-    // A pure function of user and key: the ledger's primary key is the idempotency check.
-    let deposit_id = Uuid::new_v5(&user_id, format!("deposit:{key}").as_bytes());
+    let deposit_id = deposit_id(user_id, &key);
     let credit = |owned| async move { store::deposit(&owned, user_id, deposit_id, amount).await };
     let done = router.repeat(user_id, credit).await.map_err(|error| unavailable(&error))?;
     let body = json!({"deposit_id": deposit_id, "user_id": user_id, "amount": amount});
@@ -127,5 +126,24 @@ async fn deposit(router: &Router, body: Value) -> Result<Response, Problem> {
                 "Available and held together are at most {BALANCE_MAX}. Nothing was credited; deposit less."
             ),
         )),
+    }
+}
+
+/// A pure function of user and key: the ledger's primary key is the idempotency check.
+fn deposit_id(user_id: Uuid, key: &str) -> Uuid {
+    Uuid::new_v5(&user_id, format!("deposit:{key}").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// These ids are stored. With others a deposit that is repeated after an upgrade would be credited twice.
+    #[test]
+    fn the_id_of_a_deposit_is_stable() {
+        let user_id = Uuid::from_u128(0x0198_c0de_0000_7000_8000_0000_0000_0001);
+        assert_eq!(deposit_id(user_id, "order-1").to_string(), "982e0f13-8633-51b7-98c9-ce7df2aebbc5");
+        assert_ne!(deposit_id(user_id, "order-1"), deposit_id(user_id, "Order-1"));
+        assert_ne!(deposit_id(user_id, "order-1"), deposit_id(Uuid::nil(), "order-1"));
     }
 }

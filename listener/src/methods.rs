@@ -102,3 +102,29 @@ pub fn refusal(rejection: &Rejection) -> Option<Refusal> {
     let not_offered = rejection.find::<NotOffered>();
     not_offered.map(|_| Refusal::new(Reason::MethodNotAllowed, "This method is not offered here."))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_not_write_may_read_and_nothing_else() {
+        let refused = || Offer::new(Err(Refusal::new(Reason::Unauthorized, "There is no token.")));
+        for (method, reads) in [
+            (Method::GET, true),
+            (Method::HEAD, true),
+            (Method::POST, false),
+            (Method::PUT, false),
+            (Method::DELETE, false),
+            (Method::PATCH, false),
+        ] {
+            let methods = [method.clone()];
+            assert_eq!(judge(&methods, true, &method, Some(&refused())).is_ok(), reads, "{method}");
+            assert!(judge(&methods, false, &method, Some(&refused())).is_ok(), "{method}, for everybody");
+            assert!(
+                judge(&methods, true, &method, Some(&Offer::new(Ok(())))).is_ok(),
+                "{method}, as an operator"
+            );
+        }
+    }
+}

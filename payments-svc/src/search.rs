@@ -115,3 +115,57 @@ async fn ask(index: &SearchIndex, routing: &str, request: Value) -> anyhow::Resu
     let path = format!("/{}/_search?routing={routing}&allow_partial_search_results=false", index.alias);
     Ok(index.send(Method::POST, &path, Body::Json(request)).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An index that finds nothing; it sends the first line of each request.
+    async fn index() -> (String, tokio::sync::mpsc::UnboundedReceiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (lines, asked) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut request = Vec::new();
+                while !request.ends_with(b"}") {
+                    assert!(connection.read_buf(&mut request).await.unwrap() > 0, "half a request");
+                }
+                let text = String::from_utf8_lossy(&request).into_owned();
+                lines.send(text.lines().next().unwrap_or_default().to_owned()).unwrap();
+                let body = r#"{"timed_out":false,"hits":{"hits":[]}}"#;
+                let head =
+                    format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+                connection.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        });
+        (url, asked)
+    }
+
+    /// The shard of the user alone is asked, and an answer without one of its shards would leave payments out.
+    #[tokio::test]
+    async fn the_index_is_asked_where_the_user_is_and_for_nothing_but_the_whole() {
+        let (url, mut asked) = index().await;
+        let search = Search::new(&Settings { search_url: Some(url), ..Settings::default() }).unwrap();
+        let (user, text) = (Uuid::from_u128(7), "0812".to_owned());
+        let query = SearchQuery {
+            text,
+            status: None,
+            service_id: None,
+            from: None,
+            to: None,
+            after: None,
+            limit: 20,
+        };
+        let page = search.find(user, &query).await.unwrap();
+        assert_eq!(page, Page { hits: Vec::new(), next: None });
+        for routing in [SERVICE_ROUTING.to_owned(), user.to_string()] {
+            let line =
+                format!("POST /coro/_search?routing={routing}&allow_partial_search_results=false HTTP/1.1");
+            assert_eq!(asked.recv().await, Some(line));
+        }
+    }
+}

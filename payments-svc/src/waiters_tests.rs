@@ -61,6 +61,17 @@ async fn an_end_is_not_hidden_by_an_event_that_is_emitted_again() {
 }
 
 #[tokio::test]
+async fn a_version_is_not_hidden_by_one_before_it_that_is_emitted_again() {
+    let (waiters, _demanded, _begun) = waiters();
+    let payment = Uuid::from_u128(1);
+    let mut waiter = waiters.register(payment);
+    for version in [3, 2] {
+        waiters.registry.changed(payment, Change { version, is_terminal: false });
+    }
+    assert!(waiter.changed(2, Instant::now() + Duration::from_secs(10)).await);
+}
+
+#[tokio::test]
 async fn a_waiter_reads_again_once_the_topic_is_followed_anew() {
     let (waiters, _demanded, begun) = waiters();
     let mut waiter = waiters.register(Uuid::from_u128(1));

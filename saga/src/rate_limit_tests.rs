@@ -177,6 +177,17 @@ async fn full_buckets_are_removed_by_themselves_until_the_limit_is_gone() {
     tokio::time::timeout(Duration::from_secs(60), pruned).await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn a_limit_that_is_started_removes_buckets_and_without_one_there_are_none() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    for (requests_per_user, running) in [(0, 0), (300, 1)] {
+        let limit = RateLimit::start(Settings { requests_per_user }, &Registry::new()).unwrap();
+        assert_eq!(tasks() - before, running, "{requests_per_user}");
+        drop(limit);
+    }
+}
+
 /// The head of the answer to a request of one user, at this address.
 async fn head(address: std::net::SocketAddr) -> String {
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();

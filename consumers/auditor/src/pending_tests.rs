@@ -166,3 +166,31 @@ fn a_deposit_is_done_with_once_it_was_examined() {
     assert_eq!(pending.settle(&progress(200, 150)), []);
     assert!(pending.is_empty());
 }
+
+/// Its event may still be on its way through the source that stands still.
+#[test]
+fn an_event_is_missed_only_once_each_source_has_gone_on() {
+    let now = Instant::now();
+    let mut pending = Pending::new(LATE);
+    let seen = pending.touch(KEY, at(50), now);
+    for (version, name) in [(1, "initiated"), (2, "authorized"), (3, "failed")] {
+        assert_eq!(seen.add_payment(version, name, name, u64::from(version)), None);
+    }
+    seen.add_entry(1, 5);
+    seen.add_entry(2, 6);
+    let payment = Payment { version: 3, fingerprint: 3, ..payment(PaymentStatus::Failed) };
+    let entry = |kind, fingerprint| Entry { kind, amount: 1, terms: terms(), fingerprint };
+    let (hold, release) = (entry(EntryKind::Hold, 5), entry(EntryKind::Release, 6));
+    let (status, terms) = (ChargeStatus::Declined, terms());
+    let charge = Charge { amount: 1, terms, status, version: 2, has_reason: true, fingerprint: 0 };
+    let entries = [Some(&hold), Some(&release)];
+    let rows = RowsOf { payment: Some(&payment), entries, charge: Some(&charge) };
+    assert_eq!(pending.examined(KEY, rows, now, at(102)), []);
+    for behind in ["payments", "balance", "processor"] {
+        let mut progress = progress(200, 150);
+        progress.settled.insert(behind.to_owned(), at(101));
+        assert_eq!(pending.settle(&progress), [], "{behind}");
+    }
+    let lacking = pending.settle(&progress(200, 150));
+    assert!(lacking.len() == 1 && lacking[0].1.what.contains("PaymentResultTopic"), "{lacking:?}");
+}

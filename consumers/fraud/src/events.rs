@@ -20,11 +20,7 @@ impl EventHandler for Detector {
     type Event = Payment;
 
     fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Payment> {
-        if envelope.event_type.topic() == PAYMENT_TOPIC {
-            envelope.read(body).into()
-        } else {
-            Decoding::Ignore
-        }
+        decode(envelope, body)
     }
 
     async fn apply(
@@ -39,5 +35,30 @@ impl EventHandler for Detector {
         }
         let (applied, already) = (outcome.new, payments.len() - outcome.new);
         Ok(BatchCounts { applied, already, ..BatchCounts::default() })
+    }
+}
+
+fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Payment> {
+    if envelope.event_type.topic() == PAYMENT_TOPIC { envelope.read(body).into() } else { Decoding::Ignore }
+}
+
+#[cfg(test)]
+mod tests {
+    use saga::contract::EventType;
+
+    use super::*;
+
+    #[test]
+    fn every_event_of_a_payment_is_counted_and_no_other() {
+        for event_type in EventType::ALL {
+            let (name, topic) = (event_type.as_str(), event_type.topic());
+            let path = format!("{}/../../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+            let body = std::fs::read(path).unwrap();
+            let key = b"0198c0de-0000-7000-8000-000000000001";
+            let envelope =
+                Envelope { event_type: *event_type, topic, key, id: None, source: None, subject: None };
+            let is_counted = matches!(decode(&envelope, &body), Decoding::Event(_));
+            assert_eq!(is_counted, topic == PAYMENT_TOPIC, "{name}");
+        }
     }
 }

@@ -140,6 +140,15 @@ impl WebhookClient {
     /// The addresses of the host that may be connected to.
     async fn resolve(&self, host: &str, port: u16, tls: bool) -> Result<Vec<SocketAddr>, NoAnswer> {
         let found = tokio::net::lookup_host((host, port)).await.map_err(|_| "name not resolved")?;
+        self.admitted(found, tls)
+    }
+
+    /// Those of a name's addresses that may be connected to. One that may be is no excuse for another.
+    fn admitted(
+        &self,
+        found: impl Iterator<Item = SocketAddr>,
+        tls: bool,
+    ) -> Result<Vec<SocketAddr>, NoAnswer> {
         let admitted = found.filter(|address| self.networks.admits(address.ip(), tls));
         let admitted: Vec<SocketAddr> = admitted.take(ADDRESSES_MAX).collect();
         if admitted.is_empty() { Err("forbidden address") } else { Ok(admitted) }
@@ -236,6 +245,22 @@ mod tests {
         let works = listener.local_addr().unwrap();
         let connected = timeout(3 * CONNECT_TIMEOUT, connect(&[address, works])).await;
         assert_eq!(connected.unwrap().unwrap().peer_addr().unwrap(), works);
+    }
+
+    /// As a name that an attacker chooses may have them: public ones, so that it looks well, and one of this machine.
+    #[test]
+    fn each_address_of_a_name_is_admitted_by_itself() {
+        let client = WebhookClient::new(vec!["10.1.0.0/16".parse().unwrap()]).unwrap();
+        let admitted = |addresses: &[&str], tls| {
+            let found = addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 443));
+            let admitted = client.admitted(found, tls);
+            admitted.map(|all| all.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>())
+        };
+        let mixed = ["1.1.1.1", "127.0.0.1", "::1", "10.1.2.3", "169.254.169.254"];
+        assert_eq!(admitted(&mixed, true).unwrap(), ["1.1.1.1", "10.1.2.3"]);
+        assert_eq!(admitted(&mixed, false).unwrap(), ["10.1.2.3"]);
+        assert_eq!(admitted(&["127.0.0.1", "::1"], true), Err("forbidden address"));
+        assert_eq!(admitted(&["1.1.1.1"; 20], true).unwrap().len(), ADDRESSES_MAX);
     }
 
     #[test]

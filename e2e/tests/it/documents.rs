@@ -111,6 +111,25 @@ fn every_golden_event_is_valid_and_no_field_of_it_may_be_missing_or_of_another_t
     }
 }
 
+/// Nothing, a debt, and what a reader of JSON would round.
+#[test]
+fn no_event_has_an_amount_that_no_ledger_has() {
+    let asyncapi = AsyncApi::read();
+    for event_type in EventType::ALL {
+        let (name, topic) = (event_type.as_str(), event_type.topic());
+        let golden = golden(name);
+        if golden.get("amount").is_none() {
+            assert_eq!(topic, SERVICE_TOPIC, "{name}");
+            continue;
+        }
+        for amount in [0, -1, 9_007_199_254_740_992_i64] {
+            let mut value = golden.clone();
+            value["amount"] = json!(amount);
+            assert!(asyncapi.published_error(name, &value).is_some(), "{name} is valid with {amount}");
+        }
+    }
+}
+
 #[test]
 fn an_event_of_one_type_is_not_valid_as_another() {
     let asyncapi = AsyncApi::read();

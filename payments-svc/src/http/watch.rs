@@ -107,8 +107,7 @@ pub(super) async fn events(
         user_id: caller.user_id,
         payment_id,
         waiter,
-        // An id beyond the present version is none of ours, and hides nothing.
-        sent: sent.min(found.version),
+        sent: newest_sent(sent, found.version),
         heartbeat_at: Instant::now() + HEARTBEAT_INTERVAL,
         found: Some(found),
     };
@@ -128,6 +127,11 @@ fn version(last_event_id: &HeaderValue) -> Result<i32, Problem> {
     let is_version = text.len() <= VERSION_DIGITS_MAX && text.bytes().all(|byte| byte.is_ascii_digit());
     let version = text.parse().ok().filter(|_| is_version);
     version.ok_or_else(|| Problem::field("Last-Event-ID", "must be the id of an event of this stream"))
+}
+
+/// The newest version that a client has, who names one. One beyond the present version is none of ours, and hides nothing.
+fn newest_sent(named: i32, present: i32) -> i32 {
+    named.min(present)
 }
 
 /// A client that follows a payment.
@@ -193,5 +197,13 @@ mod tests {
         for bad in ["", "-1", "+1", "-0", "x", "1000000000"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_id_beyond_the_present_version_hides_nothing() {
+        assert_eq!(
+            [newest_sent(0, 2), newest_sent(1, 2), newest_sent(2, 2), newest_sent(9, 2)],
+            [0, 1, 2, 2]
+        );
     }
 }

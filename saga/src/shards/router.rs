@@ -67,6 +67,13 @@ struct State {
     is_probed: bool,
 }
 
+impl State {
+    /// How long the shards are not asked yet.
+    fn until_due(&self) -> Duration {
+        self.read_at.map_or(Duration::ZERO, |at| READ_INTERVAL.saturating_sub(at.elapsed()))
+    }
+}
+
 /// The items of a batch that one shard owns.
 #[derive(Debug)]
 pub struct Part {
@@ -200,10 +207,10 @@ impl Router {
         if parts.moving.is_empty() && parts.unavailable.is_empty() {
             return parts;
         }
-        self.read(|state| {
-            state.reading == reading && state.read_at.is_none_or(|at| at.elapsed() >= READ_INTERVAL)
-        })
-        .await;
+        if parts.unavailable.iter().any(|(_, why)| *why == Unowned::Away) {
+            self.until_read_is_due().await;
+        }
+        self.read(|state| state.reading == reading && state.until_due().is_zero()).await;
         let (map, reading) = self.current();
         self.split_by(&map, reading, users)
     }
@@ -362,6 +369,15 @@ impl Router {
         (state.map, state.reading, state.read_at) = (Arc::new(next), state.reading + 1, Some(Instant::now()));
     }
 
+    /// Waits until the shards may be read again: nobody is answered that the only database is away by a reading from before they
+    /// asked, since it may have come back, and `/ready` said so.
+    async fn until_read_is_due(&self) {
+        let pause = self.state().until_due();
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+    }
+
     /// The shards of the list as it is now. While it cannot be used, those before.
     fn update_list(&self) -> Vec<Shard> {
         let mut state = self.state();
@@ -396,6 +412,15 @@ mod tests {
         let failed = router.repeat(users[0], |_| async { anyhow::Ok(()) }).await.unwrap_err();
         assert_eq!(failed.downcast_ref(), Some(&Unowned::Away));
         assert!(began.elapsed() < WAIT_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_for_the_only_database_is_answered_by_a_reading_of_their_own_time() {
+        let router = Router::one(nowhere());
+        for reading in 1..4 {
+            assert_eq!(router.ownership(&[Uuid::from_u128(1)]).await.unwrap_err(), Unowned::Away);
+            assert_eq!(router.current().1, reading);
+        }
     }
 
     /// What is about no user needs to know of no bucket.

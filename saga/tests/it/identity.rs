@@ -259,3 +259,18 @@ async fn an_access_token_by_its_own_type() {
     assert_eq!(call(&identity, &token).await.body, user);
     assert_eq!(call(&identity, &key.token(&key.header(), &claims)).await, Answer::invalid());
 }
+
+/// To the fraction of a second: a stream ends then, and its client must not begin another one with the same token.
+#[tokio::test]
+async fn a_token_is_refused_from_the_moment_on_at_which_its_streams_end() {
+    let key = SigningKey::ec("e");
+    let issuer = Issuer::new(&[&key]).await;
+    let identity = identity(&issuer, ONE_FETCH);
+    assert_eq!(call(&identity, &key.good_token()).await.status, 200);
+    // The second in which the leeway ends has begun already.
+    for _ in 0..20 {
+        let ended = now() - i64::from(issuer.settings().leeway_seconds);
+        let token = key.token(&key.header(), &with(good_claims(), &json!({"exp": ended})));
+        assert_eq!(call(&identity, &token).await, Answer::invalid());
+    }
+}

@@ -151,6 +151,8 @@ pub enum Behaviour {
     Redirect(String),
     /// 500.
     Broken,
+    /// 500 with this body.
+    BrokenWith(Vec<u8>),
     /// It hangs up without an answer.
     Away,
     /// A head and half a body, and then nothing.
@@ -248,6 +250,11 @@ async fn answer(behaviour: Behaviour, stream: &mut TcpStream) -> std::io::Result
         }
         Behaviour::Broken => {
             stream.write_all(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n").await?;
+        }
+        Behaviour::BrokenWith(body) => {
+            let head =
+                format!("HTTP/1.1 500 Internal Server Error\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(&[head.into_bytes(), body].concat()).await?;
         }
         Behaviour::Away => {}
         Behaviour::Slow(body) => {

@@ -170,6 +170,16 @@ async fn what_is_no_set_of_keys_in_time_changes_nothing() {
     assert_eq!(call(&nobody, &key.good_token()).await.status, 503);
 }
 
+/// Such as a proxy's page about an error, or keys of before.
+#[tokio::test]
+async fn keys_that_come_with_an_error_are_none() {
+    let key = SigningKey::ec("e");
+    let issuer = Issuer::new(&[&key]).await;
+    issuer.becomes(Behaviour::BrokenWith(set(&[&key])));
+    let identity = identity(&issuer, ONE_FETCH);
+    assert_eq!(call(&identity, &key.good_token()).await.status, 503);
+}
+
 /// A client that leaves does not take the fetch with it.
 #[tokio::test]
 async fn a_fetch_goes_on_when_its_client_has_left() {
