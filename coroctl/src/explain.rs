@@ -36,12 +36,10 @@ pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
     let databases = Databases::connect(stack).await?;
     let snapshots = SagaSnapshots::take(&databases).await?;
     let rows = rows(&snapshots, payment_id).await?;
-    let left_out = snapshots.left_out();
     let payment = rows.payment.as_ref().with_context(|| {
-        let left_out = left_out.as_ref().map(|left_out| format!(". {left_out}"));
         format!(
             "there is no payment {payment_id}: the payments database has no such row{}",
-            left_out.unwrap_or_default()
+            snapshots.but_left_out()
         )
     })?;
     let payment = &payment.row;
@@ -63,7 +61,7 @@ pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
         out.push_str(&format!("\n\n{difference}"));
     }
     out.push_str(&format!("\n\n{}", diagnosis(&rows, &events)));
-    if let Some(left_out) = left_out {
+    if let Some(left_out) = snapshots.left_out() {
         out.push_str(&format!("\n\n{left_out}"));
     }
     Ok(out)

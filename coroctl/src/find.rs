@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::age::{Age, describe};
 use crate::databases::ServiceDatabases;
 use crate::listing;
-use crate::snapshots::{self, MOVE_TIMEOUT, Snapshot, Snapshots};
+use crate::snapshots::{self, LocatedRow, MOVE_TIMEOUT, Snapshot, Snapshots};
 
 /// How far back a search goes that names neither a user nor an age.
 const SEARCHED: Age = Age::hours(24);
@@ -293,14 +293,10 @@ pub async fn one(databases: &Snapshots<'_>, payment_id: Uuid) -> Result<Option<P
     let query = format!(
         "select {COLUMNS} from {{payments}} p where initiated_at >= $1 and initiated_at < $2 and payment_id = $3"
     );
-    let mut found = Vec::new();
-    for of in &databases.each {
-        let rows = of.client.query(&of.rows.statement(&query), &[&begin, &end, &payment_id]).await;
-        let rows = rows.with_context(|| format!("{} database", of.name()))?;
-        found.extend(rows.iter().map(|row| payment(row, of.rows.shard())));
-    }
+    let parameters: [&(dyn ToSql + Sync); 3] = [&begin, &end, &payment_id];
+    let mut found = databases.query(&query, &parameters, "payments database").await?;
     ensure!(found.len() < 2, "two payments have the id {payment_id}: run `coroctl audit`");
-    Ok(found.pop())
+    Ok(found.pop().map(|LocatedRow { shard, row }| payment(&row, shard)))
 }
 
 fn text(page: &Page) -> String {

@@ -54,10 +54,8 @@ pub async fn run(replay: &Replay) -> Result<()> {
     let payment_id = replay.payment_id;
     let snapshots = SagaSnapshots::take(&databases).await?;
     let payment = find::one(&snapshots.payments, payment_id).await?;
-    let payment = payment.with_context(|| {
-        let left_out = snapshots.left_out().map(|left_out| format!(". {left_out}"));
-        format!("there is no payment {payment_id}{}", left_out.unwrap_or_default())
-    })?;
+    let payment =
+        payment.with_context(|| format!("there is no payment {payment_id}{}", snapshots.but_left_out()))?;
     // Without rows that are left out another one would be taken for the last.
     snapshots.ensure_decided(payment.user_id)?;
     let entry = snapshots.balance.query(LAST_ENTRY, &[&payment.user_id, &payment_id], "ledger").await?.pop();

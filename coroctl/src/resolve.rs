@@ -212,7 +212,7 @@ async fn terms(databases: &SagaSnapshots<'_>, payment_id: Uuid, user: Option<Uui
         (None, None) => bail!(
             "there is no payment {payment_id}. If it is a hold without a payment, name its user: --user \
              (`coroctl audit` does){}",
-            databases.left_out().map(|left_out| format!(". {left_out}")).unwrap_or_default()
+            databases.but_left_out()
         ),
     };
     // A user that is left out looks like one without rows.

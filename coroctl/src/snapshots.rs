@@ -57,6 +57,10 @@ const BEGIN: &str =
     "begin isolation level repeatable read, read only; set local idle_in_transaction_session_timeout = 0";
 const END: &str = "rollback";
 
+/// Why a bucket may have no owner, and what shows it.
+pub const UNDECIDED_HINT: &str =
+    "A shard may not be in the list, or a move has not ended: coroctl shard list, moves.";
+
 impl<'a> Snapshots<'a> {
     /// Takes the snapshots. While some bucket has no owner in them they are taken again, for `timeout` at most.
     ///
@@ -175,6 +179,11 @@ impl<'a> SagaSnapshots<'a> {
         Ok(())
     }
 
+    /// What [`left_out`] says, behind a sentence without its full stop; empty where nobody is left out.
+    pub fn but_left_out(&self) -> String {
+        self.left_out().map(|left_out| format!(". {left_out}")).unwrap_or_default()
+    }
+
     /// As [`left_out`].
     pub fn left_out(&self) -> Option<String> {
         left_out(&self.services())
@@ -185,10 +194,6 @@ impl<'a> SagaSnapshots<'a> {
 pub fn left_out(services: &[&Snapshots<'_>]) -> Option<String> {
     let undecided = |of: &&Snapshots<'_>| Some(of.undecided()?.describe(of.service));
     let found: Vec<String> = services.iter().filter_map(undecided).collect();
-    (!found.is_empty()).then(|| {
-        format!(
-            "Rows of some users are left out. {}. A shard may not be in the list, or a move has not ended: coroctl shard list, moves.",
-            found.join("; ")
-        )
-    })
+    (!found.is_empty())
+        .then(|| format!("Rows of some users are left out. {}. {UNDECIDED_HINT}", found.join("; ")))
 }

@@ -41,6 +41,13 @@ pub struct Paid {
     pub at: Timestamp,
 }
 
+impl Paid {
+    /// The user and the payment.
+    pub fn ids(&self) -> (Uuid, Uuid) {
+        (self.user_id, self.payment_id)
+    }
+}
+
 impl SteadyLoad {
     /// A load of these users, which have money, by this client. It does nothing before it runs.
     pub fn new(client: Client, users: Vec<Uuid>, service_id: &str, interval: Duration) -> Arc<Self> {

@@ -53,7 +53,7 @@ enum Action {
         #[arg(long, conflicts_with = "tls")]
         ha: bool,
         /// The users of payments and balance on so many shards, each with a Postgres of its own (docs/SHARDS.md). It stays so until
-        /// `clean`. Such a stack is not audited yet.
+        /// `clean`. `drill`, `leader` and `rotate` refuse such a stack.
         #[arg(long, value_name = "COUNT", conflicts_with_all = ["tls", "ha"], value_parser = clap::value_parser!(i64).range(1..=SHARDS_MAX))]
         shards: Option<i64>,
         /// Run the programs of this folder, such as the target/release of another revision, and build nothing. The next `up` is

@@ -30,7 +30,7 @@ use super::read::search::{self, SearchDocuments};
 use super::targets::{Target, Targets};
 use crate::databases::ServiceDatabases;
 use crate::owned_rows::{Ownership, Undecided};
-use crate::snapshots::{MOVE_TIMEOUT, Snapshots};
+use crate::snapshots::{MOVE_TIMEOUT, Snapshots, UNDECIDED_HINT};
 
 /// The sides that subscribers make of events, where they are part of the system.
 #[derive(Debug, Default)]
@@ -242,10 +242,7 @@ impl Observed {
         let undecided = undecided.filter(|(_, undecided)| !undecided.is_empty());
         let note = |(service, undecided): (&str, Undecided)| {
             let what = undecided.describe(service);
-            format!(
-                "{what}. Their users were left out of all other checks. A shard may not be in the list, or a move has not \
-                 ended: coroctl shard list, moves."
-            )
+            format!("{what}. Their users were left out of all other checks. {UNDECIDED_HINT}")
         };
         undecided.map(note).collect()
     }

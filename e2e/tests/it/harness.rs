@@ -10,6 +10,7 @@ use coroctl::audit;
 use coroctl::client::{Client, order};
 use coroctl::databases::Databases;
 use coroctl::stack::Stack;
+use futures_util::future::join_all;
 use rdkafka::producer::FutureProducer;
 use saga::search_index::{Body, Method, SearchIndex, Settings};
 use serde_json::Value;
@@ -138,6 +139,15 @@ impl Harness {
             found.extend(rows.iter().map(|row| (name, row.get(0))));
         }
         found
+    }
+
+    /// Waits until each payment has ended as it should, and audits everything.
+    pub async fn all_complete(&self, payments: impl IntoIterator<Item = (Uuid, Uuid)>) {
+        let end = |(user, payment)| self.client.wait_for_end(user, payment, WAIT_TIMEOUT);
+        for payment in join_all(payments.into_iter().map(end)).await {
+            assert_eq!(payment.unwrap()["status"], "completed");
+        }
+        self.adds_up().await;
     }
 
     /// Looks until the payment is as it should be.

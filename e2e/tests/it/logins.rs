@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use coroctl::databases::urls;
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
     QueueDeleteOptions,
@@ -53,14 +54,6 @@ fn login(variable: &str, value: &str) -> Option<((String, String), String)> {
     (variable == "ADMIN_TOKEN").then(|| (("admin listeners".to_owned(), String::new()), value.to_owned()))
 }
 
-/// The URLs of a list of shards, NAME=URL of each; any other value as it is.
-fn entries(value: &str) -> impl Iterator<Item = &str> {
-    value.split_whitespace().map(|entry| match entry.split_once('=') {
-        Some((name, url)) if !name.contains("://") && url.contains("://") => url,
-        _ => entry,
-    })
-}
-
 /// The user and the secret of a URL, and what comes after them.
 fn parts(url: &str) -> (String, String, String) {
     let ((_, user), secret) = login("", url).unwrap();
@@ -76,7 +69,7 @@ fn secrets() -> BTreeMap<(String, String), String> {
     let services = INSTANCES.into_iter().flat_map(|instance| instance.spec(&layout).unwrap().env);
     let mut secrets = BTreeMap::new();
     for (variable, value) in people.chain(services) {
-        for (login, secret) in entries(&value).filter_map(|entry| login(&variable, entry)) {
+        for (login, secret) in urls(&value).unwrap().iter().filter_map(|named| login(&variable, &named.url)) {
             let known = secrets.entry(login.clone()).or_insert_with(|| secret.clone());
             assert_eq!(*known, secret, "{login:?} has two secrets");
         }

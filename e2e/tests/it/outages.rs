@@ -32,7 +32,7 @@ async fn retries_without(server: &str, kind: FaultKind) -> RetryCounts {
     report.retries
 }
 
-/// Nobody who asked to pay could tell that it was away: at most a few asked again, since the machine was busy.
+/// Nobody who asked to pay could see that it was away: at most a few asked again, since the machine was busy.
 fn accepted_all_the_time(retries: RetryCounts) {
     let RetryCounts { unavailable, unanswered, timed_out, replays: _ } = retries;
     assert!(unavailable <= BUSY_MAX, "{retries:?}");

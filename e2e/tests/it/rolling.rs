@@ -58,15 +58,6 @@ async fn reached(load: &SteadyLoad, count: usize) {
     tokio::time::timeout(WAIT_TIMEOUT, enough).await.expect("nothing is accepted any more");
 }
 
-async fn all_complete(harness: &Harness, payments: &[Paid]) {
-    let ends =
-        payments.iter().map(|paid| harness.client.wait_for_end(paid.user_id, paid.payment_id, WAIT_TIMEOUT));
-    for payment in join_all(ends).await {
-        assert_eq!(payment.unwrap()["status"], "completed");
-    }
-    harness.adds_up().await;
-}
-
 #[tokio::test]
 async fn no_request_fails_during_a_rolling_restart() {
     let harness = Harness::alone().await;
@@ -81,7 +72,7 @@ async fn no_request_fails_during_a_rolling_restart() {
     // An instance that leaves is asked nothing any more: the edge has next to nothing to mend.
     let resent = resent(&harness).await - before;
     assert!(resent <= RESENT_MAX, "{resent} requests were sent again");
-    all_complete(&harness, &payments).await;
+    harness.all_complete(payments.iter().map(Paid::ids)).await;
 }
 
 #[tokio::test]
@@ -93,7 +84,7 @@ async fn no_event_waits_for_a_start_while_a_relay_is_replaced_beside_another() {
         script::cargo_stack(&["restart", "cdc-relay", "--beside"]).await.unwrap();
     };
     let payments = load_during(&harness, &client, replaced).await;
-    all_complete(&harness, &payments).await;
+    harness.all_complete(payments.iter().map(Paid::ids)).await;
     let arrivals = reader.end().await.unwrap();
     // Initiated, authorized, completed; held, captured; succeeded.
     let (events, wanted) = (arrivals.events, 6 * payments.len());
@@ -116,5 +107,5 @@ async fn what_a_killed_instance_took_is_answered_by_the_other_one() {
     for paid in &payments {
         assert_eq!(accepted(&client, paid.user_id, &paid.body).await, Ok(paid.payment_id));
     }
-    all_complete(&harness, &payments).await;
+    harness.all_complete(payments.iter().map(Paid::ids)).await;
 }

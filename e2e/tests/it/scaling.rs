@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use e2e::drill::{scale, script};
-use e2e::steady_load::SteadyLoad;
+use e2e::steady_load::{Paid, SteadyLoad};
 use futures_util::future::join_all;
 use uuid::Uuid;
 
@@ -46,13 +46,7 @@ async fn no_request_fails_while_instances_come_and_go_and_who_went_holds_no_part
     };
     tokio::join!(load.run(), scaled);
     assert_eq!(load.failed(), [""; 0]);
-    let accepted = load.accepted();
-    let ends =
-        accepted.iter().map(|paid| harness.client.wait_for_end(paid.user_id, paid.payment_id, WAIT_TIMEOUT));
-    for payment in join_all(ends).await {
-        assert_eq!(payment.unwrap()["status"], "completed");
-    }
-    harness.adds_up().await;
+    harness.all_complete(load.accepted().iter().map(Paid::ids)).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use coroctl::client::Client;
 use coroctl::stack::Stack;
-use futures_util::future::join_all;
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
 use uuid::Uuid;
@@ -104,11 +103,7 @@ async fn new_payments_are_refused_while_balance_svc_stands_still_and_accepted_on
     payer.pay_until("payments stay refused", recovered).await;
     assert!(payer.pay("last").await);
     assert!(instance.metric("payments_requests_total{outcome=\"shed\"}").await >= 1.0);
-    let ends = payer.accepted.iter().map(|id| harness.client.wait_for_end(payer.user, *id, WAIT_TIMEOUT));
-    for payment in join_all(ends).await {
-        assert_eq!(payment.unwrap()["status"], "completed");
-    }
-    harness.adds_up().await;
+    harness.all_complete(payer.accepted.iter().map(|id| (payer.user, *id))).await;
 }
 
 /// The gateway answers nobody: holds come, and nothing else does.

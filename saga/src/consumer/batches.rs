@@ -69,7 +69,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         while !self.shutdown.is_cancelled() {
             self.pause_waiting_partitions(&mut carried, &mut waiting, &mut absent)?;
             if resumed_at.elapsed() >= RESUME_INTERVAL {
-                self.resume_regained(&waiting)?;
+                self.resume_all_but(&waiting)?;
                 resumed_at = Instant::now();
             }
             let batch = self.next_batch(&mut carried, &waiting, &mut client_errors)?;
@@ -85,7 +85,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             if let Some(due) = waiting.take_due(Instant::now()) {
                 self.metrics.retries.with_label_values(&["missing"]).inc();
                 self.apply(due, &mut carried, &mut waiting, &mut absent)?;
-                self.consumer.resume(&self.consumer.assignment()?).context("cannot resume partitions")?;
+                self.resume_all_but(&waiting)?;
             }
             self.read_absent_again(&mut carried, &mut waiting, &mut absent)?;
             self.metrics.waiting.set(waiting.len() as i64);
@@ -115,7 +115,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     /// Resumes the partitions in which nothing waits. librdkafka keeps the pause of a partition that is revoked, and a resume reaches
     /// only those that are assigned: one that was revoked during a retry and comes back after it would never be read. Resuming one
     /// that is not paused does nothing.
-    fn resume_regained(&self, waiting: &Waiting<'c>) -> anyhow::Result<()> {
+    fn resume_all_but(&self, waiting: &Waiting<'c>) -> anyhow::Result<()> {
         let (assigned, paused) = (self.consumer.assignment()?, waiting.partitions());
         let mut read = TopicPartitionList::new();
         for one in assigned.elements() {
