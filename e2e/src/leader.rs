@@ -48,6 +48,9 @@ pub enum Loss {
     /// SIGSTOP to the Patroni of the primary alone, and SIGCONT later: it loses its role and does not know it, while clients and relay
     /// still reach it. Nothing fences it.
     Patroni,
+    /// The same, and SIGSTOP to whatever sends the primary's WAL to the standbys: it is cut off from them and from etcd, and not from
+    /// clients and relay. Nothing fences it.
+    Cut,
     /// SIGSTOP to both standbys, and SIGCONT later: no commit is acknowledged meanwhile, and nothing is emitted.
     Standbys,
     /// SIGKILL to one member of etcd.
@@ -61,7 +64,9 @@ impl Loss {
     fn gaps_max(self) -> (Duration, Duration) {
         match self {
             Self::Kill | Self::Freeze => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
-            Self::Patroni => (ACCEPT_GAP_MAX + STATEMENT_TIMEOUT, EVENT_GAP_MAX + STATEMENT_TIMEOUT),
+            Self::Patroni | Self::Cut => {
+                (ACCEPT_GAP_MAX + STATEMENT_TIMEOUT, EVENT_GAP_MAX + STATEMENT_TIMEOUT)
+            }
             Self::Standbys => (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX),
             Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
         }
@@ -70,7 +75,7 @@ impl Loss {
     /// The servers that are lost.
     fn servers(self, primary: Node) -> Vec<&'static str> {
         match self {
-            Self::Kill | Self::Freeze | Self::Patroni => vec![patroni::name(primary)],
+            Self::Kill | Self::Freeze | Self::Patroni | Self::Cut => vec![patroni::name(primary)],
             Self::Standbys => {
                 Node::ALL.into_iter().filter(|node| *node != primary).map(patroni::name).collect()
             }
@@ -81,7 +86,7 @@ impl Loss {
 
     fn signal(self) -> Signal {
         match self {
-            Self::Freeze | Self::Patroni | Self::Standbys => Signal::STOP,
+            Self::Freeze | Self::Patroni | Self::Cut | Self::Standbys => Signal::STOP,
             Self::Kill | Self::Etcd | Self::AllEtcd => Signal::KILL,
         }
     }
@@ -117,7 +122,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     println!("No payment was accepted for {:.1} s, and none was held for {:.1} s.", gaps.accepted, gaps.held);
     println!("\n{}", report.verdict()?);
     let (accepted_max, held_max) = options.loss.gaps_max();
-    let is_replaced = matches!(options.loss, Loss::Kill | Loss::Freeze | Loss::Patroni);
+    let is_replaced = matches!(options.loss, Loss::Kill | Loss::Freeze | Loss::Patroni | Loss::Cut);
     ensure!(is_replaced == (before != after), "whether another node is the primary is not as expected");
     ensure!(gaps.accepted <= accepted_max.as_secs_f64(), "payments were accepted again too late");
     ensure!(gaps.held <= held_max.as_secs_f64(), "events came again too late");
@@ -132,11 +137,13 @@ async fn lose(stack: &Stack, layout: &Layout, loss: Loss, since: Timestamp, view
     view.line(&format!("{loss:?}: {}", names.join(", ")));
     let mut lost = Vec::new();
     for name in &names {
-        lost.extend(if loss == Loss::Patroni {
-            vec![process(layout, name)?]
-        } else {
-            processes(layout, name)?
-        });
+        match loss {
+            Loss::Patroni | Loss::Cut => lost.push(process(layout, name)?),
+            _ => lost.extend(processes(layout, name)?),
+        }
+    }
+    if loss == Loss::Cut {
+        lost.extend(senders(stack).await?);
     }
     // Twice: one of them may have made another.
     for process in lost.iter().chain(&lost) {
@@ -187,6 +194,15 @@ fn processes(layout: &Layout, name: &str) -> Result<Vec<ProcessId>> {
     found.sort_unstable_by_key(|process| process.pid);
     found.dedup();
     Ok(found)
+}
+
+/// The processes of the primary that send its WAL to the standbys, and not those that the relay reads from.
+async fn senders(stack: &Stack) -> Result<Vec<ProcessId>> {
+    let payments = databases::reader("payments", &stack.payments_database_url).await?;
+    let physical = "select active_pid from pg_replication_slots where slot_type = 'physical' and active";
+    let pids: Vec<i32> = payments.query(physical, &[]).await?.iter().map(|row| row.get(0)).collect();
+    ensure!(pids.len() == Node::ALL.len() - 1, "{} standbys follow the primary", pids.len());
+    Ok(pids.into_iter().filter_map(ProcessId::of).collect())
 }
 
 async fn primary(layout: &Layout) -> Result<Node> {

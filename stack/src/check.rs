@@ -349,7 +349,7 @@ fn drills(layout: &Layout, totals: &mut Totals) {
 }
 
 /// What a highly available Postgres can lose (`cargo stack leader --help`).
-const LOSSES: [&str; 6] = ["kill", "freeze", "patroni", "standbys", "etcd", "all-etcd"];
+const LOSSES: [&str; 7] = ["kill", "freeze", "patroni", "cut", "standbys", "etcd", "all-etcd"];
 
 /// Each loss under load: nothing that was accepted is lost, nothing is done twice, and the time without payments is bounded.
 fn leaders(layout: &Layout, totals: &mut Totals) {

@@ -2,15 +2,20 @@
 //!
 //! * They connect as a role that may change everything on both shards: subscriptions are made by superusers.
 //! * `move` is refused before it changes anything, with every reason at once.
+//! * Many buckets are moved in parts, one move after the other, with pauses if the operator says so: a part has a copy, WAL to keep and a
+//!   fence of its own. What was moved before an error stays moved.
 //! * Whoever is interrupted has changed nothing that `resume` does not finish or roll back.
 
 #![allow(clippy::print_stdout, reason = "its report is its output")]
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use saga::shards::bucket::Bucket;
 use saga::shards::list::{self, ListedShard};
 use saga::shards::placement;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::conditions::refusals;
@@ -74,6 +79,26 @@ pub struct Options {
     /// Free bytes on the target's disk.
     #[arg(long, value_name = "BYTES")]
     target_bytes_free: Option<u64>,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+/// How much of the two servers the copying of a large move takes.
+#[derive(Args, Clone)]
+struct Pace {
+    /// The most buckets in one move. More are moved one move after the other.
+    #[arg(long, value_name = "BUCKETS", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    at_a_time: u16,
+    /// How much of the time may be spent moving, in percent. After each move of several there is a pause, as long as that takes.
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
+    busy: u8,
+}
+
+impl Pace {
+    /// After a move that took this long.
+    fn pause(&self, took: Duration) -> Duration {
+        took * u32::from(100 - self.busy) / u32::from(self.busy)
+    }
 }
 
 #[derive(Args)]
@@ -142,7 +167,7 @@ pub async fn add(add: &Add) -> Result<()> {
 /// # Errors
 /// When the move is refused, a shard does not answer, or the move has to be resumed.
 pub async fn begin(begin: &Begin) -> Result<()> {
-    start(&begin.owners, &begin.options, [&begin.from, &begin.to], &begin.buckets.0).await
+    in_parts(&begin.owners, &begin.options, [&begin.from, &begin.to], &begin.buckets.0).await
 }
 
 /// Moves every bucket of a shard to where it belongs without it, one move after the other.
@@ -161,12 +186,35 @@ pub async fn drain(drain: &Drain) -> Result<()> {
     let moves = plan::grouped(&placement::plan(&map, &candidates), &names);
     for planned in moves.iter().filter(|planned| planned.from == drain.name) {
         let buckets: Vec<Bucket> = planned.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
-        start(&drain.owners, &drain.options, [&planned.from, &planned.to], &buckets).await?;
+        in_parts(&drain.owners, &drain.options, [&planned.from, &planned.to], &buckets).await?;
     }
     println!(
         "Shard {} has given up what had an owner. `coroctl shard list` shows what it still has.",
         drain.name
     );
+    Ok(())
+}
+
+async fn in_parts(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[Bucket]) -> Result<()> {
+    let mut left = buckets.len();
+    for part in buckets.chunks(options.pace.at_a_time.into()) {
+        let began = Instant::now();
+        let moved = start(owners, options, names, part).await;
+        if left < buckets.len() {
+            let others =
+                || format!("{left} of {} buckets are left, and the others were moved", buckets.len());
+            moved.with_context(others)?;
+        } else {
+            moved?;
+        }
+        left -= part.len();
+        if left > 0 {
+            let pause = options.pace.pause(began.elapsed());
+            let (all, seconds) = (buckets.len(), pause.as_secs_f64());
+            println!("{left} of {all} buckets are still to move; the next move begins in {seconds:.0} s");
+            sleep(pause).await;
+        }
+    }
     Ok(())
 }
 
@@ -273,6 +321,12 @@ mod tests {
     fn a_move_that_leaves_nobody_as_the_owner_says_so_first() {
         assert!(unfinished(Uuid::nil(), true).starts_with("nobody owns the buckets"));
         assert!(unfinished(Uuid::nil(), false).starts_with("the move has not ended"));
+    }
+
+    #[test]
+    fn a_pause_leaves_the_servers_the_rest_of_the_time() {
+        let pause = |busy| Pace { at_a_time: 1, busy }.pause(Duration::from_secs(10)).as_secs();
+        assert_eq!([100, 50, 20, 1].map(pause), [0, 10, 40, 990]);
     }
 
     #[test]

@@ -173,7 +173,8 @@ async fn parked_records(harness: &Harness, since: Timestamp) -> Parked {
 
 #[tokio::test]
 async fn a_message_that_cannot_be_applied_is_parked_published_and_counted_and_the_rest_goes_on() {
-    let harness = Harness::shared().await;
+    // Others park messages too, and each service counts all of them.
+    let harness = Harness::alone().await;
     let since = Timestamp::now();
     let user = harness.client.user_with(10_000).await.unwrap();
     let id_of = |payment: Value| payment["payment_id"].as_str().unwrap().parse::<Uuid>().unwrap();

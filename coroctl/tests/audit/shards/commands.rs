@@ -18,8 +18,10 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     let Some(mut pair) = pair.with_row_filters().await else { return };
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
-    let bucket = Bucket::of(user).number().to_string();
-    let begin = ["move", "--from", "one", "--to", "two", "--buckets", &bucket, "--operator", "ada"];
+    // One after the other, though the second one has no rows.
+    let bucket = Bucket::of(user).number();
+    let buckets = format!("{bucket}, {}", (bucket + 1) % 1024);
+    let begin = ["move", "--from", "one", "--to", "two", "--buckets", &buckets, "--operator", "ada"];
     let refused = pair.admin(&begin);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let reasons = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -37,7 +39,13 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     let disks = ["--source-bytes-free", "1000000000", "--target-bytes-free", "1000000000"];
     let found = async || pair.accounts(user).await;
     assert_eq!(found().await, [Some(5), None]);
-    succeeds(&[&begin[..], &disks].concat(), "The target owns the buckets.");
+    let slowly = ["--at-a-time", "1", "--busy", "50"];
+    succeeds(
+        &[&begin[..], &disks, &slowly].concat(),
+        "1 of 2 buckets are still to move; the next move begins in",
+    );
+    let listed = json(&pair.shard(&["list", "--json"]));
+    assert_eq!(listed["shards"][1]["owned"].as_array().map(Vec::len), Some(2), "{listed}");
     assert_eq!(found().await, [None, Some(5)]);
     succeeds(&["moves"], "No move is open.");
 
