@@ -277,6 +277,45 @@ async fn an_entry_that_contradicts_the_ledger_keeps_the_database_closed() {
     ledger.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_recovery_of_a_database_runs_at_a_time() {
+    let (ledger, topics) = (Ledger::new().await, Topics::new().await);
+    ledger.user_with(100).await;
+    topics.emit_all(&entries(&ledger.pool).await);
+    let restored = Restored::of(&ledger).await;
+    let first = restored.pool.get().await.unwrap();
+    first.batch_execute("select pg_advisory_lock(hashtext('coro recovery'))").await.unwrap();
+    let refused = restored.recover(&topics, &[]).await.unwrap_err().to_string();
+    assert!(refused.contains("another recovery"), "{refused}");
+    assert!(!restored.is_open().await);
+    first.batch_execute("select pg_advisory_unlock_all()").await.unwrap();
+    drop(first);
+    restored.recover(&topics, &[]).await.unwrap();
+    assert!(restored.is_open().await);
+    restored.end().await;
+    ledger.finish().await;
+}
+
+/// Its buckets have their first epochs, and the other shard may have been granted them since the backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_move_had_begun_has_to_be_adopted_before() {
+    let (ledger, topics) = (Ledger::new().await, Topics::new().await);
+    ledger.user_with(100).await;
+    topics.emit_all(&entries(&ledger.pool).await);
+    let begin = "insert into moves (move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation,
+                                    target_incarnation, tables, schema_version, relay_slots, operator)
+                 values (gen_random_uuid(), 'source', 'two', '{7}', '{1}', '{2}', 'a', 'b', '{accounts}', 11, '{relay}', 'ada')";
+    ledger.harness.owner().await.unwrap().batch_execute(begin).await.unwrap();
+    let restored = Restored::of(&ledger).await;
+    let refused = restored.recover(&topics, &[]).await.unwrap_err().to_string();
+    assert!(refused.contains("--adopted"), "{refused}");
+    assert!(!restored.is_open().await);
+    restored.recover(&topics, &["--adopted"]).await.unwrap();
+    assert!(restored.is_open().await);
+    restored.end().await;
+    ledger.finish().await;
+}
+
 /// Buckets went to and fro. What its backup owns may be another's by now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_whose_buckets_were_moved_has_to_be_adopted_before() {

@@ -13,7 +13,8 @@ mod relay;
 
 use std::process::{Command, Output};
 
-use coroctl::shard::mover::observe;
+use coroctl::shard::mover::conditions_read::{self, Given};
+use coroctl::shard::mover::{RelayListener, Shard, ShardUrl, observe};
 use coroctl::shard::replication;
 use saga::shards::bucket::Bucket;
 use serde_json::Value;
@@ -186,6 +187,48 @@ async fn lists_plans_and_verifies() {
     let strays = json(&dirty)["strays"].as_array().unwrap().clone();
     assert_eq!(strays.len(), 2, "{strays:?}");
     assert!(strays.iter().all(|stray| stray["shard"] == "two" && stray["owner"] == "one"), "{strays:?}");
+    pair.finish().await;
+}
+
+/// Two that were both made anew: each owns every bucket at the first epoch.
+#[tokio::test]
+async fn buckets_of_two_owners_are_a_finding_without_any_row() {
+    let (one, two) =
+        (Harness::new(Database::Balance).await.unwrap(), Harness::new(Database::Balance).await.unwrap());
+    let pair = Pair { one, two, relays: Vec::new() };
+    let found = pair.shard(&["verify", "--json"]);
+    let report = json(&found);
+    assert_eq!(report["strays"].as_array().unwrap().len(), 0, "{report}");
+    assert_eq!(report["contested"].as_array().unwrap().len(), 1024, "{report}");
+    assert_eq!(found.status.code(), Some(1), "{found:?}");
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn a_bucket_of_another_move_is_busy_on_whichever_shard_that_is() {
+    let begin = "with begun as (
+                     insert into moves (move_id, side, peer, buckets, source_epochs, target_epochs, source_incarnation,
+                                        target_incarnation, tables, schema_version, relay_slots, operator)
+                     values (gen_random_uuid(), 'source', 'three', '{7}', '{1}', '{2}', 'a', 'b', '{accounts}', 11, '{relay}', 'ada')
+                     returning move_id)
+                 insert into moving_buckets (bucket, move_id) select 7, move_id from begun";
+    let pair = Pair::new(Database::Balance).await;
+    let shard = async |harness: &Harness| {
+        let url = ShardUrl { name: harness.name().to_owned(), url: superuser_url(harness) };
+        Shard::connect(&url).await.unwrap()
+    };
+    let (source, target) = (shard(&pair.one).await, shard(&pair.two).await);
+    let relay = RelayListener::default();
+    let given = Given { relay: &relay, source_bytes_free: None, target_bytes_free: None };
+    let busy = async || conditions_read::read(&source, &target, &[7, 8], &given).await.unwrap().busy_buckets;
+    assert_eq!(busy().await, 0);
+    for harness in [&pair.one, &pair.two] {
+        let client = superuser(harness).await;
+        client.batch_execute(begin).await.unwrap();
+        assert_eq!(busy().await, 1);
+        client.batch_execute("delete from moving_buckets").await.unwrap();
+    }
+    drop((source, target));
     pair.finish().await;
 }
 

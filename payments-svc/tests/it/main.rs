@@ -378,6 +378,28 @@ async fn a_repeated_cancel_is_answered_once_the_standbys_have_it() {
     payments.finish().await;
 }
 
+/// The same of a payment, also while new ones are refused.
+#[tokio::test]
+async fn a_payment_is_given_back_once_the_standbys_have_it() {
+    let payments = Payments::new().await;
+    let first = [new_payment(Uuid::now_v7(), "key")];
+    let again = [NewPayment { payment_id: Uuid::now_v7(), ..first[0].clone() }];
+    let owned = payments.owned(first[0].user_id).await;
+    let accept = store::insert_payments(&owned, &first, TTL);
+    let (done, waited) = payments.harness.barriers(accept).await.unwrap();
+    assert!(matches!(done.unwrap()[..], [Acceptance::Created(_)]));
+    assert_eq!(waited, 0, "its own commit has waited");
+    let accept = store::insert_payments(&owned, &again, TTL);
+    let (done, waited) = payments.harness.barriers(accept).await.unwrap();
+    assert!(matches!(done.unwrap()[..], [Acceptance::Replayed(_)]));
+    assert_eq!(waited, 1);
+    let find = store::earlier_payments(&owned, &again);
+    let (done, waited) = payments.harness.barriers(find).await.unwrap();
+    assert!(matches!(done.unwrap()[..], [Acceptance::Replayed(_)]));
+    assert_eq!(waited, 1, "while new payments are refused");
+    payments.finish().await;
+}
+
 #[tokio::test]
 async fn many_cancels_at_once_record_one() {
     let payments = Payments::new().await;

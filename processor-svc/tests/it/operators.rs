@@ -145,6 +145,34 @@ async fn a_confirmation_is_decided_on_the_charge_as_it_is_then() {
     database.end().await;
 }
 
+/// Otherwise its outcome would be overwritten: money would be given back that was charged.
+#[tokio::test]
+async fn a_confirmation_waits_for_whoever_writes_the_charge_and_is_decided_on_that() {
+    let database = Database::new().await;
+    let store = database.store(LEASE);
+    let job = job("1");
+    unknown(&database, &store, &job).await;
+    let never = proposed(&store, &job.charge, Evidence::NeverMade).await;
+    let writer = database.owner().await;
+    let write = "begin; update charges set status = 'succeeded', reason = null, provider_reference = 'ch_1',
+                                           version = version + 1, decided_at = now()";
+    writer.batch_execute(write).await.unwrap();
+    let confirm = store.confirm(never.resolution_id, "bob", "x");
+    let commit = async {
+        // Whoever waits for a row holds its place in the queue.
+        let waits =
+            "select count(*) from pg_locks where locktype = 'tuple' and relation = 'charges'::regclass
+                      and database = (select oid from pg_database where datname = current_database())";
+        database.until(waits, 1).await;
+        writer.batch_execute("commit").await.unwrap();
+    };
+    let (refused, ()) = tokio::join!(confirm, commit);
+    assert!(matches!(refused.unwrap(), Confirmed::Refused(_)));
+    assert_eq!(row(&database, job.charge.payment_id).await.0, "succeeded");
+    drop(writer);
+    database.end().await;
+}
+
 #[tokio::test]
 async fn a_proposal_that_is_too_old_is_not_confirmed() {
     let database = Database::new().await;

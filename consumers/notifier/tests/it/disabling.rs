@@ -70,3 +70,21 @@ async fn a_rotated_secret_signs_beside_the_previous_one_for_a_day() {
     notifier.stop().await;
     harness.finish().await;
 }
+
+/// Whoever had the name before may still know it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_previous_secret_of_a_removed_endpoint_signs_nothing_of_the_one_that_takes_its_name() {
+    let (harness, receiver) = (Harness::new().await, Receiver::start().await);
+    let notifier = harness.notifier(&[]).await;
+    notifier.endpoint("billing", receiver.url("/")).await;
+    assert_eq!(notifier.call("POST", "/endpoints/billing/secret", json!({})).await.0, 200);
+    assert_eq!(notifier.call("DELETE", "/endpoints/billing", Value::Null).await.0, 204);
+    let present = notifier.endpoint("billing", receiver.url("/")).await;
+    harness.end_payment(Uuid::now_v7(), "completed");
+    harness.until("delivered_at is not null", 1).await;
+    let received = receiver.received("/");
+    received[0].verify(&present);
+    assert_eq!(received[0].headers["webhook-signature"].to_str().unwrap().matches("v1,").count(), 1);
+    notifier.stop().await;
+    harness.finish().await;
+}

@@ -185,12 +185,14 @@ async fn a_switch_that_is_made_already_is_made_and_one_that_cannot_be_says_what_
     let store = Store::new(&harness.config().search).unwrap();
     let first = store.ensure().await.unwrap();
     let second = store.next(&first).await.unwrap();
+    // A rebuild that comes after this one may have begun already.
+    let third = store.next(&second).await.unwrap();
     for _ in 0..2 {
         store.switch(&first, &second).await.unwrap();
         assert_eq!(store.live().await.unwrap().as_ref(), Some(&second));
         assert_eq!(harness.index.named(&first.name).await.unwrap(), None);
+        assert_eq!(harness.index.named(&third.name).await.unwrap().as_ref(), Some(&third));
     }
-    let third = store.next(&second).await.unwrap();
     let gone = store.switch(&first, &third).await.unwrap_err();
     assert!(gone.to_string().contains(&format!("searches use the index {}", second.name)), "{gone:#}");
     assert_eq!(store.live().await.unwrap(), Some(second));

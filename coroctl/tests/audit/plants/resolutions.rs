@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::fixture::DECLINED;
+use crate::fixture::{DECLINED, STRANGER};
 use crate::plants::{NOTHING, Plant, id, line};
 
 const PARKED: &str = "
@@ -107,6 +107,22 @@ pub const RESOLUTIONS: &[Plant] = &[
             ", 'unknown', 'electricity', 5, 'expired', 'never_made', now(), now());",
             resolved!("ff", "null")
         ),
+        ..NOTHING
+    },
+    Plant {
+        what: "a hold without a payment that operators have ended, and that is charged",
+        complain: &["G3", "R"],
+        balance: HOLD,
+        processor: concat!(
+            "insert into charges (payment_id, user_id, client_number, service_id, amount, status, reason, lease_until, decided_at)
+             values (",
+            id!("ff"),
+            ", ",
+            id!("01"),
+            ", 'unknown', 'electricity', 5, 'expired', 'never_made', now(), now());",
+            resolved!("ff", "null")
+        ),
+        plant: |harness| harness.lines.push(line(&STRANGER, 5, "charge")),
         ..NOTHING
     },
     Plant {

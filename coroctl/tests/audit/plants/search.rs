@@ -81,6 +81,15 @@ pub const SEARCH: &[Plant] = &[
         plant: |harness| harness.derived.search.services.clear(),
         ..NOTHING
     },
+    Plant {
+        what: "a document of a service that never was",
+        complain: &["D1"],
+        plant: |harness| {
+            let document = harness.derived.search.payments[&DECLINED].clone();
+            harness.derived.search.services.insert("gas".to_owned(), document);
+        },
+        ..NOTHING
+    },
 ];
 
 fn parked(subject: Option<String>) -> ParkedMessage {
