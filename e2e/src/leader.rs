@@ -27,8 +27,6 @@ use crate::chaos::{self, Run};
 /// Patroni's own time until a primary that is gone is replaced, and some for the promotion and for clients to find it.
 const ACCEPT_GAP_MAX: Duration = Duration::from_secs(25);
 const EVENT_GAP_MAX: Duration = Duration::from_secs(30);
-/// A commit on a primary that nobody follows any more is given up after this time; the next one goes to the new primary.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Where nothing is replaced, only Patroni's own hesitation counts: less than a replacement takes, and some for a busy machine.
 const UNDISTURBED_GAP_MAX: Duration = Duration::from_secs(15);
 /// How long a node stays lost: longer than its replacement takes.
@@ -49,7 +47,7 @@ pub enum Loss {
     /// still reach it. Nothing fences it.
     Patroni,
     /// The same, and SIGSTOP to whatever sends the primary's WAL to the standbys: it is cut off from them and from etcd, and not from
-    /// clients and relay. Nothing fences it.
+    /// clients and relay. Nothing fences it, and nobody pays until it is back.
     Cut,
     /// SIGSTOP to both standbys, and SIGCONT later: no commit is acknowledged meanwhile, and nothing is emitted.
     Standbys,
@@ -64,10 +62,10 @@ impl Loss {
     fn gaps_max(self) -> (Duration, Duration) {
         match self {
             Self::Kill | Self::Freeze => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
-            Self::Patroni | Self::Cut => {
-                (ACCEPT_GAP_MAX + STATEMENT_TIMEOUT, EVENT_GAP_MAX + STATEMENT_TIMEOUT)
+            // Whoever commits on a primary that nobody follows waits until it is gone: Postgres has no time-out for that wait.
+            Self::Patroni | Self::Cut | Self::Standbys => {
+                (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX)
             }
-            Self::Standbys => (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX),
             Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
         }
     }

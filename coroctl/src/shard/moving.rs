@@ -80,12 +80,12 @@ pub struct Options {
     #[arg(long, value_name = "BYTES")]
     target_bytes_free: Option<u64>,
     #[command(flatten)]
-    pace: Pace,
+    throttle: Throttle,
 }
 
 /// How much of the two servers the copying of a large move takes.
 #[derive(Args, Clone)]
-struct Pace {
+struct Throttle {
     /// The most buckets in one move. More are moved one move after the other.
     #[arg(long, value_name = "BUCKETS", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     at_a_time: u16,
@@ -94,7 +94,7 @@ struct Pace {
     busy: u8,
 }
 
-impl Pace {
+impl Throttle {
     /// After a move that took this long.
     fn pause(&self, took: Duration) -> Duration {
         took * u32::from(100 - self.busy) / u32::from(self.busy)
@@ -197,7 +197,7 @@ pub async fn drain(drain: &Drain) -> Result<()> {
 
 async fn in_parts(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[Bucket]) -> Result<()> {
     let mut left = buckets.len();
-    for part in buckets.chunks(options.pace.at_a_time.into()) {
+    for part in buckets.chunks(options.throttle.at_a_time.into()) {
         let began = Instant::now();
         let moved = start(owners, options, names, part).await;
         if left < buckets.len() {
@@ -209,7 +209,7 @@ async fn in_parts(owners: &Owners, options: &Options, names: [&str; 2], buckets:
         }
         left -= part.len();
         if left > 0 {
-            let pause = options.pace.pause(began.elapsed());
+            let pause = options.throttle.pause(began.elapsed());
             let (all, seconds) = (buckets.len(), pause.as_secs_f64());
             println!("{left} of {all} buckets are still to move; the next move begins in {seconds:.0} s");
             sleep(pause).await;
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_pause_leaves_the_servers_the_rest_of_the_time() {
-        let pause = |busy| Pace { at_a_time: 1, busy }.pause(Duration::from_secs(10)).as_secs();
+        let pause = |busy| Throttle { at_a_time: 1, busy }.pause(Duration::from_secs(10)).as_secs();
         assert_eq!([100, 50, 20, 1].map(pause), [0, 10, 40, 990]);
     }
 
