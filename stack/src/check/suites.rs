@@ -21,9 +21,8 @@ use crate::layout::Layout;
 use crate::output::{Progress, say};
 use crate::{environment, workspace};
 
-/// These tests wait for servers and services for most of their time, so more run at once than there are cores.
-const WAITING_SUITES: [(&str, &str); 2] = [("cdc-relay", "it"), ("e2e", "it")];
-const WAITING_TEST_THREADS: &str = "4";
+/// The relay's tests wait for servers of their own for most of their time, so more run at once than there are cores.
+const RELAY_TEST_THREADS: &str = "4";
 /// More than the longest test takes, on a slow machine too.
 const SILENCE_MAX: Duration = Duration::from_secs(20 * 60);
 
@@ -96,9 +95,11 @@ impl Suite {
         command.current_dir(&self.folder).args(arguments).envs(variables).envs(environment::trust(layout));
         // Of an asynchronous test it has hundreds of lines, and none of them is the test's but the one that panicked.
         command.env("RUST_BACKTRACE", "0");
-        let waits = WAITING_SUITES.contains(&(self.package.as_str(), self.target.as_str()));
-        if waits && std::env::var_os("RUST_TEST_THREADS").is_none() {
-            command.env("RUST_TEST_THREADS", WAITING_TEST_THREADS);
+        if self.package == "cdc-relay"
+            && self.kind == Kind::Integration
+            && std::env::var_os("RUST_TEST_THREADS").is_none()
+        {
+            command.env("RUST_TEST_THREADS", RELAY_TEST_THREADS);
         }
         let totals = shown(command, &self.name(), SILENCE_MAX)?;
         say(&format!("{:<22} {totals}, {:.0} s", self.name(), began.elapsed().as_secs_f64()));
