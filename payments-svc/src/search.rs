@@ -150,17 +150,8 @@ mod tests {
     async fn the_index_is_asked_where_the_user_is_and_for_nothing_but_the_whole() {
         let (url, mut asked) = index().await;
         let search = Search::new(&Settings { search_url: Some(url), ..Settings::default() }).unwrap();
-        let (user, text) = (Uuid::from_u128(7), "0812".to_owned());
-        let query = SearchQuery {
-            text,
-            status: None,
-            service_id: None,
-            from: None,
-            to: None,
-            after: None,
-            limit: 20,
-        };
-        let page = search.find(user, &query).await.unwrap();
+        let user = Uuid::from_u128(7);
+        let page = search.find(user, &request::tests::search("0812")).await.unwrap();
         assert_eq!(page, Page { hits: Vec::new(), next: None });
         for routing in [SERVICE_ROUTING.to_owned(), user.to_string()] {
             let line =

@@ -21,7 +21,7 @@ use crate::login::Login;
 use crate::output::say;
 use crate::servers::kafka::Users;
 use crate::servers::{kafka, rabbitmq, redis};
-use crate::services::{INSTANCES, Instance};
+use crate::services::{INSTANCES, Instance, Service};
 use crate::{compose, environment, secrets};
 
 /// The address in the cluster behind each port of a stack. The mail server is not in it, and is to be named.
@@ -127,6 +127,10 @@ fn variables(layout: &Layout, instance: Instance) -> Result<BTreeMap<String, Giv
             _ => Given::Text(placed(layout, &value)),
         };
         all.insert(name, given);
+    }
+    if instance.service == Service::Relay {
+        // Two pods read, each some of the databases, where a stack has one process that reads them all.
+        all.insert("RELAY_SHARE_SOURCES".to_owned(), Given::Text("true".to_owned()));
     }
     Ok(all)
 }

@@ -167,7 +167,8 @@ pub async fn add(add: &Add) -> Result<()> {
 /// # Errors
 /// When the move is refused, a shard does not answer, or the move has to be resumed.
 pub async fn begin(begin: &Begin) -> Result<()> {
-    in_parts(&begin.owners, &begin.options, [&begin.from, &begin.to], &begin.buckets.0).await
+    let planned = ([&*begin.from, &*begin.to], begin.buckets.0.clone());
+    in_parts(&begin.owners, &begin.options, &[planned]).await
 }
 
 /// Moves every bucket of a shard to where it belongs without it, one move after the other.
@@ -184,10 +185,13 @@ pub async fn drain(drain: &Drain) -> Result<()> {
     let names: Vec<&str> = connected.iter().map(|shard| &*shard.name).collect();
     let candidates = plan::candidates(&names, std::slice::from_ref(&drain.name))?;
     let moves = plan::grouped(&placement::plan(&map, &candidates), &names);
-    for planned in moves.iter().filter(|planned| planned.from == drain.name) {
-        let buckets: Vec<Bucket> = planned.buckets.iter().filter_map(|number| Bucket::new(*number)).collect();
-        in_parts(&drain.owners, &drain.options, [&planned.from, &planned.to], &buckets).await?;
-    }
+    let away = moves.iter().filter(|planned| planned.from == drain.name);
+    let away = away.map(|planned| {
+        let buckets = planned.buckets.iter().filter_map(|number| Bucket::new(*number));
+        ([&*planned.from, &*planned.to], buckets.collect())
+    });
+    let away: Vec<Planned> = away.collect();
+    in_parts(&drain.owners, &drain.options, &away).await?;
     println!(
         "Shard {} has given up what had an owner. `coroctl shard list` shows what it still has.",
         drain.name
@@ -195,22 +199,26 @@ pub async fn drain(drain: &Drain) -> Result<()> {
     Ok(())
 }
 
-async fn in_parts(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[Bucket]) -> Result<()> {
-    let mut left = buckets.len();
-    for part in buckets.chunks(options.throttle.at_a_time.into()) {
+/// Buckets, and the shards that they move from and to.
+type Planned<'a> = ([&'a str; 2], Vec<Bucket>);
+
+/// Makes moves of what is planned, one after the other, each of as many buckets as the throttle lets move at a time.
+async fn in_parts(owners: &Owners, options: &Options, planned: &[Planned<'_>]) -> Result<()> {
+    let all: usize = planned.iter().map(|(_, buckets)| buckets.len()).sum();
+    let at_a_time = options.throttle.at_a_time.into();
+    let parts =
+        planned.iter().flat_map(|(names, buckets)| buckets.chunks(at_a_time).map(|part| (*names, part)));
+    let mut left = all;
+    for (names, part) in parts {
         let began = Instant::now();
-        let moved = start(owners, options, names, part).await;
-        if left < buckets.len() {
-            let others =
-                || format!("{left} of {} buckets are left, and the others were moved", buckets.len());
-            moved.with_context(others)?;
-        } else {
-            moved?;
-        }
+        start(owners, options, names, part).await.map_err(|error| match left < all {
+            true => error.context(format!("{left} of {all} buckets are left, and the others were moved")),
+            false => error,
+        })?;
         left -= part.len();
         if left > 0 {
             let pause = options.throttle.pause(began.elapsed());
-            let (all, seconds) = (buckets.len(), pause.as_secs_f64());
+            let seconds = pause.as_secs_f64();
             println!("{left} of {all} buckets are still to move; the next move begins in {seconds:.0} s");
             sleep(pause).await;
         }

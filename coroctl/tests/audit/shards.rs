@@ -38,13 +38,19 @@ struct Pair {
 }
 
 impl Pair {
-    async fn new(kind: Database) -> Self {
+    /// As they are made: each owns every bucket at the first epoch.
+    async fn born(kind: Database) -> Self {
         let (one, two) = (Harness::new(kind).await.unwrap(), Harness::new(kind).await.unwrap());
+        Self { one, two, relays: Vec::new() }
+    }
+
+    async fn new(kind: Database) -> Self {
+        let pair = Self::born(kind).await;
         let give_up =
             "select change_ownership(array_agg(bucket), array_agg(epoch), array_agg(epoch + 1), false, null)
                          from owned_buckets";
-        superuser(&two).await.batch_execute(give_up).await.unwrap();
-        Self { one, two, relays: Vec::new() }
+        superuser(&pair.two).await.batch_execute(give_up).await.unwrap();
+        pair
     }
 
     /// Whose databases are read by relays.
@@ -190,12 +196,9 @@ async fn lists_plans_and_verifies() {
     pair.finish().await;
 }
 
-/// Two that were both made anew: each owns every bucket at the first epoch.
 #[tokio::test]
 async fn buckets_of_two_owners_are_a_finding_without_any_row() {
-    let (one, two) =
-        (Harness::new(Database::Balance).await.unwrap(), Harness::new(Database::Balance).await.unwrap());
-    let pair = Pair { one, two, relays: Vec::new() };
+    let pair = Pair::born(Database::Balance).await;
     let found = pair.shard(&["verify", "--json"]);
     let report = json(&found);
     assert_eq!(report["strays"].as_array().unwrap().len(), 0, "{report}");

@@ -115,11 +115,7 @@ async fn until(what: &str, timeout: Duration, met: impl Fn() -> bool) {
 
 /// Each payment ends once and takes its money once, and none of these users has paid for anything else.
 async fn all_complete_once(harness: &Harness, users: &[Uuid], payments: &[Paid]) {
-    let ends =
-        payments.iter().map(|paid| harness.client.wait_for_end(paid.user_id, paid.payment_id, WAIT_TIMEOUT));
-    for payment in join_all(ends).await {
-        assert_eq!(payment.unwrap()["status"], "completed");
-    }
+    harness.all_end_completed(payments.iter().map(Paid::ids)).await;
     for user in users {
         let count = payments.iter().filter(|paid| paid.user_id == *user).count();
         let left = DEPOSIT - AMOUNT * i64::try_from(count).unwrap();

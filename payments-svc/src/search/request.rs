@@ -139,13 +139,13 @@ fn highlighted(fields: &Value) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::saga::Status;
 
     const USER: Uuid = Uuid::from_u128(0xa);
 
-    fn search(text: &str) -> SearchQuery {
+    pub fn search(text: &str) -> SearchQuery {
         SearchQuery {
             text: text.to_owned(),
             status: None,

@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use super::*;
 use crate::servers::{haproxy, prometheus};
-use crate::services::Service;
 
 /// The manifests, and the secrets that `prepare` writes for them.
 struct Harness {

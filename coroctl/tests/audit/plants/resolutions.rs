@@ -24,14 +24,19 @@ const HOLD: &str = concat!(
      update accounts set last_entry_no = 13 where available = 870"
 );
 
-const EXPIRED: &str = concat!(
-    "insert into charges (payment_id, user_id, client_number, service_id, amount, status, reason, lease_until, decided_at)
-     values (",
-    id!("ff"),
-    ", ",
-    id!("01"),
-    ", 'unknown', 'electricity', 5, 'expired', 'never_made', now(), now());"
-);
+/// The charge of that hold: nobody was charged, and it ended.
+macro_rules! expired {
+    () => {
+        concat!(
+            "insert into charges (payment_id, user_id, client_number, service_id, amount, status, reason, lease_until, decided_at)
+             values (",
+            id!("ff"),
+            ", ",
+            id!("01"),
+            ", 'unknown', 'electricity', 5, 'expired', 'never_made', now(), now());"
+        )
+    };
+}
 
 /// Two operators have resolved this charge, whose amount was another one before.
 macro_rules! resolved {
@@ -91,37 +96,21 @@ pub const RESOLUTIONS: &[Plant] = &[
         what: "a hold without a payment that ended by nobody's word",
         complain: &["R"],
         balance: HOLD,
-        processor: EXPIRED,
+        processor: expired!(),
         ..NOTHING
     },
     Plant {
         what: "a hold without a payment that operators have ended",
         complain: &[],
         balance: HOLD,
-        processor: concat!(
-            "insert into charges (payment_id, user_id, client_number, service_id, amount, status, reason, lease_until, decided_at)
-             values (",
-            id!("ff"),
-            ", ",
-            id!("01"),
-            ", 'unknown', 'electricity', 5, 'expired', 'never_made', now(), now());",
-            resolved!("ff", "null")
-        ),
+        processor: concat!(expired!(), resolved!("ff", "null")),
         ..NOTHING
     },
     Plant {
         what: "a hold without a payment that operators have ended, and that is charged",
         complain: &["G3", "R"],
         balance: HOLD,
-        processor: concat!(
-            "insert into charges (payment_id, user_id, client_number, service_id, amount, status, reason, lease_until, decided_at)
-             values (",
-            id!("ff"),
-            ", ",
-            id!("01"),
-            ", 'unknown', 'electricity', 5, 'expired', 'never_made', now(), now());",
-            resolved!("ff", "null")
-        ),
+        processor: concat!(expired!(), resolved!("ff", "null")),
         plant: |harness| harness.lines.push(line(&STRANGER, 5, "charge")),
         ..NOTHING
     },

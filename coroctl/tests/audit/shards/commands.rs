@@ -2,7 +2,6 @@
 
 use saga::shards::bucket::Bucket;
 use sql::Database;
-use sql::harness::Harness;
 
 use super::adopted::change;
 use super::{Pair, SUBSCRIBES, deposit, json, users};
@@ -12,10 +11,7 @@ use crate::fixture::superuser;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_is_added_filled_and_drained_by_commands() {
     let _turn = SUBSCRIBES.lock().await;
-    let (one, two) =
-        (Harness::new(Database::Balance).await.unwrap(), Harness::new(Database::Balance).await.unwrap());
-    let pair = Pair { one, two, relays: Vec::new() };
-    let Some(mut pair) = pair.with_row_filters().await else { return };
+    let Some(mut pair) = Pair::born(Database::Balance).await.with_row_filters().await else { return };
     let [user, _] = users();
     deposit(&superuser(&pair.one).await, user, 5).await;
     // One after the other, though the second one has no rows.

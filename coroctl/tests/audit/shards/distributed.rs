@@ -17,13 +17,6 @@ use crate::fixture::superuser;
 /// Bucket, epoch, owned and peer.
 type Row = (i16, i64, bool, Option<String>);
 
-/// Two databases, as each is born.
-async fn born() -> Pair {
-    let (one, two) =
-        (Harness::new(Database::Balance).await.unwrap(), Harness::new(Database::Balance).await.unwrap());
-    Pair { one, two, relays: Vec::new() }
-}
-
 async fn rows(harness: &Harness) -> Vec<Row> {
     let select = "select bucket, epoch, owned, peer from owned_buckets order by bucket";
     let rows = superuser(harness).await.query(select, &[]).await.unwrap();
@@ -69,7 +62,7 @@ fn refused(output: &Output, reason: &str) {
 
 #[tokio::test]
 async fn new_databases_get_their_buckets_and_keep_them() {
-    let pair = born().await;
+    let pair = Pair::born(Database::Balance).await;
     let shared = pair.admin(&["distribute"]);
     assert!(shared.status.success(), "{shared:?}");
     is_as_planned(&pair).await;
@@ -86,7 +79,7 @@ async fn new_databases_get_their_buckets_and_keep_them() {
 #[tokio::test]
 async fn it_goes_on_from_what_an_earlier_run_has_left() {
     for is_second_new in [true, false] {
-        let pair = born().await;
+        let pair = Pair::born(Database::Balance).await;
         if !is_second_new {
             give_up(&pair.two, None).await;
         }
@@ -103,7 +96,7 @@ async fn it_goes_on_from_what_an_earlier_run_has_left() {
 
 #[tokio::test]
 async fn a_database_in_use_is_refused_and_nothing_changes() {
-    let pair = born().await;
+    let pair = Pair::born(Database::Balance).await;
     let before = both(&pair).await;
     let row = superuser(&pair.two).await;
     deposit(&row, users()[0], 5).await;
@@ -126,7 +119,7 @@ async fn a_database_in_use_is_refused_and_nothing_changes() {
 
 #[tokio::test]
 async fn a_list_without_the_owner_is_refused() {
-    let pair = born().await;
+    let pair = Pair::born(Database::Balance).await;
     for harness in [&pair.one, &pair.two] {
         give_up(harness, None).await;
     }
