@@ -47,7 +47,7 @@ pub enum Loss {
     /// still reach it. Nothing fences it.
     Patroni,
     /// The same, and SIGSTOP to whatever sends the primary's WAL to the standbys: it is cut off from them and from etcd, and not from
-    /// clients and relay. Nothing fences it, and nobody pays until it is back.
+    /// clients and relay. Nothing fences it.
     Cut,
     /// SIGSTOP to both standbys, and SIGCONT later: no commit is acknowledged meanwhile, and nothing is emitted.
     Standbys,
@@ -61,11 +61,9 @@ impl Loss {
     /// How long no payment may be accepted, and how long none held.
     fn gaps_max(self) -> (Duration, Duration) {
         match self {
-            Self::Kill | Self::Freeze => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
-            // Whoever commits on a primary that nobody follows waits until it is gone: Postgres has no time-out for that wait.
-            Self::Patroni | Self::Cut | Self::Standbys => {
-                (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX)
-            }
+            Self::Kill | Self::Freeze | Self::Patroni | Self::Cut => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
+            // Commits wait until they are back.
+            Self::Standbys => (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX),
             Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
         }
     }

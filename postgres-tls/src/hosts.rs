@@ -4,6 +4,7 @@
 //! * The host that answered last is tried first, alone. Once it fails, the next try begins with the one after it, and the others are
 //!   tried at the same time: none that is frozen holds up the search for the one that will do.
 //! * A caller that stops waiting before the first host's time is over has given that host up too.
+//! * A caller that doubts a host which answers asks for any other one ([`connect_elsewhere`]).
 //! * `target_session_attrs` decides which host will do, as in libpq.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,18 +85,12 @@ where
 {
     let count = count(config);
     let open = |host: usize| async move {
-        let answered = timeout(limit, of_host(config, host).connect(tls.clone())).await;
-        // The library's error for a connection that took too long; it has no public name.
-        match answered.unwrap_or_else(|_| Err(Error::__private_api_timeout())) {
-            Ok((client, connection)) => {
-                preferred.succeeded(host);
-                Ok(Opened { client, connection, host })
-            }
-            Err(error) => {
-                preferred.failed(host, count);
-                Err(error)
-            }
+        let answered = open(config, tls, limit, host).await;
+        match answered {
+            Ok(_) => preferred.succeeded(host),
+            Err(_) => preferred.failed(host, count),
         }
+        answered
     };
     let mut hosts = preferred.order(count);
     let first = hosts.next().unwrap_or_default();
@@ -103,18 +98,54 @@ where
     let answered = open(first).await;
     alone.answered = answered.is_ok();
     drop(alone);
-    let mut last = match answered {
-        Ok(opened) => return Ok(opened),
-        Err(error) => error,
-    };
-    let mut others: FuturesUnordered<_> = hosts.map(open).collect();
-    while let Some(answered) = others.next().await {
+    match answered {
+        Ok(opened) => Ok(opened),
+        Err(error) => first_of(hosts.map(open)).await.map_err(|last| last.unwrap_or(error)),
+    }
+}
+
+/// Connects to a host that answers within `limit` and will do, and is not this one. All are tried at the same time. Which host is
+/// preferred is for the caller to say.
+///
+/// # Errors
+/// As [`connect`]; `None` when there is no other host.
+pub async fn connect_elsewhere<T>(
+    config: &Config,
+    tls: &T,
+    limit: Duration,
+    host: usize,
+) -> Result<Opened<T::Stream>, Option<Error>>
+where
+    T: MakeTlsConnect<Socket> + Clone,
+{
+    let others = (0..count(config)).filter(|other| *other != host);
+    first_of(others.map(|other| open(config, tls, limit, other))).await
+}
+
+/// The first that is opened; the error of the one that failed last.
+async fn first_of<S>(
+    hosts: impl Iterator<Item = impl Future<Output = Result<Opened<S>, Error>>>,
+) -> Result<Opened<S>, Option<Error>> {
+    let mut hosts: FuturesUnordered<_> = hosts.collect();
+    let mut last = None;
+    while let Some(answered) = hosts.next().await {
         match answered {
             Ok(opened) => return Ok(opened),
-            Err(error) => last = error,
+            Err(error) => last = Some(error),
         }
     }
     Err(last)
+}
+
+/// Connects to one host.
+async fn open<T>(config: &Config, tls: &T, limit: Duration, host: usize) -> Result<Opened<T::Stream>, Error>
+where
+    T: MakeTlsConnect<Socket> + Clone,
+{
+    let answered = timeout(limit, of_host(config, host).connect(tls.clone())).await;
+    // The library's error for a connection that took too long; it has no public name.
+    let (client, connection) = answered.unwrap_or_else(|_| Err(Error::__private_api_timeout()))?;
+    Ok(Opened { client, connection, host })
 }
 
 /// The configuration with this one of its hosts. One that names no host, or one only, stays as it is.

@@ -1,15 +1,15 @@
-//! The pool of a service follows the Postgres that takes writes, believes no commit that no standby has, and shows no row of one.
+//! The pool of a service follows the Postgres that takes writes and whose commits end, believes no commit that no standby has, and shows no row of one.
 //!
 //! * Each test has servers of its own, which it freezes.
 
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use saga::postgres::{Client, confirm_visible, guarded_pool, pool, reachable};
+use saga::postgres::{Client, Pool, confirm_visible, guarded_pool, pool, reachable};
 use stack::layout::{Layout, PORTS};
 use stack::servers::Server;
 use stack::spec::Spec;
@@ -40,12 +40,28 @@ impl Postgres {
         let mut specs = Server::Postgres.alone(&layout).unwrap();
         let child = spawn(&specs.pop().unwrap());
         let postgres = Self { layout, child };
+        postgres.until_ready().await;
+        postgres
+    }
+
+    /// Restarts it as a standby and promotes it: it writes the next timeline.
+    async fn promote(&mut self) {
+        let _gone = kill_process(Pid::from_child(&self.child), Signal::INT);
+        self.child.wait().unwrap();
+        let standby = self.layout.postgres_data().join("standby.signal");
+        self.layout.write_for_server(&standby, "").unwrap();
+        self.child = spawn(&Server::Postgres.alone(&self.layout).unwrap().pop().unwrap());
+        self.until_ready().await;
+        let admin = pool(&self.url(), 1, "test").unwrap().get().await.unwrap();
+        assert!(admin.query_one("select pg_promote()", &[]).await.unwrap().get::<_, bool>(0));
+    }
+
+    async fn until_ready(&self) {
         let until = Instant::now() + WAIT_TIMEOUT;
-        while !Server::Postgres.ready(&postgres.layout) {
+        while !Server::Postgres.ready(&self.layout) {
             assert!(Instant::now() < until, "Postgres does not start");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        postgres
     }
 
     fn url(&self) -> String {
@@ -97,6 +113,15 @@ fn url_of(first: &Postgres, second: &Postgres) -> String {
     format!("{before},{second}/{database}?target_session_attrs=read-write")
 }
 
+/// Two clusters, with one login: to the pool they are one that was promoted.
+async fn one_login(first: &Postgres, second: &Postgres) {
+    let url = first.url();
+    let login = url.split_once("://").unwrap().1.split_once('@').unwrap().0;
+    let password = login.split_once(':').unwrap().1;
+    let admin = pool(&second.url(), 1, "test").unwrap().get().await.unwrap();
+    admin.batch_execute(&format!("alter role postgres password '{password}'")).await.unwrap();
+}
+
 async fn port(client: &Client) -> String {
     client.query_one("show port", &[]).await.unwrap().get(0)
 }
@@ -104,21 +129,7 @@ async fn port(client: &Client) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_host_is_left_once_another_takes_writes_and_its_statements_fail() {
     let (first, second) = (Postgres::start().await, Postgres::start().await);
-    // Two clusters, with one login: to the pool they are one that was promoted.
-    let password = first
-        .url()
-        .split_once("://")
-        .unwrap()
-        .1
-        .split_once('@')
-        .unwrap()
-        .0
-        .split_once(':')
-        .unwrap()
-        .1
-        .to_owned();
-    let admin = pool(&second.url(), 1, "test").unwrap().get().await.unwrap();
-    admin.batch_execute(&format!("alter role postgres password '{password}'")).await.unwrap();
+    one_login(&first, &second).await;
     let pool = pool(&url_of(&first, &second), 2, "test").unwrap();
     let client = pool.get().await.unwrap();
     let before = port(&client).await;
@@ -148,6 +159,65 @@ async fn wait_for_standby(admin: &Client, name: &str) {
     while admin.query_one("show synchronous_standby_names", &[]).await.unwrap().get::<_, String>(0) != name {
         assert!(Instant::now() < until, "the setting does not come");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Both answer and take writes, and the commits of one do not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_its_standbys_have_left_is_left_for_one_that_was_promoted_after_it_and_for_no_other() {
+    let (first, mut second) = (Postgres::start().await, Postgres::start().await);
+    one_login(&first, &second).await;
+    second.promote().await;
+    let admin_of = async |postgres: &Postgres| pool(&postgres.url(), 1, "test").unwrap().get().await.unwrap();
+    let (first_admin, second_admin) = (admin_of(&first).await, admin_of(&second).await);
+    let url = url_of(&first, &second);
+    // A setting comes to each session at its next statement.
+    let commit_while = async |client: &Client, holds: &AtomicBool| {
+        while holds.load(Ordering::Relaxed) {
+            client.batch_execute("select pg_logical_emit_message(true, '', '')").await?;
+        }
+        Ok::<(), tokio_postgres::Error>(())
+    };
+    let always = AtomicBool::new(true);
+
+    let (service, client) = at(&first, &url).await;
+    wait_for_standby(&first_admin, "nobody").await;
+    let committed = timeout(WAIT_TIMEOUT, commit_while(&client, &always)).await.expect("the host is left");
+    assert!(committed.as_ref().is_err_and(tokio_postgres::Error::is_closed), "{committed:?}");
+    drop(client);
+    let client = service.get().await.unwrap();
+    assert_eq!(port(&client).await, port(&second_admin).await);
+    wait_for_standby(&first_admin, "").await;
+
+    wait_for_standby(&second_admin, "nobody").await;
+    let is_unseen = AtomicBool::new(true);
+    let looked_at = async {
+        let sessions = "select sessions from pg_stat_database where datname = current_database()";
+        let sessions = async || first_admin.query_one(sessions, &[]).await.unwrap().get::<_, i64>(0);
+        let (before, until) = (sessions().await, Instant::now() + WAIT_TIMEOUT);
+        while sessions().await < before + 2 {
+            assert!(Instant::now() < until, "nobody looks whether the other host was promoted");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        is_unseen.store(false, Ordering::Relaxed);
+        wait_for_standby(&second_admin, "").await;
+    };
+    let (committed, ()) = tokio::join!(commit_while(&client, &is_unseen), looked_at);
+    committed.expect("the other host is older");
+    drop(client);
+    service.close();
+}
+
+/// A pool of both hosts that is at this one. A server that is slow to answer at first is passed over.
+async fn at(postgres: &Postgres, url: &str) -> (Pool, Client) {
+    let until = Instant::now() + WAIT_TIMEOUT;
+    loop {
+        let service = pool(url, 2, "test").unwrap();
+        let client = service.get().await.unwrap();
+        if postgres.url().contains(&format!(":{}/", port(&client).await)) {
+            return (service, client);
+        }
+        assert!(Instant::now() < until, "the first host is passed over again and again");
     }
 }
 

@@ -43,6 +43,11 @@ impl Leader {
         }
     }
 
+    /// The host that took the last connection.
+    pub fn host(&self) -> Option<usize> {
+        self.connections().host
+    }
+
     /// A connection of the pool to a host that takes writes. Returns whether the host is to be watched from now on.
     pub fn opened(&self, host: usize, driver: AbortHandle) -> bool {
         self.found(host);

@@ -8,6 +8,10 @@
 //! * With `target_session_attrs=read-write` the host of the connections is asked every [`PROBE_INTERVAL`], on a connection of its own. If it
 //!   does not answer, the others are tried, every [`SEARCH_INTERVAL`], and `leader` leaves it once another takes writes. A host that is
 //!   slow while no other takes writes keeps its connections. A single host is not watched.
+//! * A host may answer, and be a primary that its standbys have left for another one. Its commits then wait for ever: `statement_timeout`
+//!   does not count while one waits for standbys. So the others are tried while a commit of ours waits for longer than 3 s ([`PROBE`]), and
+//!   the host is left for one that was promoted after it. That is one on a later timeline: two that are cut off from each other may both
+//!   take writes.
 //! * A commit whose wait for a synchronous standby was cancelled is done on the primary, and a promotion may undo it. The server
 //!   says so in a notice and then reports success. The connection ends with the notice, before the success: to its caller the
 //!   outcome of the commit is not known, as after a lost connection. The next connection tries the other hosts first: this one may
@@ -25,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::{AsyncMessage, Client, Config, Error};
+use tokio_postgres::{AsyncMessage, Client, Config, Error, SimpleQueryMessage};
 
 use super::doubt::Doubt;
 use super::leader::Leader;
@@ -43,7 +47,15 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const SEARCH_INTERVAL: Duration = Duration::from_millis(250);
 /// A host that takes longer is taken for frozen, and the others are tried.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-const PROBE: &str = "select 1";
+/// A row where a commit of ours has waited for its standbys for so long that they may have left the host.
+const PROBE: &str = "
+    select from pg_stat_activity
+     where usename = current_user and datname = current_database()
+       and wait_event = 'SyncRep' and clock_timestamp() - query_start > '3 s'
+     limit 1";
+
+/// As eight hexadecimal digits, which are in the order of their numbers.
+const TIMELINE: &str = "select left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)";
 
 /// A database, and how to sign in there.
 pub struct Login(Arc<Inner>);
@@ -124,6 +136,28 @@ impl Inner {
         }
     }
 
+    /// A connection to the host that takes writes. A host that does not answer is no error of ours: callers say so.
+    async fn search(self: &Arc<Self>) -> Option<(Client, usize)> {
+        let (client, _, host) = self.connect().await.ok()?;
+        Some((client, host))
+    }
+
+    /// A connection to a host that takes writes, and was promoted after this one.
+    async fn search_promoted(self: &Arc<Self>, before: &Client, host: usize) -> Option<(Client, usize)> {
+        let Connection { config, tls } = self.current();
+        let found = hosts::connect_elsewhere(&config, &tls, super::CONNECT_TIMEOUT, host).await;
+        let Opened { client, connection, host } = found.ok()?;
+        tokio::spawn(Arc::clone(self).drive(connection, host));
+        let timelines = async { Some((timeline(before).await?, timeline(&client).await?)) };
+        let (before, found) = timeout(PROBE_TIMEOUT, timelines).await.ok()??;
+        if found <= before {
+            return None;
+        }
+        // Connections that are opened from now on go there too.
+        self.preferred.succeeded(host);
+        Some((client, host))
+    }
+
     /// Drives a connection to its end. Whoever waits for an answer learns of the end when the connection is dropped.
     async fn drive<S, T>(self: Arc<Self>, mut connection: tokio_postgres::Connection<S, T>, host: usize)
     where
@@ -174,27 +208,56 @@ fn watch(login: &Arc<Inner>) {
 }
 
 async fn probe_repeatedly(login: Weak<Inner>) {
-    let mut probe: Option<Client> = None;
+    let mut probe: Option<(Client, usize)> = None;
     loop {
         sleep(if probe.is_some() { PROBE_INTERVAL } else { SEARCH_INTERVAL }).await;
         let Some(login) = login.upgrade() else { return };
         if login.leader.ends() {
             return;
         }
-        if let Some(client) = &probe
-            && timeout(PROBE_TIMEOUT, client.simple_query(PROBE)).await.is_ok_and(|answer| answer.is_ok())
-        {
-            continue;
-        }
-        // A host that does not answer is no error of ours: callers say so.
-        probe = match login.connect().await {
-            Ok((client, _, host)) => {
-                login.leader.found(host);
-                Some(client)
-            }
-            Err(_) => None,
+        // A connection that was being opened may have led back to the host before.
+        let asked = probe.take().filter(|(_, host)| login.leader.host() == Some(*host));
+        probe = match asked {
+            Some((client, host)) => match ask(&client).await {
+                HostState::TakesWrites => Some((client, host)),
+                HostState::WaitsForStandbys => {
+                    login.search_promoted(&client, host).await.or(Some((client, host)))
+                }
+                HostState::DoesNotAnswer => login.search().await,
+            },
+            None => login.search().await,
         };
+        if let Some((_, host)) = &probe {
+            login.leader.found(*host);
+        }
     }
+}
+
+/// What a host is like.
+enum HostState {
+    TakesWrites,
+    /// It answers, and commits do not end.
+    WaitsForStandbys,
+    DoesNotAnswer,
+}
+
+async fn ask(client: &Client) -> HostState {
+    let Ok(Ok(answer)) = timeout(PROBE_TIMEOUT, client.simple_query(PROBE)).await else {
+        return HostState::DoesNotAnswer;
+    };
+    match answer.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+        true => HostState::WaitsForStandbys,
+        false => HostState::TakesWrites,
+    }
+}
+
+/// The timeline that a host writes.
+async fn timeline(client: &Client) -> Option<String> {
+    let answer = client.simple_query(TIMELINE).await.ok()?;
+    answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    })
 }
 
 impl Connect for Login {
