@@ -166,10 +166,10 @@ async fn wait_for_standby(admin: &Client, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_its_standbys_have_left_is_left_for_one_that_was_promoted_after_it_and_for_no_other() {
     let (first, mut second) = (Postgres::start().await, Postgres::start().await);
-    one_login(&first, &second).await;
     second.promote().await;
     let admin_of = async |postgres: &Postgres| pool(&postgres.url(), 1, "test").unwrap().get().await.unwrap();
     let (first_admin, second_admin) = (admin_of(&first).await, admin_of(&second).await);
+    one_login(&first, &second).await;
     let url = url_of(&first, &second);
     // A setting comes to each session at its next statement.
     let commit_while = async |client: &Client, holds: &AtomicBool| {
