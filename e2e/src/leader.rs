@@ -61,7 +61,9 @@ impl Loss {
     /// How long no payment may be accepted, and how long none held.
     fn gaps_max(self) -> (Duration, Duration) {
         match self {
-            Self::Kill | Self::Freeze | Self::Patroni | Self::Cut => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
+            Self::Kill | Self::Freeze | Self::Patroni => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
+            // The relay holds what no standby has, and tries the other hosts meanwhile, every five seconds.
+            Self::Cut => (ACCEPT_GAP_MAX, EVENT_GAP_MAX + Duration::from_secs(5)),
             // Commits wait until they are back.
             Self::Standbys => (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX),
             Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
