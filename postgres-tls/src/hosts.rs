@@ -142,7 +142,9 @@ async fn open<T>(config: &Config, tls: &T, limit: Duration, host: usize) -> Resu
 where
     T: MakeTlsConnect<Socket> + Clone,
 {
-    let answered = timeout(limit, of_host(config, host).connect(tls.clone())).await;
+    let config = of_host(config, host);
+    // In a box: it is large, and would be in the future of whoever connects several times.
+    let answered = timeout(limit, Box::pin(config.connect(tls.clone()))).await;
     // The library's error for a connection that took too long; it has no public name.
     let (client, connection) = answered.unwrap_or_else(|_| Err(Error::__private_api_timeout()))?;
     Ok(Opened { client, connection, host })
