@@ -29,6 +29,8 @@ const ACCEPT_GAP_MAX: Duration = Duration::from_secs(25);
 const EVENT_GAP_MAX: Duration = Duration::from_secs(30);
 /// Where nothing is replaced, only Patroni's own hesitation counts: less than a replacement takes, and some for a busy machine.
 const UNDISTURBED_GAP_MAX: Duration = Duration::from_secs(15);
+/// Until whoever is served by a primary that nobody follows looks at the other nodes.
+const LOOK_TIME: Duration = Duration::from_secs(5);
 /// How long a node stays lost: longer than its replacement takes.
 const LOST_TIME: Duration = Duration::from_secs(40);
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -62,8 +64,8 @@ impl Loss {
     fn gaps_max(self) -> (Duration, Duration) {
         match self {
             Self::Kill | Self::Freeze | Self::Patroni => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
-            // The relay holds what no standby has, and tries the other hosts meanwhile, every five seconds.
-            Self::Cut => (ACCEPT_GAP_MAX, EVENT_GAP_MAX + Duration::from_secs(5)),
+            // It answers: services and relay look at the others while something waits for standbys, every few seconds.
+            Self::Cut => (ACCEPT_GAP_MAX + LOOK_TIME, EVENT_GAP_MAX + LOOK_TIME),
             // Commits wait until they are back.
             Self::Standbys => (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX),
             Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),

@@ -4,14 +4,18 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use percent_encoding::percent_decode_str;
-use tokio_postgres::Config;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{Mode, Parameters, TlsParameters, client};
 
 /// The names of the TLS parameters.
 const NAMES: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
+
+/// What carries a connection that is encrypted.
+pub type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// A database, and how its server is verified. Shows no password.
 #[derive(Clone)]

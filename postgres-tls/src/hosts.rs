@@ -4,7 +4,6 @@
 //! * The host that answered last is tried first, alone. Once it fails, the next try begins with the one after it, and the others are
 //!   tried at the same time: none that is frozen holds up the search for the one that will do.
 //! * A caller that stops waiting before the first host's time is over has given that host up too.
-//! * A caller that doubts a host which answers asks for any other one ([`connect_elsewhere`]).
 //! * `target_session_attrs` decides which host will do, as in libpq.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,7 +84,7 @@ where
 {
     let count = count(config);
     let open = |host: usize| async move {
-        let answered = open(config, tls, limit, host).await;
+        let answered = connect_to(config, tls, limit, host).await;
         match answered {
             Ok(_) => preferred.succeeded(host),
             Err(_) => preferred.failed(host, count),
@@ -98,47 +97,30 @@ where
     let answered = open(first).await;
     alone.answered = answered.is_ok();
     drop(alone);
-    match answered {
-        Ok(opened) => Ok(opened),
-        Err(error) => first_of(hosts.map(open)).await.map_err(|last| last.unwrap_or(error)),
-    }
-}
-
-/// Connects to a host that answers within `limit` and will do, and is not this one. All are tried at the same time. Which host is
-/// preferred is for the caller to say.
-///
-/// # Errors
-/// As [`connect`]; `None` when there is no other host.
-pub async fn connect_elsewhere<T>(
-    config: &Config,
-    tls: &T,
-    limit: Duration,
-    host: usize,
-) -> Result<Opened<T::Stream>, Option<Error>>
-where
-    T: MakeTlsConnect<Socket> + Clone,
-{
-    let others = (0..count(config)).filter(|other| *other != host);
-    first_of(others.map(|other| open(config, tls, limit, other))).await
-}
-
-/// The first that is opened; the error of the one that failed last.
-async fn first_of<S>(
-    hosts: impl Iterator<Item = impl Future<Output = Result<Opened<S>, Error>>>,
-) -> Result<Opened<S>, Option<Error>> {
-    let mut hosts: FuturesUnordered<_> = hosts.collect();
-    let mut last = None;
-    while let Some(answered) = hosts.next().await {
+    let mut last = match answered {
+        Ok(opened) => return Ok(opened),
+        Err(error) => error,
+    };
+    let mut others: FuturesUnordered<_> = hosts.map(open).collect();
+    while let Some(answered) = others.next().await {
         match answered {
             Ok(opened) => return Ok(opened),
-            Err(error) => last = Some(error),
+            Err(error) => last = error,
         }
     }
     Err(last)
 }
 
-/// Connects to one host.
-async fn open<T>(config: &Config, tls: &T, limit: Duration, host: usize) -> Result<Opened<T::Stream>, Error>
+/// Connects to this one of the hosts, if it answers within `limit` and will do.
+///
+/// # Errors
+/// When it does not.
+pub async fn connect_to<T>(
+    config: &Config,
+    tls: &T,
+    limit: Duration,
+    host: usize,
+) -> Result<Opened<T::Stream>, Error>
 where
     T: MakeTlsConnect<Socket> + Clone,
 {

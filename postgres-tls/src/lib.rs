@@ -30,7 +30,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-pub use self::connection::Connection;
+pub use self::connection::{Connection, Stream};
 
 /// The values of a connection string by name, decoded.
 pub type Parameters = BTreeMap<String, String>;

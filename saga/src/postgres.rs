@@ -2,7 +2,7 @@
 //!
 //! * The pool connects lazily: a database may be down when its service starts.
 //! * The URL may name several hosts with `target_session_attrs=read-write`: the pool follows the one that takes writes, and
-//!   leaves one that is frozen (`leader`).
+//!   leaves one that is frozen, or that its standbys have left (`watch`, `leader`).
 //! * A commit that no synchronous standby has confirmed counts as one whose outcome is not known (`login`). The pool of a service of
 //!   the saga shows its rows only once a later commit is confirmed (`doubt`).
 //! * A connection is made with the URL that the file of DATABASE_URL_FILE has at that time (`login`).
@@ -13,9 +13,11 @@
 //! Plans are pinned: every statement of a service reaches its rows by key, and sessions force the one generic plan and forbid
 //! sequential scans, hash and merge joins. A fresh table without statistics must not tempt the planner into scanning it.
 
+mod connector;
 mod doubt;
 mod leader;
 mod login;
+mod watch;
 
 use std::time::Duration;
 

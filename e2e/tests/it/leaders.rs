@@ -202,8 +202,8 @@ async fn a_primary_that_its_standbys_have_left_is_left_for_one_that_was_promoted
         is_unseen.store(false, Ordering::Relaxed);
         wait_for_standby(&second_admin, "").await;
     };
-    let (committed, ()) = tokio::join!(commit_while(&client, &is_unseen), looked_at);
-    committed.expect("the other host is older");
+    let committing = async { commit_while(&client, &is_unseen).await.expect("the other host is older") };
+    tokio::join!(committing, looked_at);
     drop(client);
     service.close();
 }
