@@ -1,6 +1,7 @@
 # Pays safely and follows the payment to its end. Needs Python 3.11 or newer, pydantic, and the types that docs/PAY.md makes of
 # openapi.yaml (coro.py): an answer that is not as described is an error.
 
+import http.client
 import json
 import os
 import sys
@@ -14,8 +15,11 @@ from coro import AcceptedPayment, Order, Payment, Problem, Statement
 EDGE = os.environ["EDGE_URL"]
 USER = os.environ["DEMO_USER_ID"]
 TERMINAL = {"completed", "rejected", "failed", "cancelled"}
-# After these the outcome is not known, and the same request may be sent again.
-AGAIN = {408, 429, 500, 502, 503, 504}
+
+
+def is_unknown(status):
+    """Whether the outcome is not known, and the same request may be sent again."""
+    return status in (408, 429) or status >= 500
 
 
 class Refused(Exception):
@@ -39,10 +43,10 @@ def call(answer_type, method, path, order=None, key=None):
             with urllib.request.urlopen(request, timeout=40) as answer:
                 return answer_type.model_validate_json(answer.read())
         except urllib.error.HTTPError as answer:
-            if answer.code not in AGAIN:
+            if not is_unknown(answer.code):
                 raise Refused(Problem.model_validate_json(answer.read())) from None
             wait = float(answer.headers.get("Retry-After", pause))
-        except OSError:
+        except (OSError, http.client.HTTPException):
             wait = pause
         time.sleep(wait)
         pause = min(2 * pause, 10)

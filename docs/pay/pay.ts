@@ -16,8 +16,8 @@ if (edge === undefined || user === undefined) {
   throw new Error('set EDGE_URL and DEMO_USER_ID: . .stack/env')
 }
 const TERMINAL = new Set<string>(['completed', 'rejected', 'failed', 'cancelled'])
-/** After these the outcome is not known, and the same request may be sent again. */
-const AGAIN = new Set([408, 429, 500, 502, 503, 504])
+/** Whether the outcome is not known, and the same request may be sent again. */
+const isUnknown = (status: number): boolean => status === 408 || status === 429 || status >= 500
 
 /** A definite answer: nothing was changed. `problem` says why (docs/problems.md). */
 class Refused extends Error {
@@ -44,7 +44,7 @@ async function call<T> (method: string, path: string, body?: object, key?: strin
       if (answer.ok) {
         return await answer.json() as T
       }
-      if (!AGAIN.has(answer.status)) {
+      if (!isUnknown(answer.status)) {
         throw new Refused(await answer.json() as Problem)
       }
       wait = Number(answer.headers.get('retry-after') ?? pause / 1000) * 1000

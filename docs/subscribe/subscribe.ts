@@ -35,6 +35,11 @@ function properties (path: string): Record<string, string> {
   return Object.fromEntries(lines.map(line => [line.split('=', 1)[0], line.slice(line.indexOf('=') + 1).trim()]))
 }
 
+/** A private authority; the public ones are known. */
+function authority (file: string | undefined): { ca?: Buffer } {
+  return file === undefined ? {} : { ca: readFileSync(file) }
+}
+
 function handle (headers: Map<string, string>, value: string, latest: Latest): void {
   const [type, payment] = [headers.get('ce_type') ?? '', headers.get('ce_subject') ?? '']
   if (!type.endsWith('.v1')) {
@@ -64,7 +69,7 @@ const consumer = new Consumer({
     username: file['sasl.username'],
     password: file['sasl.password']
   },
-  ...(file['security.protocol'] === 'SASL_SSL' ? { tls: {} } : {}),
+  ...(file['security.protocol'] === 'SASL_SSL' ? { tls: authority(file['ssl.ca.location']) } : {}),
   deserializers: stringDeserializers
 })
 const stream = await consumer.consume({
