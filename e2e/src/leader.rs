@@ -29,8 +29,8 @@ const ACCEPT_GAP_MAX: Duration = Duration::from_secs(25);
 const EVENT_GAP_MAX: Duration = Duration::from_secs(30);
 /// Where nothing is replaced, only Patroni's own hesitation counts: less than a replacement takes, and some for a busy machine.
 const UNDISTURBED_GAP_MAX: Duration = Duration::from_secs(15);
-/// Until whoever is served by a primary that nobody follows looks at the other nodes.
-const LOOK_TIME: Duration = Duration::from_secs(5);
+/// How often, at the least, whoever is served by a primary that nobody follows looks at the other nodes.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a node stays lost: longer than its replacement takes.
 const LOST_TIME: Duration = Duration::from_secs(40);
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -65,7 +65,7 @@ impl Loss {
         match self {
             Self::Kill | Self::Freeze | Self::Patroni => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
             // It answers: services and relay look at the others while something waits for standbys, every few seconds.
-            Self::Cut => (ACCEPT_GAP_MAX + LOOK_TIME, EVENT_GAP_MAX + LOOK_TIME),
+            Self::Cut => (ACCEPT_GAP_MAX + LOOK_INTERVAL, EVENT_GAP_MAX + LOOK_INTERVAL),
             // Commits wait until they are back.
             Self::Standbys => (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX),
             Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
