@@ -1,4 +1,5 @@
-//! The pool of a service follows the Postgres that takes writes and whose commits end, believes no commit that no standby has, and shows no row of one.
+//! The pool of a service follows the Postgres that takes writes and whose commits end, believes no commit that no standby has, and
+//! shows no row of one.
 //!
 //! * Each test has servers of its own, which it freezes.
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::task::AbortHandle;
 
-/// The number of promotions before it: a later one is higher.
+/// Counts promotions: that of whoever was promoted later is higher.
 pub type Timeline = u32;
 
 /// The open connections of a pool.
