@@ -6,7 +6,8 @@
 //!   setting and the file, never what the file holds.
 //! * An empty variable is none: a deployment's file may name a variable that nobody sets.
 //! * Line ends at the end of the file do not belong to the secret.
-//! * The secret stays in this process: it is neither an argument nor put into the environment.
+//! * The secret stays in this process: it is neither an argument nor put into the environment. A value that is not usable is not shown,
+//!   wherever it came from.
 //! * A file may get another secret while the program runs: whoever connects asks for it as it is now ([`current`]).
 
 use std::env;
@@ -16,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::builder::Resettable;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Error, Parser};
 
 const SUFFIX: &str = "_FILE";
@@ -98,8 +99,24 @@ fn parse<C: Parser>(
 ) -> Result<C, Error> {
     let mut command = with_files(C::command(), variable)
         .map_err(|why| Error::raw(ErrorKind::ValueValidation, format!("{why:#}\n")))?;
-    let matches = command.try_get_matches_from_mut(arguments)?;
-    C::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    let read = command.try_get_matches_from_mut(arguments);
+    let config = read.and_then(|matches| C::from_arg_matches(&matches));
+    config.map_err(|error| without_secret(error, &command).format(&mut command))
+}
+
+/// The error without the value of an option that holds a secret.
+fn without_secret(mut error: Error, command: &Command) -> Error {
+    if matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(name)) if is_secret(command, name))
+    {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("(not shown)".to_owned()));
+    }
+    error
+}
+
+/// Whether the option, as clap writes it, holds one here or in a subcommand.
+fn is_secret(command: &Command, option: &str) -> bool {
+    let hides = |arg: &Arg| arg.is_hide_env_values_set() && arg.to_string() == option;
+    command.get_arguments().any(hides) || command.get_subcommands().any(|below| is_secret(below, option))
 }
 
 /// The command, and its subcommands, with each secret of a file as the default of its option.

@@ -37,6 +37,8 @@ struct Config {
     other: Option<u16>,
     #[arg(long, env = "OPEN")]
     open: Option<String>,
+    #[arg(long)]
+    count: Option<u16>,
     #[command(subcommand)]
     command: Option<Below>,
 }
@@ -46,6 +48,8 @@ enum Below {
     Run {
         #[arg(long, env = "DEEP", hide_env_values = true)]
         deep: Option<String>,
+        #[arg(long, env = "DEEPER", hide_env_values = true)]
+        deeper: Option<u16>,
     },
 }
 
@@ -114,10 +118,31 @@ fn an_option_of_a_subcommand_does_too() {
     std::fs::write(path("deep"), "trout").unwrap();
     all.push(("DEEP_FILE", path("deep").into()));
     let config = parsed(&["run"], &all).unwrap();
-    assert!(matches!(config.command, Some(Below::Run { deep: Some(deep) }) if deep == "trout"));
+    assert!(matches!(config.command, Some(Below::Run { deep: Some(deep), .. }) if deep == "trout"));
     all.last_mut().unwrap().1 = path("nowhere").into();
     let said = parsed(&["run"], &all).map(drop).unwrap_err();
     assert!(said.contains("DEEP_FILE: cannot read"), "{said}");
+}
+
+#[test]
+fn a_secret_that_is_not_usable_is_not_shown_and_another_value_is() {
+    let all = environment("unusable", None, Some(&Text(b"x")));
+    std::fs::write(path("number"), "swordfish").unwrap();
+    let with = |name| {
+        let file = [(name, OsString::from(path("number")))];
+        all.iter().cloned().chain(file).collect::<Vec<_>>()
+    };
+    let refused = |arguments: &[&str], all: &[_]| parsed(arguments, all).map(drop).unwrap_err();
+    for (option, said) in [
+        ("--other", refused(&["--other", "swordfish"], &all)),
+        ("--other", refused(&[], &with("OTHER_FILE"))),
+        ("--deeper", refused(&["run", "--deeper", "swordfish"], &all)),
+        ("--deeper", refused(&["run"], &with("DEEPER_FILE"))),
+    ] {
+        assert!(said.contains(option) && !said.contains("swordfish"), "{said}");
+    }
+    let said = refused(&["--count", "harbour"], &all);
+    assert!(said.contains("'harbour' for '--count"), "{said}");
 }
 
 #[test]

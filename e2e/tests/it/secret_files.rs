@@ -75,17 +75,24 @@ fn a_secret_that_is_given_twice_or_cannot_be_read_ends_every_program() {
 }
 
 #[test]
-fn a_secret_that_is_not_usable_is_not_shown_when_a_file_holds_it() {
+fn a_secret_that_is_not_usable_is_not_shown_whoever_holds_it() {
     let file = std::env::temp_dir().join(format!("e2e-secret-bad-{}", std::process::id()));
     std::fs::write(&file, "swordfish and chips").unwrap();
     let path = file.display().to_string();
-    for (program, secret) in
-        [("processor-svc", "REDIS_URL"), ("processor-svc", "AMQP_URL"), ("fraud", "ADMIN_TOKEN")]
-    {
-        let output = run(program, &[], secret, &[(&format!("{secret}_FILE"), &path)]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(64), "{program}: {said}");
-        assert!(!said.contains("swordfish"), "{program}: {said}");
+    let programs: [(&str, &[&str], &str); 4] = [
+        ("processor-svc", &[], "REDIS_URL"),
+        ("processor-svc", &[], "AMQP_URL"),
+        ("cdc-relay", &["run"], "AMQP_URL"),
+        ("fraud", &[], "ADMIN_TOKEN"),
+    ];
+    for (program, arguments, secret) in programs {
+        let by_file = (format!("{secret}_FILE"), path.as_str());
+        for (name, value) in [by_file, (secret.to_owned(), "swordfish and chips")] {
+            let output = run(program, arguments, secret, &[(&name, value)]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(64), "{program} {name}: {said}");
+            assert!(!said.contains("swordfish"), "{program} {name}: {said}");
+        }
     }
     std::fs::remove_file(file).unwrap();
 }
