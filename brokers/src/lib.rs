@@ -5,8 +5,11 @@
 //!   depend on a file. So other properties are refused.
 //! * Its `bootstrap.servers` replaces the address of the command line, since the way to sign in belongs to a listener.
 //! * Its values are secrets. No error contains one.
+//! * `rabbitmq`, a feature, connects to RabbitMQ.
 
 mod properties;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;

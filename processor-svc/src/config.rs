@@ -35,8 +35,9 @@ pub struct Config {
     /// Maximum number of database connections.
     #[arg(long, env, default_value_t = 6)]
     pub pool_size: usize,
-    /// RabbitMQ, e.g. amqp://user:password@host:5672/%2f
-    #[arg(long, env, hide_env_values = true, value_parser = url::<lapin::uri::AMQPUri>)]
+    /// RabbitMQ, e.g. amqp://user:password@host:5672/%2f, or several of its nodes with commas between:
+    /// amqp://user:password@one:5672,two:5672/%2f
+    #[arg(long, env, hide_env_values = true, value_parser = brokers::rabbitmq::url)]
     pub amqp_url: String,
     /// The queue of work messages.
     #[arg(long, env, default_value = saga::contract::PAYMENT_QUEUE)]

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use brokers::rabbitmq;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties, Consumer};
+use lapin::{Channel, Connection, Consumer};
 use saga::backoff;
 use saga::telemetry::log_text;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -85,8 +86,7 @@ impl Jobs {
     async fn session(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         // The password may have been changed since the start.
         let url = secret_files::current(&self.url);
-        let connecting = Connection::connect(&url, ConnectionProperties::default());
-        let connection = bounded("connect", connecting).await?;
+        let connection = rabbitmq::connect(&url, "processor-svc", BROKER_TIMEOUT).await?;
         let consumed = self.openings(&connection, shutdown).await;
         // Unacknowledged messages return to the queue, even if closing fails.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "stopping".into())).await;

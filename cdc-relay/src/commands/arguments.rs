@@ -1,6 +1,5 @@
 //! The arguments that commands share, so that a flag means the same everywhere.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -59,16 +58,19 @@ pub fn only_source(routes: &Routes) -> Result<&Source, Failure> {
     }
 }
 
+#[cfg(feature = "sinks")]
 #[derive(Clone, Args)]
 pub struct AmqpArgs {
-    /// RabbitMQ; needed if a route leads to a queue.
-    #[arg(long, env = "AMQP_URL", value_name = "URL", hide_env_values = true)]
+    /// RabbitMQ; needed if a route leads to a queue. Several of its nodes have commas between:
+    /// amqp://user:password@one:5672,two:5672/%2f
+    #[arg(long, env = "AMQP_URL", value_name = "URL", hide_env_values = true, value_parser = brokers::rabbitmq::url)]
     pub amqp_url: Option<String>,
 }
 
-impl fmt::Debug for AmqpArgs {
+#[cfg(feature = "sinks")]
+impl std::fmt::Debug for AmqpArgs {
     /// Without the URL, which holds a password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AmqpArgs").finish_non_exhaustive()
     }
 }

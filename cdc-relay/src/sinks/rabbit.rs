@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use backon::BackoffBuilder;
+use brokers::rabbitmq;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, Connection};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
@@ -169,10 +170,9 @@ impl Task {
     }
 
     async fn connect(&self) -> Result<(Connection, Channel)> {
-        let properties = ConnectionProperties::default().with_connection_name("cdc-relay".into());
         // The password may have been changed since the start.
         let uri = secret_files::current(&self.uri);
-        let connection = timeout(STEP_TIMEOUT, Connection::connect(&uri, properties)).await??;
+        let connection = rabbitmq::connect(&uri, "cdc-relay", STEP_TIMEOUT).await?;
         for queue in &self.queues {
             declare(&connection, queue).await.with_context(|| format!("queue {queue}"))?;
         }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use brokers::{Brokers, Properties};
-use lapin::{Connection, ConnectionProperties};
+use brokers::{Brokers, Properties, rabbitmq};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use reqwest::StatusCode;
 use stack::layout::Layout;
@@ -15,7 +14,7 @@ use stack::{database_url, environment, probe};
 use tokio_postgres::error::SqlState;
 
 /// A server that refuses answers sooner; Kafka's client only stays without an answer.
-const KAFKA_TIMEOUT: Duration = Duration::from_secs(10);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A secret, and what it opens.
 pub struct Key {
@@ -90,7 +89,7 @@ impl Key {
     pub async fn opens(&self) -> Result<bool> {
         let opens = match &self.lock {
             Lock::Postgres { url } => postgres(url).await,
-            Lock::RabbitMq { url } => rabbitmq(url).await,
+            Lock::RabbitMq { url } => queue_login(url).await,
             Lock::Redis { layout, user } => {
                 let (layout, user, secret) = (layout.clone(), *user, self.secret.clone());
                 Ok(tokio::task::spawn_blocking(move || probe::redis_login(&layout, user, &secret)).await?)
@@ -116,13 +115,13 @@ async fn postgres(url: &str) -> Result<bool> {
     }
 }
 
-async fn rabbitmq(url: &str) -> Result<bool> {
-    match Connection::connect(url, ConnectionProperties::default()).await {
+async fn queue_login(url: &str) -> Result<bool> {
+    match rabbitmq::connect(url, "drill", BROKER_TIMEOUT).await {
         Ok(connection) => {
             connection.close(200, "tried".into()).await.context("RabbitMQ")?;
             Ok(true)
         }
-        Err(error) if error.to_string().contains("ACCESS_REFUSED") => Ok(false),
+        Err(error) if format!("{error:#}").contains("ACCESS_REFUSED") => Ok(false),
         Err(error) => Err(error).context("RabbitMQ"),
     }
 }
@@ -130,7 +129,7 @@ async fn rabbitmq(url: &str) -> Result<bool> {
 /// Its client says of a refused login nothing but that nobody answers.
 fn kafka_login(properties: Properties) -> Result<bool> {
     let consumer: BaseConsumer = Brokers::new(None, properties)?.config().create()?;
-    Ok(consumer.fetch_metadata(None, KAFKA_TIMEOUT).is_ok())
+    Ok(consumer.fetch_metadata(None, BROKER_TIMEOUT).is_ok())
 }
 
 /// Whose token is right is asked what to retry, which the request does not say.

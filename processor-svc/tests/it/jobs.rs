@@ -161,6 +161,31 @@ async fn a_queue_that_is_not_there_yet_is_waited_for() {
     database.end().await;
 }
 
+/// Of four nodes that are named one is there: whichever is tried first, its messages are taken, without a failure in between.
+#[tokio::test]
+async fn nodes_that_are_gone_are_passed_over() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let url = env("AMQP_URL");
+    let (login, places) = url.rsplit_once('@').unwrap();
+    let flags: Vec<String> = with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"))
+        .into_iter()
+        .map(|flag| match flag.starts_with("--amqp-url=") {
+            true => format!("--amqp-url={login}@{NOWHERE},{NOWHERE},{NOWHERE},{places}"),
+            false => flag,
+        })
+        .collect();
+    for number in 1..=5 {
+        let processor = Processor::with(flags.clone()).await;
+        queue.send(&[job("5551234")]).await;
+        database.until(SUCCEEDED, number).await;
+        assert_eq!(processor.metric("processor_failures_total{of=\"broker\"}").await, 0.0);
+        processor.end().await;
+    }
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
 /// The sum of all versions and attempts: every change of a row adds to it. On a busy machine a call may be late, so not all
 /// charges have ended by their first.
 const ROWS: &str = "select sum(version + attempt)::bigint from charges";

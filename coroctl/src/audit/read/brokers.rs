@@ -7,10 +7,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use brokers::Brokers;
+use brokers::{Brokers, rabbitmq};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use saga::contract::{BALANCE_TOPIC, OPERATOR_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, SERVICE_TOPIC};
 use serde::Deserialize;
@@ -20,7 +19,9 @@ use super::relay::{Checkpoint, Checkpoints, DEAD_LETTER_TOPIC, STATE_TOPIC};
 use crate::audit::targets::{Target, Targets};
 use crate::topics::{self, SAGA_TOPICS};
 
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The time of each node of RabbitMQ to take a connection, and of all of it.
+const NODE_TIMEOUT: Duration = Duration::from_secs(5);
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A consumer group, and the topics that it subscribes to.
 pub type Group = (String, &'static [&'static str]);
@@ -168,13 +169,14 @@ pub fn groups(targets: &Targets, search: Option<String>) -> Vec<Group> {
 /// Counts the messages in the work queue.
 pub async fn queue_depth(amqp_url: &str, queue: &str) -> Result<u32> {
     let ask = async {
-        let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await?;
+        let connection = rabbitmq::connect(amqp_url, "coroctl", NODE_TIMEOUT).await?;
         let channel = connection.create_channel().await?;
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let found = channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
         let closed = connection.close(200, "done".into()).await;
         let count = found?.message_count();
-        closed.map(|()| count)
+        closed?;
+        anyhow::Ok(count)
     };
     let count = tokio::time::timeout(QUEUE_TIMEOUT, ask).await;
     let count = count.with_context(|| format!("RabbitMQ does not answer within {QUEUE_TIMEOUT:?}"))?;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use brokers::rabbitmq;
+use lapin::Connection;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
 use crate::commands::doctor::finding::Finding;
@@ -54,10 +55,7 @@ fn of_queue(name: &str, queue: &Queue) -> Finding {
 
 /// Queries the queues; creates none.
 pub async fn ask(uri: &str, routes: &Routes) -> Result<Vec<(String, Queue)>> {
-    let connection = timeout(STEP_TIMEOUT, Connection::connect(uri, ConnectionProperties::default()))
-        .await
-        .context("RabbitMQ does not answer")?
-        .context("cannot connect to RabbitMQ")?;
+    let connection = rabbitmq::connect(uri, "cdc-relay doctor", STEP_TIMEOUT).await?;
     let mut found = Vec::new();
     for queue in &routes.queues {
         let name = queue.name.get_ref();
