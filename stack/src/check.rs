@@ -28,7 +28,7 @@ use crate::servers::{collector, kafka};
 use crate::services::Instance;
 use crate::up::{Extent, Wish, afresh};
 use crate::{compose, down, install, logs, workspace};
-use suites::{Kind, Suite};
+use suites::{Kind, Run, Suite};
 use totals::Totals;
 
 #[derive(Debug, Args)]
@@ -68,7 +68,7 @@ enum Step {
     Encrypted,
     /// A stack on which each drill is played: what breaks, its alert, its runbook; with --all
     Drills,
-    /// A stack with a highly available Postgres, which loses its primary, standbys and etcd under load; with --all
+    /// A highly available stack, which loses nodes of Postgres, of etcd, of Kafka and of RabbitMQ under load; with --all
     Leaders,
     /// A stack with two shards: a load, a shard that is away, buckets that move; with --all
     Shards,
@@ -225,12 +225,13 @@ fn unit(layout: &Layout, quick: bool) -> Result<Totals> {
             return Ok(Totals::default());
         }
         arguments = packages.into_iter().flat_map(|package| ["--package".to_owned(), package]).collect();
-        arguments.extend(["--lib", "--bins"].map(str::to_owned));
+        // No program has tests of its own.
+        arguments.push("--lib".to_owned());
     }
     let suites = suites::build(layout, &arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
     let unit: Vec<Suite> = suites.into_iter().filter(|suite| suite.kind == Kind::Unit).collect();
     let (first, second) = unit.split_at(unit.len() / 2);
-    suites::run(layout, vec![first.to_vec(), second.to_vec()], &[])
+    suites::run(layout, [first, second].map(|suites| suites::runs(suites.to_vec(), &[])).to_vec())
 }
 
 /// What a stack under test is not by itself.
@@ -250,7 +251,7 @@ fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: im
     let before = totals.failed();
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
-        // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Six more servers
+        // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Ten more servers
         // leave no room for parts, and those of shards need none.
         let parts = Extra::value_variants().iter().copied();
         let has_parts = !*ha && shards.is_none();
@@ -292,23 +293,52 @@ fn plain(layout: &Layout, all: bool, totals: &mut Totals) {
     }
 }
 
-/// The relay's tests wait for servers of their own for most of their time, so all others run beside them. Those that kill
-/// servers and services of the stack come last and alone.
+/// The modules of the tests of the whole that run when no other program uses the stack or the processors: they have a test that stops or
+/// kills parts of the stack, which refuses to run beside others, or that freezes servers of its own.
+const ALONE: [&str; 18] = [
+    "canaries::",
+    "cancel::",
+    "contract::",
+    "expiry::",
+    "following::",
+    "http2::",
+    "kills::",
+    "leaders::",
+    "operators::",
+    "outages::",
+    "pay_page::",
+    "poison::",
+    "rolling::",
+    "scaling::",
+    "search::",
+    "sharded::",
+    "shedding::",
+    "subscribe::",
+];
+
+/// The relay's tests wait for servers of their own for most of their time, so all others run beside them, also those of the whole that only
+/// use the stack. Those that stop or kill parts of it come last and alone.
 fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
-    let (alone, beside): (Vec<Suite>, Vec<Suite>) = suites
-        .iter()
-        .filter(|suite| suite.kind == Kind::Integration)
-        .cloned()
-        .partition(|suite| suite.package == "e2e" && suite.target == "it");
-    let (relay, others) = beside.into_iter().partition(|suite| suite.package == "cdc-relay");
-    let arguments: &[&str] = if all {
-        &["--include-ignored", "--skip", ENCRYPTED, "--skip", SHARDED, "--skip", ENDS]
-    } else {
-        &[]
+    let (whole, others): (Vec<Suite>, Vec<Suite>) =
+        suites.iter().filter(|suite| suite.kind == Kind::Integration).cloned().partition(Suite::is_whole);
+    let (relay, others): (Vec<Suite>, Vec<Suite>) =
+        others.into_iter().partition(|suite| suite.package == "cdc-relay");
+    let arguments: Vec<&str> = match all {
+        true => ["--include-ignored"].into_iter().chain(without(&[ENCRYPTED, SHARDED, ENDS])).collect(),
+        false => Vec::new(),
     };
-    let mut totals = suites::run(layout, vec![relay, others], arguments)?;
-    totals += suites::run(layout, vec![alone], arguments)?;
+    let beside = arguments.iter().copied().chain(without(&ALONE)).collect::<Vec<_>>();
+    let alone = arguments.iter().chain(&ALONE).copied().collect::<Vec<_>>();
+    let mut lanes = vec![suites::runs(relay, &arguments), suites::runs(others, &arguments)];
+    lanes[1].extend(suites::runs(whole.clone(), &beside).into_iter().map(Run::beside));
+    let mut totals = suites::run(layout, lanes)?;
+    totals += suites::run(layout, vec![suites::runs(whole, &alone)])?;
     Ok(totals)
+}
+
+/// The arguments by which a test program leaves out tests whose names contain one of these.
+fn without<'a>(names: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    names.iter().flat_map(|name| ["--skip", name])
 }
 
 /// The tests of the encrypted stack.
@@ -327,9 +357,8 @@ fn encrypted(layout: &Layout, totals: &mut Totals) {
 /// The tests of the whole with this prefix, those for a stack of their kind.
 fn whole(layout: &Layout, prefix: &str) -> Result<Totals> {
     let suites = suites::build(layout, &["--workspace"])?;
-    let is_whole = |suite: &Suite| suite.package == "e2e" && suite.target == "it";
-    let suite: Vec<Suite> = suites.into_iter().filter(is_whole).collect();
-    suites::run(layout, vec![suite], &[prefix, "--include-ignored"])
+    let suite: Vec<Suite> = suites.into_iter().filter(Suite::is_whole).collect();
+    suites::run(layout, vec![suites::runs(suite, &[prefix, "--include-ignored"])])
 }
 
 /// The tests of the stack with shards.
@@ -348,14 +377,15 @@ fn drills(layout: &Layout, totals: &mut Totals) {
     totals.one(workspace::e2e(layout, &["drill", "--all"]));
 }
 
-/// What a highly available Postgres can lose (`cargo stack leader --help`).
-const LOSSES: [&str; 7] = ["kill", "freeze", "patroni", "cut", "standbys", "etcd", "all-etcd"];
+/// What a highly available stack can lose (`cargo stack leader --help`).
+const LOSSES: [&str; 9] =
+    ["kill", "freeze", "patroni", "cut", "standbys", "etcd", "all-etcd", "kafka", "rabbitmq"];
 
 /// Each loss under load: nothing that was accepted is lost, nothing is done twice, and the time without payments is bounded.
 fn leaders(layout: &Layout, totals: &mut Totals) {
     totals.one(workspace::coroctl(layout, &["first-payment"]));
     for loss in LOSSES {
-        totals.one(workspace::e2e(layout, &["leader", loss, "--payments", "700", "--rate", "12"]));
+        totals.one(workspace::e2e(layout, &["leader", loss]));
     }
 }
 
@@ -428,8 +458,8 @@ fn ends(layout: &Layout, suites: &[Suite], totals: &mut Totals) {
     totals.all(with_failpoints.and_then(|()| {
         let of_programs =
             |suite: &&Suite| suite.kind == Kind::Integration && programs.contains(&suite.package.as_str());
-        let lanes = suites.iter().filter(of_programs).map(|suite| vec![suite.clone()]);
-        suites::run(layout, lanes.collect(), &["--ignored", ENDS])
+        let lane = |suite: &Suite| suites::runs(vec![suite.clone()], &["--ignored", ENDS]);
+        suites::run(layout, suites.iter().filter(of_programs).map(lane).collect())
     }));
     totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
 }

@@ -47,6 +47,56 @@ pub struct Suite {
     folder: PathBuf,
 }
 
+/// A test program, and what it is asked to run.
+#[derive(Debug, Clone)]
+pub struct Run {
+    suite: Suite,
+    arguments: Vec<String>,
+    /// Other programs use the stack at the same time.
+    is_beside: bool,
+}
+
+impl Run {
+    /// The same beside other programs that use the stack.
+    pub fn beside(self) -> Self {
+        Self { is_beside: true, ..self }
+    }
+
+    /// Runs it, and shows what it prints.
+    fn start(&self, layout: &Layout, variables: &Variables) -> Result<Totals> {
+        let (suite, began) = (&self.suite, Instant::now());
+        let mut command = workspace::command(layout, &suite.program.display().to_string());
+        command
+            .current_dir(&suite.folder)
+            .args(&self.arguments)
+            .envs(variables)
+            .envs(environment::trust(layout));
+        // Of an asynchronous test it has hundreds of lines, and none of them is the test's but the one that panicked.
+        command.env("RUST_BACKTRACE", "0");
+        if self.is_beside {
+            command.env(BESIDE, "1");
+        }
+        if suite.package == "cdc-relay"
+            && suite.kind == Kind::Integration
+            && std::env::var_os("RUST_TEST_THREADS").is_none()
+        {
+            command.env("RUST_TEST_THREADS", RELAY_TEST_THREADS);
+        }
+        let totals = shown(command, &suite.name(), SILENCE_MAX)?;
+        say(&format!("{:<22} {totals}, {:.0} s", suite.name(), began.elapsed().as_secs_f64()));
+        Ok(totals)
+    }
+}
+
+/// Each of these with these arguments.
+pub fn runs(suites: Vec<Suite>, arguments: &[&str]) -> Vec<Run> {
+    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    suites.into_iter().map(|suite| Run { suite, arguments: arguments.clone(), is_beside: false }).collect()
+}
+
+/// Tells a test program that it is not alone with the stack.
+const BESIDE: &str = "STACK_TEST_BESIDE";
+
 /// Where the servers of a stack are, as in `.stack/env`.
 type Variables = BTreeMap<&'static str, String>;
 
@@ -88,22 +138,9 @@ impl Suite {
         format!("{} {}", self.package, self.target)
     }
 
-    /// Runs it, and shows what it prints.
-    fn run(&self, layout: &Layout, variables: &Variables, arguments: &[&str]) -> Result<Totals> {
-        let began = Instant::now();
-        let mut command = workspace::command(layout, &self.program.display().to_string());
-        command.current_dir(&self.folder).args(arguments).envs(variables).envs(environment::trust(layout));
-        // Of an asynchronous test it has hundreds of lines, and none of them is the test's but the one that panicked.
-        command.env("RUST_BACKTRACE", "0");
-        if self.package == "cdc-relay"
-            && self.kind == Kind::Integration
-            && std::env::var_os("RUST_TEST_THREADS").is_none()
-        {
-            command.env("RUST_TEST_THREADS", RELAY_TEST_THREADS);
-        }
-        let totals = shown(command, &self.name(), SILENCE_MAX)?;
-        say(&format!("{:<22} {totals}, {:.0} s", self.name(), began.elapsed().as_secs_f64()));
-        Ok(totals)
+    /// The tests of the whole, from outside.
+    pub fn is_whole(&self) -> bool {
+        self.package == "e2e" && self.target == "it"
     }
 }
 
@@ -127,24 +164,24 @@ pub fn build(layout: &Layout, arguments: &[&str]) -> Result<Vec<Suite>> {
     Ok(found)
 }
 
-/// Runs every lane at the same time, the suites of a lane one after the other.
+/// Runs every lane at the same time, the programs of a lane one after the other.
 ///
 /// # Errors
 /// When the stack's addresses are needed and cannot be read; then nothing has run.
-pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Result<Totals> {
+pub fn run(layout: &Layout, lanes: Vec<Vec<Run>>) -> Result<Totals> {
     // Unit tests need no stack: there may be what is left of one whose folder was removed, which has no secrets.
-    let needs_stack = lanes.iter().flatten().any(|suite| suite.kind == Kind::Integration);
+    let needs_stack = lanes.iter().flatten().any(|run| run.suite.kind == Kind::Integration);
     // Once, before the lanes: secrets that are missing are made.
     let variables = if needs_stack { environment::variables(layout)? } else { Variables::new() };
-    let lane = |suites: Vec<Suite>| {
+    let lane = |runs: Vec<Run>| {
         let mut totals = Totals::default();
-        for suite in suites {
-            totals.all(suite.run(layout, &variables, arguments).with_context(|| suite.name()));
+        for run in runs {
+            totals.all(run.start(layout, &variables).with_context(|| run.suite.name()));
         }
         totals
     };
     std::thread::scope(|scope| {
-        let lanes: Vec<_> = lanes.into_iter().map(|suites| scope.spawn(|| lane(suites))).collect();
+        let lanes: Vec<_> = lanes.into_iter().map(|runs| scope.spawn(|| lane(runs))).collect();
         let mut totals = Totals::default();
         for lane in lanes {
             totals.all(lane.join().map_err(|_| anyhow!("a lane of tests panicked")));
