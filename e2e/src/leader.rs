@@ -1,15 +1,18 @@
-//! Loses nodes of a highly available Postgres, or of its etcd, under load (`cargo stack leader NAME`).
+//! Loses nodes of a highly available stack under load: of Postgres, of its etcd, of Kafka, of RabbitMQ (`cargo stack leader NAME`).
 //!
 //! * Clients repeat their requests until they are answered. Every payment is compared with its plan, and everything is audited
 //!   (`chaos`): nothing that was accepted is lost, nothing is done twice, and no event is without its row.
-//! * The rows' own times show how long no payment was accepted, and how long none was held, which takes an event of the relay.
+//! * The rows' own times show how long no payment was accepted; how long none was held, which takes an event of the relay; and how
+//!   long none was charged, which takes a message of RabbitMQ.
 //! * A node is lost with all of its processes, Patroni and PostgreSQL.
 #![allow(clippy::print_stdout, reason = "the report is the output")]
+
+mod loss;
+mod strength;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 use coroctl::databases;
 use coroctl::stack::Stack;
 use jiff::Timestamp;
@@ -17,20 +20,14 @@ use rustix::process::Signal;
 use stack::control::{Client, Request};
 use stack::layout::Layout;
 use stack::process::{self, ProcessId};
-use stack::servers::{Node, etcd, patroni};
+use stack::servers::{Node, patroni};
 use tokio::time::sleep;
 
 use crate::chaos::plan::{Mix, Plan};
 use crate::chaos::view::View;
 use crate::chaos::{self, Run};
+use loss::{Gaps, Loss};
 
-/// Patroni's own time until a primary that is gone is replaced, and some for the promotion and for clients to find it.
-const ACCEPT_GAP_MAX: Duration = Duration::from_secs(25);
-const EVENT_GAP_MAX: Duration = Duration::from_secs(30);
-/// Where nothing is replaced, only Patroni's own hesitation counts: less than a replacement takes, and some for a busy machine.
-const UNDISTURBED_GAP_MAX: Duration = Duration::from_secs(15);
-/// How often, at the least, whoever is served by a primary that nobody follows looks at the other nodes.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a node stays lost: longer than its replacement takes.
 const LOST_TIME: Duration = Duration::from_secs(40);
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -39,104 +36,99 @@ const BACK_TIMEOUT: Duration = Duration::from_secs(120);
 /// Payments accepted before anything is lost.
 const BEFORE: i64 = 200;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Loss {
-    /// SIGKILL to the primary and its Patroni.
-    Kill,
-    /// SIGSTOP to both, and SIGCONT once another is the primary.
-    Freeze,
-    /// SIGSTOP to the Patroni of the primary alone, and SIGCONT later: it loses its role and does not know it, while clients and relay
-    /// still reach it. Nothing fences it.
-    Patroni,
-    /// The same, and SIGSTOP to whatever sends the primary's WAL to the standbys: it is cut off from them and from etcd, and not from
-    /// clients and relay. Nothing fences it.
-    Cut,
-    /// SIGSTOP to both standbys, and SIGCONT later: no commit is acknowledged meanwhile, and nothing is emitted.
-    Standbys,
-    /// SIGKILL to one member of etcd.
-    Etcd,
-    /// SIGKILL to all members of etcd.
-    AllEtcd,
-}
-
-impl Loss {
-    /// How long no payment may be accepted, and how long none held.
-    fn gaps_max(self) -> (Duration, Duration) {
-        match self {
-            Self::Kill | Self::Freeze | Self::Patroni => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
-            // It answers: services and relay look at the others while something waits for standbys, every few seconds.
-            Self::Cut => (ACCEPT_GAP_MAX + LOOK_INTERVAL, EVENT_GAP_MAX + LOOK_INTERVAL),
-            // Commits wait until they are back.
-            Self::Standbys => (LOST_TIME + UNDISTURBED_GAP_MAX, LOST_TIME + UNDISTURBED_GAP_MAX),
-            Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
-        }
-    }
-
-    /// The servers that are lost.
-    fn servers(self, primary: Node) -> Vec<&'static str> {
-        match self {
-            Self::Kill | Self::Freeze | Self::Patroni | Self::Cut => vec![patroni::name(primary)],
-            Self::Standbys => {
-                Node::ALL.into_iter().filter(|node| *node != primary).map(patroni::name).collect()
-            }
-            Self::Etcd => vec![etcd::name(Node::One)],
-            Self::AllEtcd => Node::ALL.map(etcd::name).to_vec(),
-        }
-    }
-
-    fn signal(self) -> Signal {
-        match self {
-            Self::Freeze | Self::Patroni | Self::Cut | Self::Standbys => Signal::STOP,
-            Self::Kill | Self::Etcd | Self::AllEtcd => Signal::KILL,
-        }
-    }
-}
-
 #[derive(clap::Args)]
 pub struct Options {
     #[arg(value_enum)]
     loss: Loss,
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    #[arg(long, default_value_t = 2_000)]
-    payments: usize,
+    /// Enough to last until all is back, unless it says another number.
+    #[arg(long)]
+    payments: Option<usize>,
     /// Payments per second, while they are accepted.
-    #[arg(long, default_value_t = 40.0)]
+    #[arg(long, default_value_t = 12.0)]
     rate: f64,
 }
 
 /// Runs the load and the loss, prints the report, and fails on any deviation.
 pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     let layout = Layout::from_env()?;
-    ensure!(layout.is_ha(), "this stack has a single Postgres: cargo stack clean, then cargo stack up --ha");
-    let plan = Plan { seed: options.seed, payments: options.payments, users: 50, mix: Mix::QUICK };
+    ensure!(
+        layout.is_ha(),
+        "this stack has one node of each server: cargo stack clean, then cargo stack up --ha"
+    );
+    let payments = options.payments.unwrap_or_else(|| options.loss.payments(options.rate));
+    let plan = Plan { seed: options.seed, payments, users: 50, mix: Mix::QUICK };
     let run = Run { plan, rate: options.rate, kills: Vec::new(), outages: Vec::new() };
-    let (since, view) = (Timestamp::now(), View::of(options.payments));
+    let (since, view) = (Timestamp::now(), View::of(payments));
     let before = primary(&layout).await?;
-    let (report, ()) =
-        tokio::try_join!(chaos::play(stack, &run, &view), lose(stack, &layout, options.loss, since, &view))?;
+    let (report, ()) = tokio::try_join!(
+        chaos::play(stack, &run, &view),
+        lose(stack, &layout, options.loss, payments, since, &view)
+    )?;
     report.print();
     let after = primary(&layout).await?;
     let gaps = gaps(stack, since).await?;
     println!("\nThe primary was {}, and is {}.", patroni::name(before), patroni::name(after));
-    println!("No payment was accepted for {:.1} s, and none was held for {:.1} s.", gaps.accepted, gaps.held);
+    println!(
+        "No payment was accepted for {:.1} s, none was held for {:.1} s, and none was charged for {:.1} s.",
+        gaps.accepted, gaps.held, gaps.charged
+    );
     println!("\n{}", report.verdict()?);
-    let (accepted_max, held_max) = options.loss.gaps_max();
-    let is_replaced = matches!(options.loss, Loss::Kill | Loss::Freeze | Loss::Patroni | Loss::Cut);
-    ensure!(is_replaced == (before != after), "whether another node is the primary is not as expected");
-    ensure!(gaps.accepted <= accepted_max.as_secs_f64(), "payments were accepted again too late");
-    ensure!(gaps.held <= held_max.as_secs_f64(), "events came again too late");
+    let is_replaced = before != after;
+    ensure!(
+        is_replaced == options.loss.replaces_primary(),
+        "whether another node is the primary is not as expected"
+    );
+    let max = options.loss.gaps_max();
+    ensure!(gaps.accepted <= max.accepted.as_secs_f64(), "payments were accepted again too late");
+    ensure!(gaps.held <= max.held.as_secs_f64(), "events came again too late");
+    ensure!(gaps.charged <= max.charged.as_secs_f64(), "work came again too late");
     Ok(())
 }
 
-/// Loses what is to be lost once the load runs, and brings it back.
-async fn lose(stack: &Stack, layout: &Layout, loss: Loss, since: Timestamp, view: &View) -> Result<()> {
+/// Loses what is to be lost once the load runs, and brings it back. The load is one of so many payments.
+async fn lose(
+    stack: &Stack,
+    layout: &Layout,
+    loss: Loss,
+    payments: usize,
+    since: Timestamp,
+    view: &View,
+) -> Result<()> {
+    // A stack with a node too few would show less than it seems to.
+    until("all nodes to be there", || strength::is_full(layout.clone(), loss), |is_full| *is_full).await?;
     until("the load", || accepted(stack, since), |count| *count >= BEFORE).await?;
-    let primary = primary(layout).await?;
-    let (names, signal) = (loss.servers(primary), loss.signal());
-    view.line(&format!("{loss:?}: {}", names.join(", ")));
+    for names in loss.groups(primary(layout).await?) {
+        view.line(&format!("{loss:?}: {}", names.join(", ")));
+        let lost = signal(stack, layout, loss, &names).await?;
+        sleep(loss.lost_time()).await;
+        let so_far = usize::try_from(accepted(stack, since).await.unwrap_or_default())?;
+        ensure!(
+            so_far < payments,
+            "the load was over before {} came back: more --payments",
+            names.join(", ")
+        );
+        view.line(&format!("{} come back", names.join(", ")));
+        if loss.signal() == Signal::STOP {
+            for process in &lost {
+                process.signal(Signal::CONT);
+            }
+        } else {
+            for name in names {
+                start(layout, name).await?;
+            }
+        }
+        let all_ready = || strength::is_full(layout.clone(), loss);
+        until("all nodes to be there again", all_ready, |is_full| *is_full).await?;
+    }
+    Ok(())
+}
+
+/// Signals the processes of these servers that the loss means; returns them.
+async fn signal(stack: &Stack, layout: &Layout, loss: Loss, names: &[&str]) -> Result<Vec<ProcessId>> {
     let mut lost = Vec::new();
-    for name in &names {
+    for name in names {
         match loss {
             Loss::Patroni | Loss::Cut => lost.push(process(layout, name)?),
             _ => lost.extend(processes(layout, name)?),
@@ -147,33 +139,18 @@ async fn lose(stack: &Stack, layout: &Layout, loss: Loss, since: Timestamp, view
     }
     // Twice: one of them may have made another.
     for process in lost.iter().chain(&lost) {
-        process.signal(signal);
+        process.signal(loss.signal());
     }
-    sleep(LOST_TIME).await;
-    view.line(&format!("{} come back", names.join(", ")));
-    if signal == Signal::STOP {
-        for process in &lost {
-            process.signal(Signal::CONT);
-        }
-    } else {
-        for name in names {
-            let socket = layout.socket();
-            let start = move || {
-                let mut client = Client::connect(&socket).context("the supervisor does not answer")?;
-                client.send(&Request::Start { name: name.to_owned() }).map(drop)
-            };
-            tokio::task::spawn_blocking(start).await??;
-        }
-    }
-    let layout = layout.clone();
-    let all_ready = || {
-        let layout = layout.clone();
-        async move {
-            let ready = move || Node::ALL.into_iter().filter(|node| patroni::ready(&layout, *node)).count();
-            Ok(tokio::task::spawn_blocking(ready).await?)
-        }
+    Ok(lost)
+}
+
+async fn start(layout: &Layout, name: &'static str) -> Result<()> {
+    let socket = layout.socket();
+    let start = move || {
+        let mut client = Client::connect(&socket).context("the supervisor does not answer")?;
+        client.send(&Request::Start { name: name.to_owned() }).map(drop)
     };
-    until("all nodes to be there again", all_ready, |count| *count == Node::ALL.len()).await.map(drop)
+    tokio::task::spawn_blocking(start).await?
 }
 
 /// The process of a server that the supervisor runs.
@@ -236,14 +213,10 @@ async fn until<T, F: Future<Output = Result<T>>>(
 }
 
 /// The longest times without one, in seconds.
-struct Gaps {
-    accepted: f64,
-    held: f64,
-}
-
-async fn gaps(stack: &Stack, since: Timestamp) -> Result<Gaps> {
+async fn gaps(stack: &Stack, since: Timestamp) -> Result<Gaps<f64>> {
     let payments = databases::reader("payments", &stack.payments_database_url).await?;
     let balance = databases::reader("balance", &stack.balance_database_url).await?;
+    let processor = databases::reader("processor", &stack.processor_database_url).await?;
     let longest = |at: &str, rows: &str| {
         format!(
             "select coalesce(max(extract(epoch from next - at)), 0)::float8
@@ -252,8 +225,10 @@ async fn gaps(stack: &Stack, since: Timestamp) -> Result<Gaps> {
     };
     let accepted = longest("initiated_at", "payments where true");
     let held = longest("created_at", "ledger where kind = 'hold'");
+    let charged = longest("created_at", "charges where true");
     Ok(Gaps {
         accepted: payments.query_one(&accepted, &[&since]).await?.get(0),
         held: balance.query_one(&held, &[&since]).await?.get(0),
+        charged: processor.query_one(&charged, &[&since]).await?.get(0),
     })
 }

@@ -3,7 +3,7 @@
 //! * [`retrying_client`]: a client that repeats a request until it is answered.
 //! * [`chaos`]: a load under faults, compared with its plan; [`demo`] is one to watch.
 //! * [`drill`]: one thing is broken, an alert fires, and the runbook ends it.
-//! * [`leader`]: the primary of a highly available Postgres is lost under load.
+//! * [`leader`]: nodes of a highly available stack are lost under load.
 //! * [`load`]: a load of a profile, which k6 could put on the stack too.
 //! * [`steady_load`]: payments at even intervals, until it is stopped.
 //! * [`bench`]: payments and events per second, and what they cost. [`capacity`]: what follows for other volumes.

@@ -22,7 +22,7 @@ enum Action {
     Demo,
     /// Break one thing, wait for its alert, and mend it by the runbook's own scripts.
     Drill(drill::Options),
-    /// Lose the primary of a highly available Postgres, or its etcd, under load.
+    /// Lose nodes of a highly available stack under load: of Postgres, etcd, Kafka, RabbitMQ.
     Leader(leader::Options),
     /// A load of compose/k6/profiles.json, then the audit.
     Load(load::Options),

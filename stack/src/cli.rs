@@ -49,7 +49,8 @@ enum Action {
         /// Encrypt every link, by certificates of an authority of the stack's own. It stays so until `clean`.
         #[arg(long)]
         tls: bool,
-        /// A highly available Postgres: three nodes of Patroni and three members of etcd. It stays so until `clean`.
+        /// A highly available stack: three nodes of Postgres (Patroni, with three members of etcd), of Kafka and of RabbitMQ. It stays
+        /// so until `clean`.
         #[arg(long, conflicts_with = "tls")]
         ha: bool,
         /// The users of payments and balance on so many shards, each with a Postgres of its own (docs/SHARDS.md). It stays so until
@@ -135,7 +136,7 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Lose the primary of a highly available Postgres, or its etcd, under load (`--help`: what can be lost).
+    /// Lose nodes of a highly available stack under load: of Postgres, etcd, Kafka, RabbitMQ (`--help`: what can be lost).
     #[command(disable_help_flag = true)]
     Leader {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

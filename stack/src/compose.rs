@@ -23,7 +23,7 @@ use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::say;
 use crate::servers::kafka::Users;
-use crate::servers::{collector, exporters, kafka, postgres, prometheus, rabbitmq, redis};
+use crate::servers::{Node, collector, exporters, kafka, postgres, prometheus, rabbitmq, redis};
 use crate::services::{INSTANCES, Instance};
 use crate::{environment, secrets};
 
@@ -282,7 +282,7 @@ fn servers(layout: &Layout, files: &mut BTreeMap<String, String>) -> Result<()> 
     add("pg_hba.conf", "local all all scram-sha-256\nhost all all all scram-sha-256\n".to_owned());
     add(
         "kafka-server.properties",
-        placed(layout, &kafka::settings(layout, Path::new(KAFKA_DATA), Users::Listed)?),
+        placed(layout, &kafka::settings(layout, Node::One, Path::new(KAFKA_DATA), Users::Listed)?),
     );
     add("kafka-log4j2.properties", kafka::LOGGING.to_owned());
     let definitions = Path::new(MOUNTED).join("rabbitmq-definitions.json");

@@ -8,7 +8,7 @@ use crate::database_url::postgres_url;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
-use crate::servers::{kafka, smtp};
+use crate::servers::{kafka, rabbitmq, smtp};
 use crate::shards;
 
 /// The user that demonstrations pay as.
@@ -17,10 +17,10 @@ const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
 /// # Errors
 /// As [`Login::password`].
 pub fn amqp_url(layout: &Layout, user: Login) -> Result<String> {
-    let (password, port) = (user.password(layout)?, layout.port(Port::Amqp));
+    let (password, nodes) = (user.password(layout)?, rabbitmq::addresses(layout));
     // %2f is the default virtual host.
     let scheme = if layout.is_encrypted() { "amqps" } else { "amqp" };
-    Ok(format!("{scheme}://{}:{password}@127.0.0.1:{port}/%2f", user.user()))
+    Ok(format!("{scheme}://{}:{password}@{nodes}/%2f", user.user()))
 }
 
 /// # Errors
@@ -76,7 +76,7 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("PROCESSOR_ADMIN_URL", http(Port::ProcessorAdmin)),
         ("RELAY_ADMIN_URL", http(Port::RelayAdmin)),
         ("PROMETHEUS_URL", http(Port::Prometheus)),
-        ("KAFKA_BROKERS", format!("127.0.0.1:{}", layout.port(Port::Kafka))),
+        ("KAFKA_BROKERS", kafka::addresses(layout)),
         ("KAFKA_ADMIN_CONFIG", kafka::client_file(layout, kafka::ADMIN).display().to_string()),
         ("AMQP_URL", amqp_url(layout, Login::QueueAdministrator)?),
         ("REDIS_URL", redis_url(layout, Login::CacheAdministrator)?),

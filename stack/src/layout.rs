@@ -7,6 +7,7 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -20,7 +21,14 @@ pub const ADMIN_TOKEN: &str = "admin-token";
 
 /// The listeners of an encrypted stack that speak HTTP without TLS: the pages of Prometheus and Zipkin, which nothing of Coro
 /// reads, OpenSearch, which has TLS by a plugin only, and the exporter of Kafka, which takes key stores of Java only.
-const PLAIN: [Port; 4] = [Port::Prometheus, Port::Search, Port::Zipkin, Port::KafkaMetrics];
+const PLAIN: [Port; 6] = [
+    Port::Prometheus,
+    Port::Search,
+    Port::Zipkin,
+    Port::KafkaMetrics,
+    Port::KafkaMetrics2,
+    Port::KafkaMetrics3,
+];
 
 /// One stack on this machine.
 #[derive(Debug, Clone)]
@@ -80,7 +88,7 @@ impl Layout {
         self.authority().is_file()
     }
 
-    /// Whether its Postgres is highly available: three nodes instead of one.
+    /// Whether it is highly available: three nodes of Postgres, of Kafka and of RabbitMQ instead of one of each.
     pub fn is_ha(&self) -> bool {
         self.ha_file().is_file()
     }
@@ -100,19 +108,20 @@ impl Layout {
         self.dir.join("shards")
     }
 
-    /// Makes Postgres highly available, before it has data. It stays so until `clean`.
+    /// Makes the stack highly available, before it has data. It stays so until `clean`.
     ///
     /// # Errors
-    /// When the stack has a single Postgres with data, or is encrypted: the nodes speak no TLS yet.
+    /// When it has single servers with data, or is encrypted: the nodes speak no TLS yet.
     pub fn choose_ha(&self) -> Result<()> {
         if self.is_ha() {
             return Ok(());
         }
         ensure!(!self.is_encrypted(), "`--ha` and `--tls` do not go together yet");
         ensure!(self.shard_count() == 1, "`--ha` and several shards do not go together yet");
+        let single = [self.postgres_data(), self.data.join("kafka/logs"), self.data.join("rabbitmq/mnesia")];
         ensure!(
-            !self.postgres_data().exists(),
-            "this stack has a single Postgres with data: `cargo stack clean`, then `cargo stack up --ha`"
+            !single.iter().any(|data| data.exists()),
+            "this stack has single servers with data: `cargo stack clean`, then `cargo stack up --ha`"
         );
         write_private(&self.ha_file(), "")
     }
@@ -319,8 +328,10 @@ pub fn write_private(path: &Path, content: &str) -> Result<()> {
 fn write_as(path: &Path, content: &str, uid: Option<u32>) -> Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
+    // Its own, since servers are prepared side by side and some have files in common.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
+    temporary.push(format!(".{}-{}.new", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     let describe = || format!("cannot write {}", path.display());
     let mut options = fs::OpenOptions::new();
     let mut file = options

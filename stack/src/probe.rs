@@ -27,8 +27,8 @@ fn exchange(layout: &Layout, port: Port, question: &[u8], count: usize) -> Optio
 }
 
 /// RabbitMQ opens its listener when it has booted, and answers the protocol header with a method frame.
-pub fn amqp(layout: &Layout) -> bool {
-    exchange(layout, Port::Amqp, b"AMQP\x00\x00\x09\x01", 1).is_some_and(|answer| answer == [1])
+pub fn amqp(layout: &Layout, port: Port) -> bool {
+    exchange(layout, port, b"AMQP\x00\x00\x09\x01", 1).is_some_and(|answer| answer == [1])
 }
 
 pub fn redis(layout: &Layout, user: &str, password: &str) -> bool {
@@ -61,7 +61,7 @@ pub fn postgres(layout: &Layout, port: Port) -> bool {
 }
 
 /// A metadata request (version 1, no topics): the broker lists itself once it is unfenced.
-pub fn kafka(layout: &Layout) -> bool {
+pub fn kafka(layout: &Layout, port: Port) -> bool {
     let mut body: Vec<u8> = Vec::new();
     body.extend_from_slice(&3_i16.to_be_bytes());
     body.extend_from_slice(&1_i16.to_be_bytes());
@@ -71,7 +71,7 @@ pub fn kafka(layout: &Layout) -> bool {
     let mut question = u32::try_from(body.len()).unwrap_or_default().to_be_bytes().to_vec();
     question.extend_from_slice(&body);
     // Length, correlation id, number of brokers.
-    let Some(answer) = exchange(layout, Port::Kafka, &question, 12) else { return false };
+    let Some(answer) = exchange(layout, port, &question, 12) else { return false };
     answer[4..8] == 7_i32.to_be_bytes() && answer[8..12] != 0_i32.to_be_bytes()
 }
 

@@ -21,7 +21,7 @@ use crate::database_url::postgres_url;
 use crate::layout::{ADMIN_TOKEN, Layout, Port, write_private};
 use crate::login::Login;
 use crate::output::{Progress, Step};
-use crate::servers::{Server, kafka, rabbitmq, redis};
+use crate::servers::{Node, Server, kafka, rabbitmq, redis};
 use crate::{environment, link, secrets, shards, workspace};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +60,9 @@ pub fn begin(layout: &Layout) -> Result<()> {
         let admin = Login::QueueAdministrator;
         let old_password = admin.password(layout)?;
         renewed(layout, &names, || set_queue_users(layout, &old_password))?;
-        Server::RabbitMq.prepare(layout, &Step::silent())?;
+        for node in Node::all(layout) {
+            Server::RabbitMq(*node).prepare(layout, &Step::silent())?;
+        }
         client_files(layout)?;
         Ok(format!("{} users", names.len()))
     })?;
@@ -75,7 +77,7 @@ pub fn begin(layout: &Layout) -> Result<()> {
     progress.step("kafka", |_| {
         let users: Vec<&str> = kafka::USERS.into_iter().chain([kafka::ADMIN]).collect();
         let names: Vec<String> = users.iter().map(|user| kafka::secret_name(user)).collect();
-        renewed(layout, &names, || kafka::scram::set_users(layout))?;
+        renewed(layout, &names, || kafka::scram::set_users(layout, Node::One))?;
         client_files(layout)?;
         Ok(format!("{} users", names.len()))
     })?;

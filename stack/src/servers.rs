@@ -41,6 +41,11 @@ pub enum Node {
 impl Node {
     pub const ALL: [Self; 3] = [Self::One, Self::Two, Self::Three];
 
+    /// The nodes of each server of which a highly available stack has three, and any other stack one.
+    pub fn all(layout: &Layout) -> &'static [Self] {
+        if layout.is_ha() { &Self::ALL } else { &[Self::One] }
+    }
+
     /// Its own of three things.
     pub fn of<T>(self, [one, two, three]: [T; 3]) -> T {
         match self {
@@ -61,8 +66,10 @@ pub enum Server {
     Etcd(Node),
     /// The same: Patroni and its PostgreSQL.
     PostgresNode(Node),
-    Kafka,
-    RabbitMq,
+    /// A stack that is not highly available has the first.
+    Kafka(Node),
+    /// The same.
+    RabbitMq(Node),
     Redis,
     Prometheus,
     HaProxy,
@@ -76,7 +83,7 @@ pub enum Server {
 }
 
 impl Server {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 26] = [
         Self::Postgres,
         Self::PostgresShard(FurtherShard::Two),
         Self::PostgresShard(FurtherShard::Three),
@@ -87,8 +94,12 @@ impl Server {
         Self::PostgresNode(Node::One),
         Self::PostgresNode(Node::Two),
         Self::PostgresNode(Node::Three),
-        Self::Kafka,
-        Self::RabbitMq,
+        Self::Kafka(Node::One),
+        Self::Kafka(Node::Two),
+        Self::Kafka(Node::Three),
+        Self::RabbitMq(Node::One),
+        Self::RabbitMq(Node::Two),
+        Self::RabbitMq(Node::Three),
         Self::Redis,
         Self::Prometheus,
         Self::HaProxy,
@@ -108,6 +119,7 @@ impl Server {
             Self::Postgres => !layout.is_ha(),
             Self::PostgresShard(shard) => FurtherShard::of(layout).contains(shard),
             Self::Etcd(_) | Self::PostgresNode(_) => layout.is_ha(),
+            Self::Kafka(node) | Self::RabbitMq(node) => Node::all(layout).contains(node),
             other => Extra::includes(&kept, other.extra()),
         };
         Self::ALL.into_iter().filter(wanted).collect()
@@ -124,8 +136,8 @@ impl Server {
             | Self::PostgresShard(_)
             | Self::Etcd(_)
             | Self::PostgresNode(_)
-            | Self::Kafka
-            | Self::RabbitMq
+            | Self::Kafka(_)
+            | Self::RabbitMq(_)
             | Self::Redis
             | Self::Prometheus
             | Self::HaProxy => None,
@@ -138,8 +150,8 @@ impl Server {
             Self::PostgresShard(shard) => shard.server(),
             Self::Etcd(node) => etcd::name(node),
             Self::PostgresNode(node) => patroni::name(node),
-            Self::Kafka => "kafka",
-            Self::RabbitMq => "rabbitmq",
+            Self::Kafka(node) => kafka::name(node),
+            Self::RabbitMq(node) => rabbitmq::name(node),
             Self::Redis => "redis",
             Self::Prometheus => "prometheus",
             Self::HaProxy => "haproxy",
@@ -166,11 +178,8 @@ impl Server {
             Self::PostgresShard(FurtherShard::Four) => &[Port::PostgresFour],
             Self::Etcd(node) => etcd::ports(node),
             Self::PostgresNode(node) => patroni::ports(node),
-            Self::Kafka => &[Port::Kafka, Port::KafkaSasl, Port::KafkaController, Port::KafkaMetrics],
-            Self::RabbitMq => {
-                use Port::{Amqp, Epmd, RabbitDistribution, RabbitManagement, RabbitPrometheus};
-                &[Amqp, RabbitManagement, RabbitPrometheus, RabbitDistribution, Epmd]
-            }
+            Self::Kafka(node) => kafka::ports(node),
+            Self::RabbitMq(node) => rabbitmq::ports(node),
             Self::Redis => &[Port::Redis],
             Self::Prometheus => &[Port::Prometheus],
             Self::HaProxy => &[Port::Edge, Port::EdgeAdmin],
@@ -194,8 +203,8 @@ impl Server {
             Self::PostgresShard(shard) => postgres::prepare(layout, self.name(), shard.port(), step),
             Self::Etcd(node) => etcd::prepare(layout, node),
             Self::PostgresNode(node) => patroni::prepare(layout, node),
-            Self::Kafka => kafka::prepare(layout, step),
-            Self::RabbitMq => rabbitmq::prepare(layout),
+            Self::Kafka(node) => kafka::prepare(layout, node, step),
+            Self::RabbitMq(node) => rabbitmq::prepare(layout, node),
             Self::Redis => redis::prepare(layout),
             Self::Prometheus => prometheus::prepare(layout),
             Self::HaProxy => haproxy::prepare(layout),
@@ -225,8 +234,10 @@ impl Server {
             Self::Etcd(node) => probe::http(layout, etcd::client_port(node), "/health"),
             Self::PostgresNode(node) => patroni::ready(layout, node),
             // Without its rules nobody may do anything there.
-            Self::Kafka => probe::kafka(layout) && kafka::acl::ensure_rules(layout).is_ok(),
-            Self::RabbitMq => probe::amqp(layout),
+            Self::Kafka(node) => {
+                probe::kafka(layout, kafka::port(node)) && kafka::acl::ensure_rules(layout, node).is_ok()
+            }
+            Self::RabbitMq(node) => probe::amqp(layout, rabbitmq::port(node)),
             Self::Redis => {
                 let login = Login::CacheAdministrator;
                 let password = login.password(layout);
@@ -252,7 +263,11 @@ impl Server {
 
     /// The longest that its start may take on a slow machine (crash recovery included).
     pub fn start_timeout(self) -> Duration {
-        Duration::from_secs(120)
+        match self {
+            // Of three nodes each waits at its first start until the ones before have joined.
+            Self::RabbitMq(_) => Duration::from_secs(240),
+            _ => Duration::from_secs(120),
+        }
     }
 }
 

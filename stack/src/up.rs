@@ -13,7 +13,9 @@ use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
-use crate::servers::{Server, collector, haproxy, kafka, opensearch, patroni, prometheus, zipkin};
+use crate::servers::{
+    Node, Server, collector, haproxy, kafka, opensearch, patroni, prometheus, rabbitmq, zipkin,
+};
 use crate::services::{self, Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{
@@ -46,7 +48,7 @@ pub struct Wish {
     pub owner: Option<ProcessId>,
     /// Every link is encrypted. A stack that was made so stays so.
     pub tls: bool,
-    /// Postgres is highly available. A stack that was made so stays so.
+    /// Postgres, Kafka and RabbitMQ are highly available. A stack that was made so stays so.
     pub ha: bool,
     /// The number of shards of payments and balance; as it is kept, if none is named. A stack that was made so stays so.
     pub shards: Option<usize>,
@@ -160,7 +162,9 @@ fn clear_the_way(layout: &Layout, progress: &Progress) -> Result<()> {
         .filter(|(name, _)| !is_ours(name))
         .flat_map(|(name, ports)| ports.into_iter().map(move |port| (name, layout.port(port))))
         // The port mapper outlives its broker.
-        .filter(|(name, port)| !(*name == "rabbitmq" && is_ours("epmd") && *port == layout.port(Port::Epmd)))
+        .filter(|(name, port)| {
+            !(*name == rabbitmq::name(Node::One) && is_ours("epmd") && *port == layout.port(Port::Epmd))
+        })
         .filter(|(_, port)| !probe::port_is_free(*port))
         .map(|(name, port)| match process::listener(port) {
             Some((pid, command)) => format!("port {port}, for {name}, is held by {command} (pid {pid})"),
@@ -185,12 +189,14 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
             let mut changed = false;
             let name = server.name();
             let mut runs = client.status()?.iter().any(|child| child.name == name && child.id.is_some());
-            if runs && server == Server::Kafka {
+            if runs && let Server::Kafka(node) = server {
                 ensure!(
-                    kafka::has_authorizer(layout),
+                    kafka::has_authorizer(layout, node),
                     "Kafka runs with the settings of a version that had no authorizer: cargo stack down, then up again"
                 );
-                if kafka::agent::is_missing(layout) {
+                if kafka::agent::is_missing(layout, node) {
+                    // All nodes at once would be an outage.
+                    ensure!(!layout.is_ha(), "Kafka runs without its exporter: cargo stack down, then up again");
                     step.now("stopping, to start it with its exporter");
                     client.send(&Request::Stop { name: name.to_owned() })?;
                     runs = false;
@@ -230,7 +236,7 @@ pub fn wait_for_server(layout: &Layout, server: Server, client: &mut Client) -> 
     let ready = || server.ready(layout);
     let waited = probe::until(server.start_timeout(), ready, || alive(client, name));
     let waited = waited.map_err(|error| match server {
-        Server::Kafka => match kafka::acl::ensure_rules(layout) {
+        Server::Kafka(node) => match kafka::acl::ensure_rules(layout, node) {
             Err(why) => error.context(format!("Kafka's rules cannot be made: {why:#}")),
             Ok(()) => error,
         },

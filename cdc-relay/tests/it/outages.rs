@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use stack::servers::Server;
+use stack::servers::{Node, Server};
 
 use crate::harness::{Harness, Servers, eventually};
 use crate::load::under_load;
@@ -66,7 +66,7 @@ async fn after_a_long_outage_of_postgres_the_relay_streams_within_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_is_killed_under_load_costs_nothing() {
     let _permits = permits(2).await;
-    let mut kafka = PrivateServer::start(Server::Kafka).await;
+    let mut kafka = PrivateServer::start(Server::Kafka(Node::One)).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "kafka").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -87,7 +87,7 @@ async fn a_kafka_that_is_killed_under_load_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_hangs_under_load_costs_nothing() {
     let _permits = permits(2).await;
-    let kafka = PrivateServer::start(Server::Kafka).await;
+    let kafka = PrivateServer::start(Server::Kafka(Node::One)).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "hangs").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -108,7 +108,7 @@ async fn a_kafka_that_hangs_under_load_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_stops_while_kafka_hangs_keeps_its_slot_until_it_ends() {
     let _permits = permits(2).await;
-    let kafka = PrivateServer::start(Server::Kafka).await;
+    let kafka = PrivateServer::start(Server::Kafka(Node::One)).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "drains").await;
     let relay = harness.streaming().await;
@@ -132,7 +132,7 @@ async fn a_relay_that_stops_while_kafka_hangs_keeps_its_slot_until_it_ends() {
 #[ignore = "long"]
 async fn a_kafka_that_hangs_for_longer_than_any_time_out_costs_nothing() {
     let _permits = permits(2).await;
-    let kafka = PrivateServer::start(Server::Kafka).await;
+    let kafka = PrivateServer::start(Server::Kafka(Node::One)).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "wedged").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -148,7 +148,7 @@ async fn a_kafka_that_hangs_for_longer_than_any_time_out_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
     let _permits = permits(2).await;
-    let mut rabbit = PrivateServer::start(Server::RabbitMq).await;
+    let mut rabbit = PrivateServer::start(Server::RabbitMq(Node::One)).await;
     let servers = Servers { amqp: rabbit.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "rabbit").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -169,7 +169,7 @@ async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_that_is_short_of_memory_holds_work_back_and_loses_none() {
     let _permits = permits(2).await;
-    let rabbit = PrivateServer::start(Server::RabbitMq).await;
+    let rabbit = PrivateServer::start(Server::RabbitMq(Node::One)).await;
     let servers = Servers { amqp: rabbit.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "alarm").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;

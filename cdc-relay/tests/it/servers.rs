@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use stack::layout::{Layout, PORTS, Port};
-use stack::servers::Server;
+use stack::servers::{Node, Server};
 use stack::spec::Spec;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -37,7 +37,7 @@ impl PrivateServer {
         let name = format!("it-{}-{}", server.name(), uuid::Uuid::now_v7().simple());
         let layout = layout(server, &std::env::temp_dir().join(name));
         let specs = server.alone(&layout).expect("a server");
-        if server == Server::Kafka {
+        if server == Server::Kafka(Node::One) {
             // A private server needs no access control.
             let settings = layout.data.join("kafka/server.properties");
             let open = std::fs::read_to_string(&settings).expect("settings")
@@ -154,8 +154,8 @@ impl PrivateServer {
     pub fn address(&self) -> String {
         let variables = stack::environment::variables(&self.layout).expect("addresses");
         let name = match self.server {
-            Server::Kafka => "KAFKA_BROKERS",
-            Server::RabbitMq => "AMQP_URL",
+            Server::Kafka(_) => "KAFKA_BROKERS",
+            Server::RabbitMq(_) => "AMQP_URL",
             _ => "POSTGRES_ADMIN_URL",
         };
         variables[name].clone()
@@ -176,7 +176,7 @@ impl PrivateServer {
         let port = self.layout.port(Port::Redis);
         let plain = self.address();
         let (file, more, address) = match self.server {
-            Server::Kafka => {
+            Server::Kafka(_) => {
                 let (sasl, controller) =
                     (self.layout.port(Port::KafkaSasl), self.layout.port(Port::KafkaController));
                 let line = |pem: &str| pem.trim().replace('\n', "\\n");
@@ -192,7 +192,7 @@ ssl.keystore.key={key}
                 );
                 ("server.properties", more, format!("localhost:{port}"))
             }
-            Server::RabbitMq => {
+            Server::RabbitMq(_) => {
                 let file = |name: &str| self.layout.data.join("rabbitmq").join(name);
                 self.layout.write_for_server(&file("tls.crt"), certificate).expect("certificate");
                 self.layout.write_for_server(&file("tls.key"), key).expect("key");

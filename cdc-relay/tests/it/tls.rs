@@ -3,7 +3,7 @@
 use cdc_relay::postgres::connection_url::Database;
 use cdc_relay::postgres::session::Session;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use stack::servers::Server;
+use stack::servers::{Node, Server};
 
 use crate::harness::{Harness, Servers, connect, eventually};
 use crate::load::under_load;
@@ -204,8 +204,10 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
 async fn events_sent_to_brokers_by_tls_arrive_as_ever() {
     let _permits = permits(2).await;
     let ours = Certificates::new("ours");
-    let (mut kafka, mut rabbit) =
-        (PrivateServer::start(Server::Kafka).await, PrivateServer::start(Server::RabbitMq).await);
+    let (mut kafka, mut rabbit) = (
+        PrivateServer::start(Server::Kafka(Node::One)).await,
+        PrivateServer::start(Server::RabbitMq(Node::One)).await,
+    );
     let servers = Servers { kafka: kafka.address(), amqp: rabbit.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "tls_brokers").await;
     let (certificate, key) = ours.sign("localhost");

@@ -99,6 +99,23 @@ ports! {
     EtcdPeer1 = 79,
     EtcdPeer2 = 80,
     EtcdPeer3 = 81,
+    /// The further brokers of a highly available stack.
+    Kafka2 = 82,
+    KafkaSasl2 = 83,
+    KafkaController2 = 84,
+    KafkaMetrics2 = 85,
+    Kafka3 = 86,
+    KafkaSasl3 = 87,
+    KafkaController3 = 88,
+    KafkaMetrics3 = 89,
+    Amqp2 = 90,
+    RabbitManagement2 = 91,
+    RabbitPrometheus2 = 92,
+    RabbitDistribution2 = 93,
+    Amqp3 = 94,
+    RabbitManagement3 = 95,
+    RabbitPrometheus3 = 96,
+    RabbitDistribution3 = 97,
 }
 
 #[cfg(test)]

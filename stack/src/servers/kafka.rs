@@ -1,4 +1,7 @@
-//! Apache Kafka (KRaft, one node) from Maven Central: the jars are all there is to it.
+//! Apache Kafka (KRaft) from Maven Central: the jars are all there is to it.
+//!
+//! A stack has one node, a highly available one three. Of those any may be lost: each record is on all of them, and is acknowledged
+//! once two have it.
 //!
 //! It has two listeners. One is for whoever does not sign in, and only reads; at the other the relay, the services, a
 //! subscriber and the administrator sign in by name. The broker itself signs in to its controller: without that the controller would
@@ -18,10 +21,12 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 
 use super::java::java;
-use super::text;
+use super::{Node, text};
 use crate::certificates;
 use crate::launch;
 use crate::layout::{Layout, Port, write_private};
@@ -56,6 +61,41 @@ pub const USERS: [&str; 10] = [
 /// Whoever does not sign in, on an encrypted stack: the file that says whom to trust.
 pub const READER: &str = "reader";
 
+pub fn name(node: Node) -> &'static str {
+    node.of(["kafka", "kafka-2", "kafka-3"])
+}
+
+/// That of whoever does not sign in.
+pub fn port(node: Node) -> Port {
+    node.of([Port::Kafka, Port::Kafka2, Port::Kafka3])
+}
+
+fn sasl_port(node: Node) -> Port {
+    node.of([Port::KafkaSasl, Port::KafkaSasl2, Port::KafkaSasl3])
+}
+
+fn controller_port(node: Node) -> Port {
+    node.of([Port::KafkaController, Port::KafkaController2, Port::KafkaController3])
+}
+
+pub fn ports(node: Node) -> &'static [Port] {
+    node.of([
+        &[Port::Kafka, Port::KafkaSasl, Port::KafkaController, Port::KafkaMetrics],
+        &[Port::Kafka2, Port::KafkaSasl2, Port::KafkaController2, Port::KafkaMetrics2],
+        &[Port::Kafka3, Port::KafkaSasl3, Port::KafkaController3, Port::KafkaMetrics3],
+    ])
+}
+
+/// The addresses of all nodes, for whoever does not sign in.
+pub fn addresses(layout: &Layout) -> String {
+    addresses_at(layout, port)
+}
+
+fn addresses_at(layout: &Layout, port: impl Fn(Node) -> Port) -> String {
+    let nodes = Node::all(layout).iter().map(|node| format!("127.0.0.1:{}", layout.port(port(*node))));
+    nodes.collect::<Vec<_>>().join(",")
+}
+
 /// Where the passwords of the users are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Users {
@@ -68,7 +108,7 @@ pub enum Users {
 impl Users {
     /// Those of a stack: what its broker was started with, and from its next start on `Kept`.
     pub fn of(layout: &Layout) -> Self {
-        match settings_of_last_start(layout) {
+        match settings_of_last_start(layout, Node::One) {
             Some(settings) if !settings.contains(Self::Kept.mechanism()) => Self::Listed,
             Some(_) | None => Self::Kept,
         }
@@ -121,13 +161,13 @@ pub fn download(layout: &Layout, step: &Step) -> Result<String> {
     Ok(format!("{VERSION} in {}", target.display()))
 }
 
-/// Whether its settings, as they were last written, keep anyone from anything.
-pub fn has_authorizer(layout: &Layout) -> bool {
-    settings_of_last_start(layout).is_some_and(|settings| settings.contains("authorizer.class.name"))
+/// Whether the settings of a node, as they were last written, keep anyone from anything.
+pub fn has_authorizer(layout: &Layout, node: Node) -> bool {
+    settings_of_last_start(layout, node).is_some_and(|settings| settings.contains("authorizer.class.name"))
 }
 
-fn settings_of_last_start(layout: &Layout) -> Option<String> {
-    fs::read_to_string(layout.data.join("kafka/server.properties")).ok()
+fn settings_of_last_start(layout: &Layout, node: Node) -> Option<String> {
+    fs::read_to_string(layout.data.join(name(node)).join("server.properties")).ok()
 }
 
 /// The file by which this user signs in, in the format of librdkafka and `kcat -F`.
@@ -146,16 +186,15 @@ pub fn write_client_files(layout: &Layout, users: Users) -> Result<()> {
     if layout.is_encrypted() {
         tls = format!("ssl.ca.location={}\n", layout.authority().display());
         protocol = "SASL_SSL";
-        let port = layout.port(Port::Kafka);
-        let text = format!("bootstrap.servers=127.0.0.1:{port}\nsecurity.protocol=SSL\n{tls}");
+        let text = format!("bootstrap.servers={}\nsecurity.protocol=SSL\n{tls}", addresses(layout));
         write_private(&client_file(layout, READER), &text)?;
     }
     for user in USERS.into_iter().chain([ADMIN]) {
-        let (port, password) = (layout.port(Port::KafkaSasl), secret(layout, user)?);
+        let (servers, password) = (addresses_at(layout, sasl_port), secret(layout, user)?);
         let (login, mechanism) = (users.login(user, &password), users.mechanism());
         let text = format!(
             "# {user}, in the format of librdkafka: kcat -F, KAFKA_CONFIG.
-bootstrap.servers=127.0.0.1:{port}
+bootstrap.servers={servers}
 security.protocol={protocol}
 {tls}sasl.mechanism={mechanism}
 sasl.username={user}
@@ -178,22 +217,28 @@ pub fn secret_name(user: &str) -> String {
     format!("kafka-{user}")
 }
 
-pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
+pub fn prepare(layout: &Layout, node: Node, step: &Step) -> Result<Vec<Spec>> {
     write_client_files(layout, Users::Kept)?;
     let java = java(&JAVA).context("Java 17 or newer is not installed")?;
-    let home = layout.server_dir("kafka")?;
+    let home = layout.server_dir(name(node))?;
     let classes = format!("{}/*", jars(layout).display());
     let properties = home.join("server.properties");
     let logging = home.join("log4j2.properties");
-    layout.write_for_server(&properties, &settings(layout, &home, Users::Kept)?)?;
+    layout.write_for_server(&properties, &settings(layout, node, &home, Users::Kept)?)?;
     layout.write_for_server(&logging, LOGGING)?;
     let logging = format!("-Dlog4j2.configurationFile={}", logging.display());
-    if !home.join("logs/meta.properties").is_file() {
+    let formatted = home.join("logs/meta.properties");
+    if formatted.is_file() {
+        ensure_of_cluster(layout, &formatted)?;
+    } else {
         step.now("formatting its storage");
         let mut argv =
             vec![text(&java), "-Xmx128m".into(), "-XX:TieredStopAtLevel=1".into(), logging.clone()];
         argv.extend(["-cp".into(), classes.clone(), "kafka.tools.StorageTool".into(), "format".into()]);
-        argv.extend(["--standalone".into(), "-t".into(), cluster_id()?, "-c".into(), text(&properties)]);
+        if Node::all(layout) == [node] {
+            argv.push("--standalone".into());
+        }
+        argv.extend(["-t".into(), cluster_id(layout)?, "-c".into(), text(&properties)]);
         launch::tool(&home, layout.uid, &argv, &BTreeMap::new()).context("cannot format Kafka's storage")?;
     }
     let mut argv = vec![text(&java), "-Xms384m".into(), "-Xmx512m".into()];
@@ -202,29 +247,55 @@ pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
         "-XX:MaxGCPauseMillis=20".into(),
         "-XX:+ExitOnOutOfMemoryError".into(),
     ]);
-    argv.extend(agent::argument(layout, &home)?);
+    argv.extend(agent::argument(layout, node, &home)?);
     argv.extend(["-Djava.awt.headless=true".into(), logging, "-cp".into(), classes, "kafka.Kafka".into()]);
     argv.push(text(&properties));
-    Ok(vec![super::spec(layout, "kafka", home, argv, Port::Kafka)])
+    Ok(vec![super::spec(layout, name(node), home, argv, port(node))])
 }
 
-/// 22 characters of URL-safe base 64. The first is a letter: Kafka's command line refuses a leading hyphen.
-fn cluster_id() -> Result<String> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut bytes = [0_u8; 22];
-    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
-    // The last character carries only two bits of the 128.
-    let character = |(at, byte): (usize, &u8)| match at {
-        0 => ALPHABET[usize::from(byte % 26)],
-        21 => ALPHABET[usize::from(byte % 4) * 16],
-        _ => ALPHABET[usize::from(byte % 64)],
+/// Data of a single node, or of another cluster, would wait for a majority that never comes.
+fn ensure_of_cluster(layout: &Layout, formatted: &Path) -> Result<()> {
+    let describe = || format!("cannot read {}", formatted.display());
+    let properties = fs::read_to_string(formatted).with_context(describe)?;
+    ensure!(
+        !layout.is_ha() || properties.contains(&format!("cluster.id={}\n", cluster_id(layout)?)),
+        "the data of Kafka are not those of three nodes of this stack: `cargo stack clean`, then `cargo stack up --ha`"
+    );
+    Ok(())
+}
+
+/// The same for all nodes, and of this stack alone: the 128 bits of a secret, as 22 characters of URL-safe base 64. The first bits are
+/// fixed, so that the first character is a letter: Kafka's command line refuses a leading hyphen.
+fn cluster_id(layout: &Layout) -> Result<String> {
+    let random = layout.secret("kafka-cluster")?;
+    let bits = u128::from_str_radix(&random, 16).context("the secret kafka-cluster is no number")?;
+    Ok(BASE64_URL_SAFE_NO_PAD.encode((bits >> 2).to_be_bytes()))
+}
+
+/// Who decides for the cluster: one node by itself, or the majority of three.
+fn quorum(layout: &Layout) -> String {
+    let voter = |(id, node): (usize, &Node)| {
+        let port = layout.port(controller_port(*node));
+        format!("{}@127.0.0.1:{port}", id + 1)
     };
-    Ok(bytes.iter().enumerate().map(|item| char::from(character(item))).collect())
+    match Node::all(layout) {
+        [node] => {
+            let port = layout.port(controller_port(*node));
+            format!("controller.quorum.bootstrap.servers=127.0.0.1:{port}")
+        }
+        nodes => {
+            let voters: Vec<String> = nodes.iter().enumerate().map(voter).collect();
+            format!("controller.quorum.voters={}", voters.join(","))
+        }
+    }
 }
 
-pub fn settings(layout: &Layout, home: &Path, users: Users) -> Result<String> {
-    let (port, sasl) = (layout.port(Port::Kafka), layout.port(Port::KafkaSasl));
-    let controller = layout.port(Port::KafkaController);
+pub fn settings(layout: &Layout, node: Node, home: &Path, users: Users) -> Result<String> {
+    let (port, sasl) = (layout.port(port(node)), layout.port(sasl_port(node)));
+    let (controller, id) = (layout.port(controller_port(node)), node.of([1, 2, 3]));
+    let quorum = quorum(layout);
+    // A record is acknowledged once `least` of its `copies` have it.
+    let (copies, least) = if layout.is_ha() { (3, 2) } else { (1, 1) };
     // By its own name the broker signs in to itself and to its controller.
     let broker = Users::Listed.login(BROKER, &secret(layout, BROKER)?);
     let user = |name: &str| Ok(format!(" user_{name}=\"{}\"", secret(layout, name)?));
@@ -247,8 +318,8 @@ pub fn settings(layout: &Layout, home: &Path, users: Users) -> Result<String> {
     let tls = protocols(layout, home)?;
     Ok(format!(
         "process.roles=broker,controller
-node.id=1
-controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+node.id={id}
+{quorum}
 listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl}
 {tls}controller.listener.names=CONTROLLER
@@ -263,15 +334,15 @@ allow.everyone.if.no.acl.found=false
 super.users=User:{BROKER};User:{ADMIN}
 log.dirs={}/logs
 num.partitions=1
-default.replication.factor=1
-min.insync.replicas=1
-offsets.topic.replication.factor=1
+default.replication.factor={copies}
+min.insync.replicas={least}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={least}
 transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.replication.factor={copies}
+share.coordinator.state.topic.min.isr={least}
 share.coordinator.state.topic.num.partitions=4
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
@@ -314,10 +385,43 @@ mod tests {
 
     #[test]
     fn a_cluster_id_never_looks_like_a_flag() {
+        let dir = std::env::temp_dir().join(format!("stack-kafka-{}", std::process::id()));
+        let layout = Layout::new(Some(dir), 22_000).unwrap();
         for _ in 0..200 {
-            let id = cluster_id().unwrap();
-            assert_eq!(id.len(), 22);
+            let id = cluster_id(&layout).unwrap();
+            assert_eq!((id.len(), &id), (22, &cluster_id(&layout).unwrap()));
             assert!(id.starts_with(|c: char| c.is_ascii_uppercase()), "{id}");
+            layout.renew_secret("kafka-cluster").unwrap();
         }
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+    #[test]
+    fn three_nodes_have_one_quorum_and_data_of_another_cluster_are_refused() {
+        let dir = std::env::temp_dir().join(format!("stack-quorum-{}", std::process::id()));
+        let layout = Layout::new(Some(dir.clone()), 22_000).unwrap();
+        let layout = Layout { data: dir.join("data"), ..layout };
+        let alone = settings(&layout, Node::One, Path::new("/k"), Users::Kept).unwrap();
+        assert!(alone.contains("\ncontroller.quorum.bootstrap.servers=127.0.0.1:22005\n"), "{alone}");
+        assert!(alone.contains("\nmin.insync.replicas=1\n"), "{alone}");
+        layout.choose_ha().unwrap();
+        for (id, node) in [(1, Node::One), (2, Node::Two), (3, Node::Three)] {
+            let text = settings(&layout, node, Path::new("/k"), Users::Kept).unwrap();
+            for line in [
+                &format!("node.id={id}"),
+                "controller.quorum.voters=1@127.0.0.1:22005,2@127.0.0.1:22084,3@127.0.0.1:22088",
+                "min.insync.replicas=2",
+                "default.replication.factor=3",
+            ] {
+                assert!(text.contains(&format!("\n{line}\n")), "{line}: {text}");
+            }
+        }
+        assert_eq!(addresses(&layout), "127.0.0.1:22004,127.0.0.1:22082,127.0.0.1:22086");
+        let formatted = layout.dir.join("meta.properties");
+        fs::write(&formatted, "version=1\ncluster.id=AnotherClusterOfAnother\n").unwrap();
+        let refused = ensure_of_cluster(&layout, &formatted).unwrap_err().to_string();
+        assert!(refused.contains("cargo stack clean"), "{refused}");
+        fs::write(&formatted, format!("cluster.id={}\n", cluster_id(&layout).unwrap())).unwrap();
+        ensure_of_cluster(&layout, &formatted).unwrap();
+        fs::remove_dir_all(&layout.dir).unwrap();
     }
 }

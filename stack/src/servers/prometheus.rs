@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::text;
+use super::{Node, kafka, rabbitmq, text};
 use crate::certificates;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port};
@@ -61,28 +61,25 @@ pub fn write_targets(layout: &Layout) -> Result<()> {
     layout.write_for_server(&layout.server_dir("prometheus")?.join("targets.json"), &targets)
 }
 
-/// The subject of each exporter, and its port. The rules of machines look for the job `node`.
-const EXPORTERS: [(&str, Port); 4] = [
-    ("kafka", Port::KafkaMetrics),
-    ("node", Port::NodeExporter),
-    ("postgres", Port::PostgresExporter),
-    ("redis", Port::RedisExporter),
-];
+/// The subject of each exporter of which there is one, and its port. The rules of machines look for the job `node`.
+const EXPORTERS: [(&str, Port); 3] =
+    [("node", Port::NodeExporter), ("postgres", Port::PostgresExporter), ("redis", Port::RedisExporter)];
 
 /// Each service is a job with as many targets as it has instances; so is each server that can be scraped, by itself or by an
 /// exporter.
 pub fn targets(layout: &Layout) -> Vec<Value> {
     let instances = Instance::of(layout).into_iter();
     let services = instances.map(|instance| (instance.service.program(), instance.name, instance.admin));
-    let servers = [
-        ("haproxy", Port::EdgeAdmin),
-        ("rabbitmq", Port::RabbitPrometheus),
-        ("prometheus", Port::Prometheus),
-    ];
-    let exporters = EXPORTERS.into_iter().filter(|_| Extra::of(layout).contains(&Extra::Observe));
-    let servers = servers.into_iter().chain(exporters).map(|(name, port)| (name, name, port));
+    let nodes = || Node::all(layout).iter().copied();
+    let brokers = nodes().map(|node| ("kafka", kafka::name(node), kafka::agent::port(node)));
+    let exporters = EXPORTERS.map(|(name, port)| (name, name, port)).into_iter().chain(brokers);
+    let exporters = exporters.filter(|_| Extra::of(layout).contains(&Extra::Observe));
+    let queues = nodes().map(|node| ("rabbitmq", rabbitmq::name(node), rabbitmq::metrics_port(node)));
+    let servers = [("haproxy", Port::EdgeAdmin), ("prometheus", Port::Prometheus)];
+    let servers = servers.map(|(name, port)| (name, name, port)).into_iter().chain(queues);
     services
         .chain(servers)
+        .chain(exporters)
         .map(|(job, instance, port)| {
             let url = layout.http(port, "");
             let (scheme, address) = url.split_once("://").unwrap_or(("http", &url));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::servers::kafka::acl::{self, Resource};
-use crate::servers::{opensearch, postgres};
+use crate::servers::{Node, opensearch, postgres};
 
 /// The settings of a text with a line for each, as name and value.
 fn settings(text: &str, separator: char) -> Vec<(&str, &str)> {
@@ -63,17 +63,6 @@ fn postgres_has_the_parameters_of_a_stack() {
     assert_eq!(limit, harness.memory_of_compose("postgres"));
 }
 
-/// The settings of one broker that three have otherwise.
-const REPLICATED: [(&str, u64); 7] = [
-    ("default.replication.factor", 3),
-    ("min.insync.replicas", 2),
-    ("offsets.topic.replication.factor", 3),
-    ("transaction.state.log.replication.factor", 3),
-    ("transaction.state.log.min.isr", 2),
-    ("share.coordinator.state.topic.replication.factor", 3),
-    ("share.coordinator.state.topic.min.isr", 2),
-];
-
 /// What Strimzi says itself: who a broker is, where it listens, who signs in.
 const OF_STRIMZI: [&str; 13] = [
     "process.roles",
@@ -97,15 +86,11 @@ fn kafka_has_the_settings_of_a_stack() {
     let kafka = &harness.named("Kafka", "kafka")["spec"]["kafka"];
     // Of an encrypted stack it would copy certificates, and Strimzi says where they are.
     let plain = compose::layout(&harness.folder.join("plain")).unwrap();
-    let all = kafka::settings(&plain, Path::new("/"), Users::Kept).unwrap();
+    plain.choose_ha().unwrap();
+    let all = kafka::settings(&plain, Node::One, Path::new("/"), Users::Kept).unwrap();
     let ours = settings(&all, '=');
     let ours = ours.into_iter().filter(|(name, _)| !OF_STRIMZI.iter().any(|own| name.starts_with(own)));
-    let expected: BTreeMap<&str, String> = ours
-        .map(|(name, value)| {
-            let replicated = REPLICATED.iter().find(|(replicated, _)| *replicated == name);
-            (name, replicated.map_or(value.to_owned(), |(_, value)| value.to_string()))
-        })
-        .collect();
+    let expected: BTreeMap<&str, String> = ours.map(|(name, value)| (name, value.to_owned())).collect();
     let given = kafka["config"].as_object().unwrap();
     let given: BTreeMap<&str, String> = given
         .iter()
@@ -161,9 +146,7 @@ fn rabbitmq_has_the_limits_of_a_stack() {
     let given = settings(text(&cluster["rabbitmq"]["additionalConfig"]), '=');
     let path = Path::new("/etc/rabbitmq-definitions/definitions.json");
     let all = rabbitmq::limits(path);
-    // Of three nodes a minority pauses, which is the operator's default.
-    let expected = settings(&all, '=').into_iter().filter(|(name, _)| *name != "cluster_partition_handling");
-    assert_eq!(given, expected.collect::<Vec<_>>());
+    assert_eq!(given, settings(&all, '='));
     assert_eq!(text(&cluster["image"]), harness.image_of_compose("rabbitmq"));
     assert_eq!(cluster["tls"]["disableNonTLSListeners"], true);
     assert_eq!(cluster["replicas"], 3);

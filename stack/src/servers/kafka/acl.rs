@@ -14,6 +14,7 @@ use anyhow::{Result, ensure};
 use super::SUBSCRIBER;
 use super::protocol::{Broker, put};
 use crate::layout::Layout;
+use crate::servers::Node;
 
 /// The API's number, and its version without tagged fields.
 const CREATE_ACLS: (i16, i16) = (30, 1);
@@ -84,15 +85,15 @@ pub fn rules() -> Vec<Rule<'static>> {
     reading.chain(producing).chain(subscribing).chain([group]).collect()
 }
 
-/// Gives the users of the stack their passwords, and makes its rules.
+/// Gives the users of the stack their passwords, and makes its rules, at this node and for all.
 ///
 /// # Errors
 /// As [`allow`].
-pub fn ensure_rules(layout: &Layout) -> Result<()> {
+pub fn ensure_rules(layout: &Layout, node: Node) -> Result<()> {
     if super::Users::of(layout) == super::Users::Kept {
-        super::scram::set_users(layout)?;
+        super::scram::set_users(layout, node)?;
     }
-    allow(layout, &rules())
+    create(Broker::as_itself(layout, node)?, &rules())
 }
 
 /// Makes these rules, as the broker itself.
@@ -100,7 +101,7 @@ pub fn ensure_rules(layout: &Layout) -> Result<()> {
 /// # Errors
 /// When Kafka does not answer, or refuses.
 pub fn allow(layout: &Layout, rules: &[Rule<'_>]) -> Result<()> {
-    create(Broker::as_itself(layout)?, rules)
+    create(Broker::as_itself(layout, Node::One)?, rules)
 }
 
 /// Makes these rules on the Kafka at this address (HOST:PORT), as the administrator with this password.

@@ -12,10 +12,15 @@ use crate::layout::{Layout, Port};
 use crate::maven::{Artifact, Content, Download};
 use crate::output::Step;
 use crate::probe;
+use crate::servers::Node;
 
 /// The newest that Maven Central has.
 pub const VERSION: &str = "1.0.1";
 const NAME: &str = "jmx_prometheus_javaagent";
+
+pub fn port(node: Node) -> Port {
+    node.of([Port::KafkaMetrics, Port::KafkaMetrics2, Port::KafkaMetrics3])
+}
 
 /// Where it is, or will be.
 pub fn folder(layout: &Layout) -> PathBuf {
@@ -42,18 +47,18 @@ pub fn download(layout: &Layout, step: &Step) -> Result<String> {
 ///
 /// # Errors
 /// When they cannot be written.
-pub fn argument(layout: &Layout, home: &Path) -> Result<Option<String>> {
+pub fn argument(layout: &Layout, node: Node, home: &Path) -> Result<Option<String>> {
     if !Extra::of(layout).contains(&Extra::Observe) {
         return Ok(None);
     }
     let rules = home.join("metrics.yml");
     layout.write_for_server(&rules, &layout.compose_file("kafka/metrics.yml")?)?;
     let jar = folder(layout).join(format!("{NAME}-{VERSION}.jar"));
-    let port = layout.port(Port::KafkaMetrics);
+    let port = layout.port(port(node));
     Ok(Some(format!("-javaagent:{}=127.0.0.1:{port}:{}", jar.display(), rules.display())))
 }
 
 /// Whether a Kafka that runs was started before the stack had exporters.
-pub fn is_missing(layout: &Layout) -> bool {
-    Extra::of(layout).contains(&Extra::Observe) && probe::port_is_free(layout.port(Port::KafkaMetrics))
+pub fn is_missing(layout: &Layout, node: Node) -> bool {
+    Extra::of(layout).contains(&Extra::Observe) && probe::port_is_free(layout.port(port(node)))
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::protocol::{Answer, Broker, put};
 use crate::layout::Layout;
+use crate::servers::Node;
 
 /// The numbers of the APIs, and the versions without tagged fields. The one of leaving takes names of members since version 3.
 const LIST_GROUPS: (i16, i16) = (16, 2);
@@ -21,14 +22,22 @@ const UNKNOWN_MEMBER: i16 = 25;
 /// # Errors
 /// When Kafka does not answer, or refuses.
 pub fn remove(layout: &Layout, program: &str, member: &str) -> Result<Vec<String>> {
-    let mut broker = Broker::as_itself(layout)?;
-    let mut answer = broker.ask(LIST_GROUPS, &[])?;
-    let groups = groups(&mut answer).context("the list of consumer groups")?;
     let mut left = Vec::new();
-    for group in groups.into_iter().filter(|group| is_of(group, program)) {
-        let mut answer = broker.ask(LEAVE_GROUP, &request(&group, member)?)?;
-        if was_member(&mut answer).with_context(|| format!("{member} in the consumer group {group}"))? {
-            left.push(group);
+    let connected = Node::all(layout).iter().map(|node| Broker::as_itself(layout, *node));
+    let (brokers, away): (Vec<_>, Vec<_>) = connected.partition(Result::is_ok);
+    // What a node coordinated that is away, others do.
+    if let (true, Some(Err(error))) = (brokers.is_empty(), away.into_iter().next()) {
+        return Err(error);
+    }
+    // Each node lists the groups that it coordinates, and takes requests for no other.
+    for mut broker in brokers.into_iter().flatten() {
+        let mut answer = broker.ask(LIST_GROUPS, &[])?;
+        let groups = groups(&mut answer).context("the list of consumer groups")?;
+        for group in groups.into_iter().filter(|group| is_of(group, program)) {
+            let mut answer = broker.ask(LEAVE_GROUP, &request(&group, member)?)?;
+            if was_member(&mut answer).with_context(|| format!("{member} in the consumer group {group}"))? {
+                left.push(group);
+            }
         }
     }
     Ok(left)

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{ADMIN, BROKER, secret};
-use crate::layout::{Layout, Port};
+use super::{ADMIN, BROKER, sasl_port, secret};
+use crate::layout::Layout;
 use crate::link::{self, Link};
+use crate::servers::Node;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: i32 = 1 << 20;
@@ -21,12 +22,12 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Signed in as the broker itself, whose password is in its settings, so that it knows it before it knows any user.
+    /// Signed in at this node as the broker itself, whose password is in its settings, so that it knows it before it knows any user.
     ///
     /// # Errors
     /// When Kafka does not answer, or refuses.
-    pub fn as_itself(layout: &Layout) -> Result<Self> {
-        let port = layout.port(Port::KafkaSasl);
+    pub fn as_itself(layout: &Layout, node: Node) -> Result<Self> {
+        let port = layout.port(sasl_port(node));
         let stream =
             link::open(layout, port, None, TIMEOUT).with_context(|| format!("cannot reach port {port}"))?;
         let mut broker = Self { stream };

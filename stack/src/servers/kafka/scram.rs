@@ -12,6 +12,7 @@ use sha2::Sha512;
 use super::protocol::Broker;
 use super::{ADMIN, USERS, secret};
 use crate::layout::{Layout, random};
+use crate::servers::Node;
 
 /// The least that Kafka takes. The passwords are random numbers, which nobody guesses.
 const ITERATIONS: u32 = 4096;
@@ -20,17 +21,17 @@ const ALTER_USER_SCRAM_CREDENTIALS: (i16, i16) = (51, 0);
 const NO_TAGS: u8 = 0;
 const SCRAM_SHA_512: u8 = 2;
 
-/// Gives each user the password of its file of secrets, as the broker itself.
+/// Gives each user the password of its file of secrets, at this node and for all, as the broker itself.
 ///
 /// # Errors
 /// When Kafka does not answer, or refuses.
-pub fn set_users(layout: &Layout) -> Result<()> {
+pub fn set_users(layout: &Layout, node: Node) -> Result<()> {
     let users: Vec<(&str, String)> = USERS
         .into_iter()
         .chain([ADMIN])
         .map(|user| Ok((user, secret(layout, user)?)))
         .collect::<Result<_>>()?;
-    let mut broker = Broker::as_itself(layout)?;
+    let mut broker = Broker::as_itself(layout, node)?;
     let mut answer = broker.ask(ALTER_USER_SCRAM_CREDENTIALS, &request(&users)?)?;
     let [_no_tags] = answer.array()?;
     let _throttled = answer.array::<4>()?;

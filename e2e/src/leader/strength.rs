@@ -1,0 +1,54 @@
+//! Whether every node that was lost is there again, and has what the others have.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use brokers::{Brokers, Properties};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use saga::contract::PAYMENT_TOPIC;
+use serde_json::Value;
+use stack::layout::Layout;
+use stack::login::Login;
+use stack::servers::{Node, kafka, patroni, rabbitmq};
+
+use super::loss::Loss;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// # Errors
+/// When whoever is asked does not answer.
+pub async fn is_full(layout: Layout, loss: Loss) -> Result<bool> {
+    match loss {
+        Loss::Kafka => tokio::task::spawn_blocking(move || replicas_are_in_sync(&layout)).await?,
+        Loss::Rabbitmq => queue_is_on_all(&layout).await,
+        _ => {
+            let ready = move || Node::ALL.into_iter().all(|node| patroni::ready(&layout, node));
+            Ok(tokio::task::spawn_blocking(ready).await?)
+        }
+    }
+}
+
+/// Whether every partition has all of its replicas in sync, and those of payments are on each broker.
+fn replicas_are_in_sync(layout: &Layout) -> Result<bool> {
+    let file = kafka::client_file(layout, kafka::ADMIN).display().to_string();
+    let properties = Properties::read(&file).map_err(anyhow::Error::msg)?;
+    let consumer: BaseConsumer = Brokers::new(None, properties)?.config().create()?;
+    let metadata = consumer.fetch_metadata(None, TIMEOUT)?;
+    let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    let mut payments = metadata.topics().iter().filter(|topic| topic.name() == PAYMENT_TOPIC);
+    let everywhere = payments
+        .next()
+        .is_some_and(|topic| topic.partitions().iter().all(|it| it.isr().len() == Node::ALL.len()));
+    Ok(everywhere && partitions.all(|partition| partition.isr().len() == partition.replicas().len()))
+}
+
+/// Whether every node has its replica of the work queue running, as the one asked sees it.
+async fn queue_is_on_all(layout: &Layout) -> Result<bool> {
+    let port = rabbitmq::management_port(Node::One);
+    let url = layout.http(port, &format!("/api/queues/%2f/{}", rabbitmq::QUEUE));
+    let login = Login::QueueAdministrator;
+    let request = reqwest::Client::new().get(url).basic_auth(login.user(), Some(login.password(layout)?));
+    let answer = request.timeout(TIMEOUT).send().await?.error_for_status()?;
+    let queue: Value = answer.json().await?;
+    Ok(queue["online"].as_array().context("the queue names no replica")?.len() == Node::ALL.len())
+}
