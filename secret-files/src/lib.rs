@@ -101,13 +101,19 @@ fn parse<C: Parser>(
         .map_err(|why| Error::raw(ErrorKind::ValueValidation, format!("{why:#}\n")))?;
     let read = command.try_get_matches_from_mut(arguments);
     let config = read.and_then(|matches| C::from_arg_matches(&matches));
-    config.map_err(|error| without_secret(error, &command).format(&mut command))
+    config.map_err(|error| {
+        // Parsing builds no subcommand but the one that was named, and an option has no text before.
+        command.build();
+        without_secret(error, &command).format(&mut command)
+    })
 }
 
 /// The error without the value of an option that holds a secret.
 fn without_secret(mut error: Error, command: &Command) -> Error {
-    if matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(name)) if is_secret(command, name))
-    {
+    let of_secret = matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(name)) if is_secret(command, name));
+    // Of a value that is missing it is empty.
+    let has_value = matches!(error.get(ContextKind::InvalidValue), Some(ContextValue::String(value)) if !value.is_empty());
+    if of_secret && has_value {
         error.insert(ContextKind::InvalidValue, ContextValue::String("(not shown)".to_owned()));
     }
     error
@@ -129,6 +135,9 @@ fn with_files(mut command: Command, variable: &dyn Fn(&str) -> Option<OsString>)
     for (id, name) in secrets {
         if let Some(secret) = of_file(&name, variable)? {
             command = command.mut_arg(id, |option| holding(option, secret));
+        } else if given(&name, variable).is_none() {
+            // It may be set, and empty.
+            command = command.mut_arg(id, |option| option.env(Resettable::<clap::builder::OsStr>::Reset));
         }
     }
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();

@@ -141,6 +141,8 @@ fn a_secret_that_is_not_usable_is_not_shown_and_another_value_is() {
     ] {
         assert!(said.contains(option) && !said.contains("swordfish"), "{said}");
     }
+    let said = refused(&["--other="], &all);
+    assert!(said.contains("--other") && !said.contains("not shown"), "{said}");
     let said = refused(&["--count", "harbour"], &all);
     assert!(said.contains("'harbour' for '--count"), "{said}");
 }

@@ -79,6 +79,10 @@ fn a_secret_that_is_not_usable_is_not_shown_whoever_holds_it() {
     let file = std::env::temp_dir().join(format!("e2e-secret-bad-{}", std::process::id()));
     std::fs::write(&file, "swordfish and chips").unwrap();
     let path = file.display().to_string();
+    // A deployment's file may name a variable that nobody sets.
+    let empty = run("cdc-relay", &["run"], "AMQP_URL", &[("AMQP_URL", "")]);
+    let said = String::from_utf8_lossy(&empty.stderr).into_owned();
+    assert!(said.contains("AMQP_URL is not set"), "{said}");
     let programs: [(&str, &[&str], &str); 4] = [
         ("processor-svc", &[], "REDIS_URL"),
         ("processor-svc", &[], "AMQP_URL"),
@@ -92,6 +96,8 @@ fn a_secret_that_is_not_usable_is_not_shown_whoever_holds_it() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.code(), Some(64), "{program} {name}: {said}");
             assert!(!said.contains("swordfish"), "{program} {name}: {said}");
+            let option = secret.to_lowercase().replace('_', "-");
+            assert!(said.contains(&format!("--{option}")), "{program} {name}: {said}");
         }
     }
     std::fs::remove_file(file).unwrap();
