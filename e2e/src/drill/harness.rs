@@ -25,6 +25,8 @@ const USERS: usize = 20;
 /// The load has to be accepted before anything is broken.
 const FIRST_PAYMENTS: usize = 10;
 const FIRST_PAYMENTS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Rules of the drills look at ten minutes at most.
+const EARLIER_TIMEOUT: Duration = Duration::from_secs(900);
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const POLL_INTERVAL_MAX: Duration = Duration::from_secs(2);
 
@@ -50,22 +52,14 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// Begins the load, and waits until payments are accepted.
+    /// Begins the load, and waits until payments are accepted, and until the drill's alert is quiet: what was broken before, such as by
+    /// another drill, may still cause it.
     ///
     /// # Errors
-    /// When an alert of the drill fires already, or the stack accepts nothing.
+    /// When the stack accepts nothing, or the alert goes on: then the drill would show nothing.
     pub async fn begin(stack: &Stack, drill: &'static Drill, view: View) -> Result<Self> {
         let client = Client::new(&stack.through_edge())?;
         let prometheus = Prometheus::new(&stack.prometheus_url)?;
-        if let Some(listed) = &drill.alert {
-            let state = prometheus.state(listed.name).await?;
-            ensure!(
-                state == AlertState::Inactive,
-                "{} is {state:?} already, so the drill would show nothing: look at {}/alerts",
-                listed.name,
-                stack.prometheus_url
-            );
-        }
         let explained = chaos::parked(stack).await?;
         let users = chaos::load::fund(&client, USERS).await?;
         let interval = drill.load_interval();
@@ -91,6 +85,11 @@ impl Harness {
             others: Vec::new(),
         };
         harness.accepts(FIRST_PAYMENTS).await?;
+        if let Some(listed) = &drill.alert {
+            let what = format!("{} of before to end ({}/alerts)", listed.name, stack.prometheus_url);
+            let is_quiet = async || harness.is(listed.name, AlertState::Inactive).await;
+            harness.until(EARLIER_TIMEOUT, &what, is_quiet).await?;
+        }
         harness.view.line(&format!("load: {:.0} payments a second", 1.0 / interval.as_secs_f64()));
         Ok(harness)
     }
