@@ -1,4 +1,4 @@
-//! What can be lost, and what it may cost.
+//! The losses: the nodes of each, and the delays that it may cost.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use rustix::process::Signal;
 use stack::servers::{Node, etcd, kafka, patroni, rabbitmq};
 
-use super::LOST_TIME;
+use super::BEFORE;
 
 /// Patroni's own time until a primary that is gone is replaced, and some for the promotion and for clients to find it.
 const ACCEPT_GAP_MAX: Duration = Duration::from_secs(25);
@@ -17,8 +17,8 @@ const UNDISTURBED_GAP_MAX: Duration = Duration::from_secs(15);
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// A broker that is gone is noticed after nine seconds (`broker.session.timeout.ms`); then others lead its partitions and groups.
 const BROKER_GAP_MAX: Duration = Duration::from_secs(25);
-/// How long a broker or a node of RabbitMQ stays lost.
-const BROKER_LOST_TIME: Duration = Duration::from_secs(20);
+/// How long a node stays lost: longer than its replacement takes, so that a delay shows that nothing replaced it.
+const LOST_SECONDS: u64 = 45;
 /// Whoever was connected to the node connects to another at once, and the queue has another leader after some seconds.
 const QUEUE_GAP_MAX: Duration = Duration::from_secs(20);
 
@@ -46,33 +46,36 @@ pub enum Loss {
     Rabbitmq,
 }
 
-/// How long none of these may happen.
-pub struct Gaps<T> {
+/// The delays of a load.
+pub struct Delays<T> {
+    /// The longest time in which no payment was accepted.
     pub accepted: T,
+    /// The longest from the acceptance of a payment to its hold.
     pub held: T,
+    /// The longest from the acceptance of a payment to its charge.
     pub charged: T,
 }
 
 impl Loss {
-    /// How long no payment may be accepted, none held and none charged.
-    pub fn gaps_max(self) -> Gaps<Duration> {
-        let (accepted, held, charged) = match self {
-            Self::Kill | Self::Freeze | Self::Patroni => (ACCEPT_GAP_MAX, EVENT_GAP_MAX, EVENT_GAP_MAX),
+    /// The delays that it may cost.
+    pub fn delays_max(self) -> Delays<Duration> {
+        let lost = self.lost_time();
+        let (accepted, held) = match self {
+            Self::Kill | Self::Freeze | Self::Patroni => (ACCEPT_GAP_MAX, EVENT_GAP_MAX),
             // It answers: services and relay look at the others while something waits for standbys, every few seconds.
-            Self::Cut => {
-                let event = EVENT_GAP_MAX + LOOK_INTERVAL;
-                (ACCEPT_GAP_MAX + LOOK_INTERVAL, event, event)
-            }
+            Self::Cut => (ACCEPT_GAP_MAX + LOOK_INTERVAL, EVENT_GAP_MAX + LOOK_INTERVAL),
             // Commits wait until they are back.
-            Self::Standbys => {
-                let gap = LOST_TIME + UNDISTURBED_GAP_MAX;
-                (gap, gap, gap)
-            }
-            Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
-            Self::Kafka => (UNDISTURBED_GAP_MAX, BROKER_GAP_MAX, BROKER_GAP_MAX),
-            Self::Rabbitmq => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX, QUEUE_GAP_MAX),
+            Self::Standbys => (lost + UNDISTURBED_GAP_MAX, lost + UNDISTURBED_GAP_MAX),
+            Self::Etcd | Self::AllEtcd => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
+            Self::Kafka => (UNDISTURBED_GAP_MAX, BROKER_GAP_MAX),
+            Self::Rabbitmq => (UNDISTURBED_GAP_MAX, UNDISTURBED_GAP_MAX),
         };
-        Gaps { accepted, held, charged }
+        let charged = match self {
+            Self::Rabbitmq => QUEUE_GAP_MAX,
+            // It comes after the hold, and takes a connection of the processor's.
+            _ => held + LOOK_INTERVAL,
+        };
+        Delays { accepted, held, charged }
     }
 
     /// Whether another node of Postgres is the primary afterwards.
@@ -80,19 +83,15 @@ impl Loss {
         matches!(self, Self::Kill | Self::Freeze | Self::Patroni | Self::Cut)
     }
 
-    /// How many payments at this rate last for all of it: the first ones, the time that each is lost, and as long again to come back.
+    /// How many payments at this rate last for all of it: those before the first loss, and for each loss twice the time that it lasts.
     pub fn payments(self, rate: f64) -> usize {
         let losses = self.groups(Node::One).len() as f64;
-        let seconds = 20.0 + losses * 2.0 * self.lost_time().as_secs_f64();
-        (seconds * rate) as usize
+        BEFORE + (losses * 2.0 * self.lost_time().as_secs_f64() * rate).ceil() as usize
     }
 
-    /// How long each stays lost: longer than it takes to replace it.
+    /// How long each node stays lost.
     pub fn lost_time(self) -> Duration {
-        match self {
-            Self::Kafka | Self::Rabbitmq => BROKER_LOST_TIME,
-            _ => LOST_TIME,
-        }
+        Duration::from_secs(LOST_SECONDS)
     }
 
     /// The servers that are lost: at once within a group, one group after the other.
@@ -113,6 +112,30 @@ impl Loss {
         match self {
             Self::Freeze | Self::Patroni | Self::Cut | Self::Standbys => Signal::STOP,
             Self::Kill | Self::Etcd | Self::AllEtcd | Self::Kafka | Self::Rabbitmq => Signal::KILL,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_that_nothing_replaces_takes_longer_than_its_delays_may() {
+        for loss in Loss::value_variants().iter().filter(|loss| **loss != Loss::Standbys) {
+            let Delays { accepted, held, charged } = loss.delays_max();
+            assert!([accepted, held, charged].iter().all(|max| *max < loss.lost_time()), "{loss:?}");
+        }
+    }
+
+    #[test]
+    fn the_load_lasts_until_all_is_back() {
+        for loss in Loss::value_variants() {
+            for rate in [1.0, 12.0, 40.0] {
+                let seconds = (loss.payments(rate) - BEFORE) as f64 / rate;
+                let losses = loss.groups(Node::One).len() as f64;
+                assert!(seconds >= losses * 1.5 * loss.lost_time().as_secs_f64(), "{loss:?} at {rate}/s");
+            }
         }
     }
 }
