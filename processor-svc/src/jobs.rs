@@ -86,7 +86,11 @@ impl Jobs {
     async fn session(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         // The password may have been changed since the start.
         let url = secret_files::current(&self.url);
-        let connection = rabbitmq::connect(&url, "processor-svc", BROKER_TIMEOUT).await?;
+        let connection = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(()),
+            connected = rabbitmq::connect(&url, "processor-svc", BROKER_TIMEOUT) => connected?,
+        };
         let consumed = self.openings(&connection, shutdown).await;
         // Unacknowledged messages return to the queue, even if closing fails.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "stopping".into())).await;

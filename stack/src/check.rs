@@ -251,7 +251,7 @@ fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: im
     let before = totals.failed();
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
-        // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Ten more servers
+        // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Nine more servers
         // leave no room for parts, and those of shards need none.
         let parts = Extra::value_variants().iter().copied();
         let has_parts = !*ha && shards.is_none();

@@ -333,19 +333,20 @@ fn write_as(path: &Path, content: &str, uid: Option<u32>) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}-{}.new", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     let describe = || format!("cannot write {}", path.display());
-    let mut options = fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .with_context(describe)?;
-    file.write_all(content.as_bytes()).with_context(describe)?;
-    if uid.is_some() {
-        fchown(&file, uid, uid).with_context(describe)?;
+    let write = || -> std::io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content.as_bytes())?;
+        if uid.is_some() {
+            fchown(&file, uid, uid)?;
+        }
+        fs::rename(&temporary, path)
+    };
+    let written = write();
+    if written.is_err() {
+        let _absent = fs::remove_file(&temporary);
     }
-    fs::rename(&temporary, path).with_context(describe)
+    written.with_context(describe)
 }
 
 /// The base port: room for all of a stack's ports, below the range the kernel hands out.
@@ -410,6 +411,46 @@ mod tests {
         assert_eq!(layout.socket(), Path::new("/w/.stack/control.sock"));
         let deep = Layout { dir: format!("/{}", "x".repeat(120)).into(), ..layout };
         assert!(deep.socket().as_os_str().len() < 100);
+    }
+
+    #[test]
+    fn a_file_that_many_write_is_whole_and_nothing_is_left_beside_it() {
+        let folder = env::temp_dir().join(format!("stack-written-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (path, content) = (folder.join("file"), "x".repeat(10_000));
+        let gate = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    gate.wait();
+                    for _ in 0..50 {
+                        write_private(&path, &content).unwrap();
+                        assert_eq!(fs::read_to_string(&path).unwrap().len(), content.len());
+                    }
+                });
+            }
+        });
+        write_private(&folder.join("nowhere/file"), &content).unwrap_err();
+        fs::create_dir(folder.join("taken")).unwrap();
+        write_private(&folder.join("taken"), &content).unwrap_err();
+        let mut left: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["file", "taken"]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_stack_with_data_of_single_servers_is_not_made_highly_available() {
+        for data in ["postgres/cluster", "kafka/logs", "rabbitmq/mnesia"] {
+            let dir = env::temp_dir().join(format!("stack-single-{}", std::process::id()));
+            let layout = Layout::new(Some(dir.clone()), 22_000).unwrap();
+            let layout = Layout { data: dir.join("data"), ..layout };
+            fs::create_dir_all(layout.data.join(data)).unwrap();
+            let refused = layout.choose_ha().unwrap_err().to_string();
+            assert!(refused.contains("single servers") && !layout.is_ha(), "{data}: {refused}");
+            fs::remove_dir_all(dir).unwrap();
+        }
     }
 
     #[test]

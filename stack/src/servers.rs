@@ -264,7 +264,7 @@ impl Server {
     /// The longest that its start may take on a slow machine (crash recovery included).
     pub fn start_timeout(self) -> Duration {
         match self {
-            // Of three nodes each waits at its first start until the ones before have joined.
+            // At its first start each of three nodes waits until the ones before have joined.
             Self::RabbitMq(_) => Duration::from_secs(240),
             _ => Duration::from_secs(120),
         }

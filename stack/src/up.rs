@@ -78,6 +78,13 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     if wish.ha {
         layout.choose_ha()?;
     }
+    let has_exporters = Extra::of(layout).contains(&Extra::Observe);
+    if layout.is_ha() && wish.with.contains(&Extra::Observe) && !has_exporters {
+        ensure!(
+            Client::connect(&layout.socket()).is_none(),
+            "the brokers of Kafka run without exporters: `cargo stack down`, then `cargo stack up --with observe`"
+        );
+    }
     Extra::add(layout, &wish.with)?;
     clear_the_way(layout, &progress)?;
     install::ensure(layout, Purpose::Stack, wish.yes, &progress)?;
@@ -194,9 +201,8 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
                     kafka::has_authorizer(layout, node),
                     "Kafka runs with the settings of a version that had no authorizer: cargo stack down, then up again"
                 );
-                if kafka::agent::is_missing(layout, node) {
-                    // All nodes at once would be an outage.
-                    ensure!(!layout.is_ha(), "Kafka runs without its exporter: cargo stack down, then up again");
+                // All nodes at once would be an outage.
+                if !layout.is_ha() && kafka::agent::is_missing(layout, node) {
                     step.now("stopping, to start it with its exporter");
                     client.send(&Request::Stop { name: name.to_owned() })?;
                     runs = false;

@@ -28,14 +28,14 @@ pub struct Targets {
     /// The fraud database, where the fraud detector runs.
     #[arg(long, env = "FRAUD_DATABASE_URL", hide_env_values = true)]
     pub fraud_database_url: Option<String>,
-    /// Kafka, as HOST:PORT.
+    /// Kafka, as HOST:PORT, several with commas between.
     #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: Option<String>,
     /// How to sign in to Kafka: a file of librdkafka's properties of connections, as the services have it.
     #[arg(long, env = "KAFKA_CONFIG", value_name = "FILE", value_parser = Properties::read)]
     pub kafka_config: Option<Properties>,
-    /// RabbitMQ.
-    #[arg(long, env = "AMQP_URL", hide_env_values = true)]
+    /// RabbitMQ; several nodes have commas between: amqp://user:password@one:5672,two:5672/%2f
+    #[arg(long, env = "AMQP_URL", hide_env_values = true, value_parser = brokers::rabbitmq::url)]
     pub amqp_url: Option<String>,
     /// The gateway, which exports its own ledger.
     #[arg(long, env = "GATEWAY_URL")]

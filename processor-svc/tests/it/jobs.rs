@@ -161,7 +161,7 @@ async fn a_queue_that_is_not_there_yet_is_waited_for() {
     database.end().await;
 }
 
-/// Of four nodes that are named one is there: whichever is tried first, its messages are taken, without a failure in between.
+/// One of four nodes is there: whichever is tried first, its messages are taken, without a failure in between.
 #[tokio::test]
 async fn nodes_that_are_gone_are_passed_over() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);

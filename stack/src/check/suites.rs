@@ -94,7 +94,7 @@ pub fn runs(suites: Vec<Suite>, arguments: &[&str]) -> Vec<Run> {
     suites.into_iter().map(|suite| Run { suite, arguments: arguments.clone(), is_beside: false }).collect()
 }
 
-/// Tells a test program that it is not alone with the stack.
+/// The variable by which a test program knows that others use the stack too.
 const BESIDE: &str = "STACK_TEST_BESIDE";
 
 /// Where the servers of a stack are, as in `.stack/env`.

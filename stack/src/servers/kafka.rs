@@ -1,7 +1,7 @@
 //! Apache Kafka (KRaft) from Maven Central: the jars are all there is to it.
 //!
-//! A stack has one node, a highly available one three. Of those any may be lost: each record is on all of them, and is acknowledged
-//! once two have it.
+//! A stack has one node, a highly available one three, any of which may be lost: each record is on all of them, and is acknowledged
+//! once every replica in sync has it, which are two at least.
 //!
 //! It has two listeners. One is for whoever does not sign in, and only reads; at the other the relay, the services, a
 //! subscriber and the administrator sign in by name. The broker itself signs in to its controller: without that the controller would
@@ -294,7 +294,7 @@ pub fn settings(layout: &Layout, node: Node, home: &Path, users: Users) -> Resul
     let (port, sasl) = (layout.port(port(node)), layout.port(sasl_port(node)));
     let (controller, id) = (layout.port(controller_port(node)), node.of([1, 2, 3]));
     let quorum = quorum(layout);
-    // A record is acknowledged once `least` of its `copies` have it.
+    // A record has so many copies, and is acknowledged only while so many of them are in sync.
     let (copies, least) = if layout.is_ha() { (3, 2) } else { (1, 1) };
     // By its own name the broker signs in to itself and to its controller.
     let broker = Users::Listed.login(BROKER, &secret(layout, BROKER)?);

@@ -1,6 +1,6 @@
 //! RabbitMQ with a port mapper (epmd) of its own, so that stacks side by side do not see each other.
 //!
-//! A stack has one node, a highly available one three. Of those any may be lost: a quorum queue is on all of them, and a message is
+//! A stack has one node, a highly available one three, any of which may be lost: a quorum queue is on all of them, and a message is
 //! confirmed once two have it.
 
 use std::collections::BTreeMap;
@@ -267,6 +267,11 @@ mod tests {
     fn three_nodes_know_each_other_and_have_one_port_mapper() {
         let layout = highly_available("rabbitmq");
         let known = cluster(&layout);
+        for line in
+            ["cluster_partition_handling = pause_minority", "cluster_formation.internal_lock_retries = 60"]
+        {
+            assert!(known.contains(&format!("{line}\n")), "{known}");
+        }
         for (at, node) in Node::ALL.into_iter().enumerate() {
             let peer = format!("classic_config.nodes.{} = {}\n", at + 1, erlang_name(node));
             assert!(known.contains(&peer), "{known}");

@@ -20,17 +20,20 @@ const UNKNOWN_MEMBER: i16 = 25;
 /// names begin with it, such as one for each index. Returns the groups that had it.
 ///
 /// # Errors
-/// When Kafka does not answer, or refuses.
+/// When Kafka refuses, or a node of it does not answer: it may coordinate a group that has the member.
 pub fn remove(layout: &Layout, program: &str, member: &str) -> Result<Vec<String>> {
     let mut left = Vec::new();
-    let connected = Node::all(layout).iter().map(|node| Broker::as_itself(layout, *node));
-    let (brokers, away): (Vec<_>, Vec<_>) = connected.partition(Result::is_ok);
-    // What a node coordinated that is away, others do.
-    if let (true, Some(Err(error))) = (brokers.is_empty(), away.into_iter().next()) {
-        return Err(error);
-    }
+    let mut away = None;
     // Each node lists the groups that it coordinates, and takes requests for no other.
-    for mut broker in brokers.into_iter().flatten() {
+    for node in Node::all(layout) {
+        let mut broker = match Broker::as_itself(layout, *node) {
+            Ok(broker) => broker,
+            // The member leaves the groups of the others first.
+            Err(error) => {
+                away = Some(error);
+                continue;
+            }
+        };
         let mut answer = broker.ask(LIST_GROUPS, &[])?;
         let groups = groups(&mut answer).context("the list of consumer groups")?;
         for group in groups.into_iter().filter(|group| is_of(group, program)) {
@@ -40,7 +43,7 @@ pub fn remove(layout: &Layout, program: &str, member: &str) -> Result<Vec<String
             }
         }
     }
-    Ok(left)
+    away.map_or(Ok(left), Err)
 }
 
 fn is_of(group: &str, program: &str) -> bool {
