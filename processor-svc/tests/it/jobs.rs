@@ -1,6 +1,6 @@
 //! Work messages over RabbitMQ: every one has its effect once, whatever it looks like and whoever is killed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
 use processor_svc::work::Job;
@@ -181,6 +181,35 @@ async fn nodes_that_are_gone_are_passed_over() {
         assert_eq!(processor.metric("processor_failures_total{of=\"broker\"}").await, 0.0);
         processor.end().await;
     }
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+/// Three nodes take connections and say nothing, as frozen ones do: a processor that waits for them stops at once all the same.
+#[tokio::test]
+async fn a_processor_that_waits_for_nodes_stops_at_once() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let silent: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let places: Vec<String> = silent.iter().map(|node| node.local_addr().unwrap().to_string()).collect();
+    let mut flags = with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"));
+    flags.retain(|flag| !flag.starts_with("--amqp-url="));
+    flags.push(format!("--amqp-url=amqp://u:p@{}/%2f", places.join(",")));
+    let processor = Processor::with(flags).await;
+    // It has connected to the first, and waits for an answer.
+    let connected = tokio::task::spawn_blocking(move || {
+        silent.iter().for_each(|node| node.set_nonblocking(true).unwrap());
+        loop {
+            if let Some(connection) = silent.iter().find_map(|node| node.accept().ok()) {
+                return (silent, connection);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let _held = tokio::time::timeout(WAIT_TIMEOUT, connected).await.unwrap().unwrap();
+    let began = Instant::now();
+    processor.end().await;
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     queue.end().await;
     gateway.end().await;
     database.end().await;
