@@ -42,7 +42,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::batches::{Loop, LoopEnd};
-use self::client::subscribe;
+use self::client::{is_fatal, subscribe};
 use self::fetched::Fetched;
 pub use self::follower::Follower;
 pub use self::handler::EventHandler;
@@ -55,6 +55,7 @@ use crate::contract::{
     Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,
 };
 use crate::parked::{Parked, storable};
+use crate::telemetry::log_text;
 
 /// The group of a consumer, and the topics that it reads.
 #[derive(Clone, Debug)]
@@ -314,7 +315,11 @@ where
     outcome.context("the consumer thread panicked; the panic is logged above")?
 }
 
-/// Consumes until `shutdown`. A client that has lost all brokers is replaced by a new one.
+/// How long a client that cannot recover is not replaced.
+const FENCED_PAUSE: Duration = Duration::from_secs(2);
+
+/// Consumes until `shutdown`. A client that has lost all brokers, or that cannot recover, is replaced by a new one: the process has other
+/// work, and whoever restarts it could do no more.
 fn consume<S: Subscriber>(
     limits: Limits,
     subscription: &Subscription,
@@ -327,16 +332,27 @@ fn consume<S: Subscriber>(
         let consumer = subscribe(subscription, limits.poll)?;
         let topic = subscription.topics.first().map(String::as_str);
         let reader = Loop { consumer: &consumer, topic, subscriber, metrics, limits, shutdown, runtime };
-        match reader.run()? {
-            LoopEnd::Stopped => return Ok(()),
-            LoopEnd::Lost => {
-                tracing::warn!(
-                    group = subscription.group_id,
-                    "no broker answers this Kafka client; a new client connects"
-                );
-                // Leaving the group may take as long as the brokers stay away.
-                std::thread::Builder::new().name("old consumer".into()).spawn(move || drop(consumer))?;
+        let group = &subscription.group_id;
+        match reader.run() {
+            Ok(LoopEnd::Stopped) => return Ok(()),
+            Ok(LoopEnd::Lost) => {
+                tracing::warn!(group, "no broker answers this Kafka client; a new client connects");
             }
+            Err(error) if is_fatal(&error) => {
+                metrics.retries.with_label_values(&["client"]).inc();
+                tracing::error!(
+                    error = log_text(&error),
+                    group,
+                    instance = subscription.instance_id,
+                    "this Kafka client cannot recover; a new client connects. Worry when it comes again: another process has this instance's name"
+                );
+                // Two members of one name would fence each other as fast as they can.
+                runtime
+                    .block_on(async { tokio::time::timeout(FENCED_PAUSE, shutdown.cancelled()).await.ok() });
+            }
+            Err(error) => return Err(error),
         }
+        // Leaving the group may take as long as the brokers stay away.
+        std::thread::Builder::new().name("old consumer".into()).spawn(move || drop(consumer))?;
     }
 }

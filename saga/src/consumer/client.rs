@@ -4,6 +4,8 @@
 //!   broker list; the client then drops all brokers, the bootstrap servers included, and reports nothing
 //!   (librdkafka issue 5301; all versions since 2.12).
 //! * So a client without records is asked for metadata at an interval, and replaced after some failures in a row.
+//! * A client that another member with its `group.instance.id` has fenced is of no use any more ([`is_fatal`]). That happens without
+//!   another member too: where the group's coordinator is lost in the moment in which it gives the member an id.
 
 use std::time::{Duration, Instant};
 
@@ -120,8 +122,7 @@ impl ClientErrors {
     /// When the client cannot recover.
     pub(super) fn report(&mut self, error: &KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
-            return Err(error.clone())
-                .context("the Kafka client failed for good; the process ends so that it is restarted");
+            return Err(error.clone()).context("the Kafka client failed for good");
         }
         let text = error.to_string();
         let repeated = self
@@ -136,9 +137,26 @@ impl ClientErrors {
     }
 }
 
+/// Whether [`ClientErrors::report`] has said so of a client that cannot recover.
+pub(super) fn is_fatal(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(KafkaError::MessageConsumptionFatal(_)))
+}
+
 #[cfg(test)]
 mod tests {
+    use rdkafka::error::RDKafkaErrorCode;
+
     use super::*;
+
+    #[test]
+    fn only_a_client_that_cannot_recover_is_fatal() {
+        let report = |error| ClientErrors::default().report(&error);
+        let fenced =
+            report(KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId)).unwrap_err();
+        assert!(is_fatal(&fenced.context("consuming")));
+        report(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown)).unwrap();
+        assert!(!is_fatal(&anyhow::anyhow!("cannot pause partitions")));
+    }
 
     #[test]
     fn only_a_quiet_client_is_asked() {

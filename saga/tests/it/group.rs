@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use saga::consumer::Limits;
 
-use crate::harness::{Reader, SubscriberState, Topics, WAIT_TIMEOUT, numbers};
+use crate::harness::{Member, Reader, SubscriberState, Topics, WAIT_TIMEOUT, numbers};
 
 fn away() -> Reader {
     Reader::new(SubscriberState { away: true, ..SubscriberState::default() })
@@ -30,6 +30,36 @@ async fn an_outage_longer_than_a_member_may_be_silent_expels_nobody() {
     member.stop().await;
     assert_eq!(reader.state().applied, records, "nothing lost, nothing applied twice");
     assert_eq!(topics.committed("t", 0), Some(100));
+}
+
+/// Another client takes the member's name, and goes. The member has no use for its own client any more, and reads on by a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_fenced_comes_back_by_itself() {
+    let topics = Topics::new(&[("t", 1)]).await;
+    let reader = Reader::new(SubscriberState::default());
+    let member = topics.member_named(Some("one"), &reader, Limits::default());
+    topics.produce("t", 0, &numbers(0..10));
+    reader.until(|state| state.applied.len() >= 10).await;
+    let usurper = tokio::task::block_in_place(|| topics.usurper("one"));
+    let began = Instant::now();
+    while counted(&member, "client") < 1.0 {
+        assert!(began.elapsed() < WAIT_TIMEOUT, "it was not fenced");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(usurper);
+    topics.produce("t", 0, &numbers(10..20));
+    reader.until(|state| state.applied.iter().any(|body| body == "19")).await;
+    member.stop().await;
+    let applied: BTreeSet<String> = reader.state().applied.iter().cloned().collect();
+    assert_eq!(applied, numbers(0..20).into_iter().collect());
+}
+
+/// How often the member has tried again for this reason.
+fn counted(member: &Member, reason: &str) -> f64 {
+    let families = member.registry.gather();
+    let retries = families.iter().find(|family| family.name() == "consumer_retries_total").unwrap();
+    let of_reason = retries.get_metric().iter().find(|one| one.get_label()[0].value() == reason).unwrap();
+    of_reason.get_counter().get_value()
 }
 
 /// A second member comes while the first one cannot apply its batch. Of the partition it loses, the first stores

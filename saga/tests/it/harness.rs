@@ -199,12 +199,37 @@ impl Topics {
         format!("{}group", self.prefix)
     }
 
+    /// A client that takes the place of the member with this name, and has it until it is dropped.
+    pub fn usurper(&self, name: &str) -> BaseConsumer {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", brokers())
+            .set("group.id", self.group())
+            .set("group.instance.id", name);
+        config.set("session.timeout.ms", "6000").set("partition.assignment.strategy", "range");
+        config.set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let topics: Vec<String> = self.names.iter().map(|name| self.full_name(name)).collect();
+        consumer.subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+        let began = std::time::Instant::now();
+        while consumer.assignment().unwrap().count() == 0 {
+            assert!(began.elapsed() < WAIT_TIMEOUT, "it got no partition");
+            let _record = consumer.poll(Duration::from_millis(50));
+        }
+        consumer
+    }
+
     /// A member of this test's group.
     pub fn member(&self, reader: &Reader, limits: Limits) -> Member {
+        self.member_named(None, reader, limits)
+    }
+
+    /// A member with this name, which its group keeps for it while it is away.
+    pub fn member_named(&self, name: Option<&str>, reader: &Reader, limits: Limits) -> Member {
         let subscription = Subscription {
             brokers: Brokers::at(brokers()),
             group_id: self.group(),
-            instance_id: None,
+            instance_id: name.map(str::to_owned),
             topics: self.names.iter().map(|name| self.full_name(name)).collect(),
         };
         let registry = prometheus::Registry::new();
