@@ -108,6 +108,7 @@ mod tests {
             assert!(error.contains("URL of RabbitMQ") && !error.contains("secret"), "{bad}: {error}");
         }
     }
+
     #[tokio::test]
     async fn each_node_that_does_not_take_the_connection_is_named_in_the_order_of_the_url() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -46,6 +46,12 @@ impl Node {
         if layout.is_ha() { &Self::ALL } else { &[Self::One] }
     }
 
+    /// HOST:PORT of each of [`Self::all`], with commas between.
+    pub fn addresses(layout: &Layout, port: impl Fn(Self) -> Port) -> String {
+        let nodes = Self::all(layout).iter().map(|node| format!("127.0.0.1:{}", layout.port(port(*node))));
+        nodes.collect::<Vec<_>>().join(",")
+    }
+
     /// Its own of three things.
     pub fn of<T>(self, [one, two, three]: [T; 3]) -> T {
         match self {

@@ -62,8 +62,8 @@ fn validate(brokers: &str) -> BTreeMap<String, usize> {
     }
     assert!(wrong.is_empty(), "records that are not as documented: {wrong:#?}");
     // Of two that validate at once, one may have seen less.
+    let mut all = VALID_TO.lock().unwrap();
     for (place, next) in valid_to {
-        let mut all = VALID_TO.lock().unwrap();
         let kept = all.entry(place).or_default();
         *kept = next.max(*kept);
     }

@@ -4,8 +4,8 @@
 //!   broker list; the client then drops all brokers, the bootstrap servers included, and reports nothing
 //!   (librdkafka issue 5301; all versions since 2.12).
 //! * So a client without records is asked for metadata at an interval, and replaced after some failures in a row.
-//! * A client that another member with its `group.instance.id` has fenced is of no use any more ([`is_fatal`]). That happens without
-//!   another member too: where the group's coordinator is lost in the moment in which it gives the member an id.
+//! * A client that another member with its `group.instance.id` has fenced is of no use any more ([`is_fatal`]). It was seen
+//!   without another member too, after each loss of a group's coordinator (Kafka 4.3).
 
 use std::time::{Duration, Instant};
 

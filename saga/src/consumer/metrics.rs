@@ -38,7 +38,7 @@ impl ConsumerMetrics {
         );
         let retries = Opts::new(
             "consumer_retries_total",
-            "Batches tried again, by reason: transient (the database or the search index failed), missing (a row is not there yet, or the user is being moved) absent (the first event that was passed over, since the shard of its user is away or nobody owns the user) or client (the Kafka client could not recover, and a new one reads again). Worry when it keeps growing.",
+            "Batches tried again, by reason: transient (the database or the search index failed), missing (a row is not there yet, or the user is being moved), absent (the first event that was passed over, since the shard of its user is away or nobody owns the user) or client (the Kafka client could not recover, and a new one reads again). Worry when it keeps growing.",
         );
         let sizes = HistogramOpts::new("consumer_batch_records", "Records per batch.")
             .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);

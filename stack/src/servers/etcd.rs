@@ -37,7 +37,7 @@ pub fn name(node: Node) -> &'static str {
 
 /// Addresses of all members, for clients.
 pub fn addresses(layout: &Layout) -> String {
-    Node::ALL.map(|node| format!("127.0.0.1:{}", layout.port(client_port(node)))).join(",")
+    Node::addresses(layout, client_port)
 }
 
 pub fn prepare(layout: &Layout, node: Node) -> Result<Vec<Spec>> {

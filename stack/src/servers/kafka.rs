@@ -88,12 +88,7 @@ pub fn ports(node: Node) -> &'static [Port] {
 
 /// The addresses of all nodes, for whoever does not sign in.
 pub fn addresses(layout: &Layout) -> String {
-    addresses_at(layout, port)
-}
-
-fn addresses_at(layout: &Layout, port: impl Fn(Node) -> Port) -> String {
-    let nodes = Node::all(layout).iter().map(|node| format!("127.0.0.1:{}", layout.port(port(*node))));
-    nodes.collect::<Vec<_>>().join(",")
+    Node::addresses(layout, port)
 }
 
 /// Where the passwords of the users are.
@@ -190,7 +185,7 @@ pub fn write_client_files(layout: &Layout, users: Users) -> Result<()> {
         write_private(&client_file(layout, READER), &text)?;
     }
     for user in USERS.into_iter().chain([ADMIN]) {
-        let (servers, password) = (addresses_at(layout, sasl_port), secret(layout, user)?);
+        let (servers, password) = (Node::addresses(layout, sasl_port), secret(layout, user)?);
         let (login, mechanism) = (users.login(user, &password), users.mechanism());
         let text = format!(
             "# {user}, in the format of librdkafka: kcat -F, KAFKA_CONFIG.
@@ -265,7 +260,7 @@ fn ensure_of_cluster(layout: &Layout, formatted: &Path) -> Result<()> {
 }
 
 /// The same for all nodes, and of this stack alone: the 128 bits of a secret, as 22 characters of URL-safe base 64. The first bits are
-/// fixed, so that the first character is a letter: Kafka's command line refuses a leading hyphen.
+/// fixed, so that the first character is one of A to P: Kafka's command line refuses a leading hyphen.
 fn cluster_id(layout: &Layout) -> Result<String> {
     let random = layout.secret("kafka-cluster")?;
     let bits = u128::from_str_radix(&random, 16).context("the secret kafka-cluster is no number")?;
@@ -395,6 +390,7 @@ mod tests {
         }
         fs::remove_dir_all(&layout.dir).unwrap();
     }
+
     #[test]
     fn three_nodes_have_one_quorum_and_data_of_another_cluster_are_refused() {
         let dir = std::env::temp_dir().join(format!("stack-quorum-{}", std::process::id()));

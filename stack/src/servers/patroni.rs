@@ -83,7 +83,7 @@ pub fn name(node: Node) -> &'static str {
 
 /// Hosts and ports of all nodes, as a URL lists them.
 pub fn addresses(layout: &Layout) -> String {
-    Node::ALL.map(|node| format!("127.0.0.1:{}", layout.port(port(node)))).join(",")
+    Node::addresses(layout, port)
 }
 
 /// The modules of Patroni, shared by all stacks.

@@ -60,8 +60,7 @@ pub fn ports(node: Node) -> &'static [Port] {
 
 /// HOST:PORT of all nodes, with commas between.
 pub fn addresses(layout: &Layout) -> String {
-    let nodes = Node::all(layout).iter().map(|node| format!("127.0.0.1:{}", layout.port(port(*node))));
-    nodes.collect::<Vec<_>>().join(",")
+    Node::addresses(layout, port)
 }
 
 /// The start script itself: the one in /usr/sbin insists on the system's user.
@@ -255,6 +254,7 @@ mod tests {
         let routes = fs::read_to_string(layout.root.join("cdc-relay/relay.toml")).unwrap();
         assert!(routes.contains(&format!("[[queues]]\nname = \"${{QUEUE:-{QUEUE}}}\"")), "{QUEUE}");
     }
+
     fn highly_available(name: &str) -> Layout {
         let dir = std::env::temp_dir().join(format!("stack-{name}-{}", std::process::id()));
         let layout = Layout::new(Some(dir.clone()), 22_000).unwrap();
