@@ -54,6 +54,39 @@ pub fn command(layout: &Layout, program: &str) -> Command {
     command
 }
 
+/// What a command runs for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Somebody waits for it.
+    Normal,
+    /// It gets the processors only while nobody else wants them.
+    Idle,
+}
+
+/// Runs its arguments at idle priority. Where the kernel divides the processors among sessions first (`sched_autogroup`), idle
+/// processes would have the share of their session, so they are in one of their own, which has the smallest share. It is no part of the
+/// terminal's then, and ends when we do.
+const AT_IDLE: [&str; 6] = [
+    "setsid",
+    "setpriv",
+    "--pdeathsig=TERM",
+    "sh",
+    "-c",
+    r#"echo 19 2> /dev/null > /proc/self/autogroup || true
+    exec chrt --idle 0 "$0" "$@""#,
+];
+
+/// As [`command`], with a priority.
+pub fn command_with(layout: &Layout, program: &str, priority: Priority) -> Command {
+    if priority == Priority::Normal {
+        return command(layout, program);
+    }
+    let [first, rest @ ..] = AT_IDLE;
+    let mut command = command(layout, first);
+    command.args(rest).arg(program);
+    command
+}
+
 /// The one build line. `targets` narrows what is built, not how: features are those of the whole workspace.
 ///
 /// # Errors
@@ -167,6 +200,17 @@ mod tests {
         {
             assert_eq!(progress_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_command_at_idle_priority_is_one_and_its_session_has_the_smallest_share() {
+        let layout = Layout::new(Some(std::env::temp_dir()), 22_000).unwrap();
+        let script = r#"chrt --pid $$; cat /proc/self/autogroup 2> /dev/null; echo "[$0] [$1] [$2]""#;
+        let mut command = command_with(&layout, "sh", Priority::Idle);
+        command.args(["-c", script, "zero", "one two", "three"]);
+        let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert!(said.contains("SCHED_IDLE") && said.contains("[zero] [one two] [three]"), "{said}");
+        assert!(!said.contains("nice") || said.contains("nice 19"), "{said}");
     }
 
     #[test]

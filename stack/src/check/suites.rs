@@ -19,6 +19,7 @@ use super::libtest::Reader;
 use super::totals::Totals;
 use crate::layout::Layout;
 use crate::output::{Progress, say};
+use crate::workspace::Priority;
 use crate::{environment, workspace};
 
 /// The relay's tests wait for servers of their own for most of their time, so more run at once than there are cores.
@@ -148,10 +149,10 @@ impl Suite {
 ///
 /// # Errors
 /// When something does not compile; the compiler has said why.
-pub fn build(layout: &Layout, arguments: &[&str]) -> Result<Vec<Suite>> {
+pub fn build(layout: &Layout, arguments: &[&str], priority: Priority) -> Result<Vec<Suite>> {
     let mut found = Vec::new();
     Progress::default().step("build", |step| {
-        let mut command = workspace::command(layout, "cargo");
+        let mut command = workspace::command_with(layout, "cargo", priority);
         command
             .args(["test", "--no-run", "--release"])
             .args(arguments)

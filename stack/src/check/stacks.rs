@@ -1,0 +1,242 @@
+//! The steps of `cargo stack test` that have a stack of their own. It begins empty, and goes down whatever happens.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
+use clap::ValueEnum;
+
+use super::before;
+use super::lint::{FAILPOINTS, cargo};
+use super::suites::{self, Run, Suite};
+use super::totals::Totals;
+use crate::extras::Extra;
+use crate::install::in_ci;
+use crate::layout::Layout;
+use crate::output::{Progress, say};
+use crate::process::ProcessId;
+use crate::services::Instance;
+use crate::up::{Extent, Wish, afresh};
+use crate::workspace::{self, Priority};
+use crate::{down, logs};
+
+/// What a stack under test is not by itself.
+#[derive(Default)]
+struct Setting {
+    tls: bool,
+    ha: bool,
+    /// Of payments and balance.
+    shards: Option<usize>,
+    /// The folder of the programs of another revision.
+    programs: Option<PathBuf>,
+}
+
+/// Runs tests against a stack of their own, which goes down whatever happens.
+fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: impl FnOnce(&mut Totals)) {
+    let Setting { tls, ha, shards, programs } = setting;
+    let before = totals.failed();
+    let owner = ProcessId::me().context("no /proc");
+    totals.one(owner.and_then(|owner| {
+        // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Nine more servers
+        // leave no room for parts, and those of shards need none.
+        let parts = Extra::value_variants().iter().copied();
+        let has_parts = !*ha && shards.is_none();
+        let with = parts.filter(|part| has_parts && (*tls || *part != Extra::Traces)).collect();
+        let (owner, programs) = (Some(owner), programs.clone());
+        let (extent, yes) = (Extent::Services, in_ci());
+        let wish = Wish { extent, with, yes, owner, tls: *tls, ha: *ha, shards: *shards, programs };
+        afresh(layout, &wish)
+    }));
+    if totals.failed() == before {
+        tests(totals);
+    }
+    if totals.failed() > before {
+        show_logs(layout);
+    }
+    totals.one(down::down(layout));
+    if totals.failed() == before {
+        totals.one(down::remove(layout));
+    } else {
+        say(&format!("Its logs stay in {}", layout.dir.join("logs").display()));
+    }
+}
+
+/// A payment, loads, the tests that need servers and services, with something else beside them, and the programs with failpoints. Nothing
+/// is done beside a stack that does not come up, or tests that do not compile.
+pub fn plain(layout: &Layout, all: bool, beside: impl FnOnce(&mut Totals) + Send, totals: &mut Totals) {
+    with_stack(layout, &Setting::default(), totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        // Before the tests, whose parked messages no audit but theirs can explain. How fast it goes is not judged.
+        let loads: &[&str] =
+            if all { &["smoke", "load", "stress", "spike", "soak", "hot-account"] } else { &["smoke"] };
+        for load in loads {
+            totals.one(workspace::e2e(layout, &["load", load, "--without-limits"]));
+        }
+        let suites = match suites::build(layout, &INTEGRATION, Priority::Normal) {
+            Ok(suites) => suites,
+            Err(error) => return totals.one(Err(error)),
+        };
+        std::thread::scope(|scope| {
+            let beside = scope.spawn(|| {
+                let mut totals = Totals::default();
+                beside(&mut totals);
+                totals
+            });
+            totals.all(integration(layout, all, &suites));
+            totals.all(beside.join().map_err(|_| anyhow!("what ran beside the tests panicked")));
+        });
+        ends(layout, &suites, totals);
+    });
+}
+
+/// The arguments by which cargo builds the integration tests of all packages.
+const INTEGRATION: [&str; 3] = ["--workspace", "--test", "*"];
+
+/// The modules of the tests of the whole that run when no other program uses the stack or the processors: they have a test that stops or
+/// kills parts of the stack, which refuses to run beside others, or that freezes servers of its own.
+const ALONE: [&str; 18] = [
+    "canaries::",
+    "cancel::",
+    "contract::",
+    "expiry::",
+    "following::",
+    "http2::",
+    "kills::",
+    "leaders::",
+    "operators::",
+    "outages::",
+    "pay_page::",
+    "poison::",
+    "rolling::",
+    "scaling::",
+    "search::",
+    "sharded::",
+    "shedding::",
+    "subscribe::",
+];
+
+/// The relay's tests wait for servers of their own for most of their time, so all others run beside them, also those of the whole that only
+/// use the stack. Those that stop or kill parts of it come last and alone.
+fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
+    let (whole, others): (Vec<Suite>, Vec<Suite>) = suites.iter().cloned().partition(Suite::is_whole);
+    let (relay, others): (Vec<Suite>, Vec<Suite>) =
+        others.into_iter().partition(|suite| suite.package == "cdc-relay");
+    let arguments: Vec<&str> = match all {
+        true => ["--include-ignored"].into_iter().chain(without(&[ENCRYPTED, SHARDED, ENDS])).collect(),
+        false => Vec::new(),
+    };
+    let beside = arguments.iter().copied().chain(without(&ALONE)).collect::<Vec<_>>();
+    let alone = arguments.iter().chain(&ALONE).copied().collect::<Vec<_>>();
+    let mut lanes = vec![suites::runs(relay, &arguments), suites::runs(others, &arguments)];
+    lanes[1].extend(suites::runs(whole.clone(), &beside).into_iter().map(Run::beside));
+    let mut totals = suites::run(layout, lanes)?;
+    totals += suites::run(layout, vec![suites::runs(whole, &alone)])?;
+    Ok(totals)
+}
+
+/// The arguments by which a test program leaves out tests whose names contain one of these.
+fn without<'a>(names: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    names.iter().flat_map(|name| ["--skip", name])
+}
+
+/// The tests of the encrypted stack.
+const ENCRYPTED: &str = "encrypted::";
+
+/// The whole, encrypted: a payment and its life, kills under load, the audit; and nothing is answered in plain text.
+pub fn encrypted(layout: &Layout, totals: &mut Totals) {
+    let setting = Setting { tls: true, ..Setting::default() };
+    with_stack(layout, &setting, totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        let chaos =
+            ["chaos", "--seed", "3", "--payments", "300", "--kills", "4", "--rate", "50", "--users", "20"];
+        totals.one(workspace::e2e(layout, &chaos));
+        totals.one(workspace::coroctl(layout, &["audit"]));
+        totals.all(whole(layout, ENCRYPTED));
+    });
+}
+
+/// The tests of the whole with this prefix, those for a stack of their kind.
+fn whole(layout: &Layout, prefix: &str) -> Result<Totals> {
+    let suites = suites::build(layout, &INTEGRATION, Priority::Normal)?;
+    let suite: Vec<Suite> = suites.into_iter().filter(Suite::is_whole).collect();
+    suites::run(layout, vec![suites::runs(suite, &[prefix, "--include-ignored"])])
+}
+
+/// The tests of the stack with shards.
+const SHARDED: &str = "sharded::";
+
+/// A payment, a load, one shard away, and buckets that move under load.
+pub fn sharded(layout: &Layout, totals: &mut Totals) {
+    let setting = Setting { shards: Some(2), ..Setting::default() };
+    with_stack(layout, &setting, totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        totals.one(workspace::e2e(layout, &["load", "smoke", "--without-limits"]));
+        totals.all(whole(layout, SHARDED));
+    });
+}
+
+/// The drills, on a stack on which nothing else is wrong: an alert that fires already would show nothing.
+pub fn drills(layout: &Layout, totals: &mut Totals) {
+    with_stack(layout, &Setting::default(), totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        totals.one(workspace::e2e(layout, &["drill", "--all"]));
+    });
+}
+
+/// What a highly available stack can lose (`cargo stack leader --help`).
+const LOSSES: [&str; 9] =
+    ["kill", "freeze", "patroni", "cut", "standbys", "etcd", "all-etcd", "kafka", "rabbitmq"];
+
+/// Each loss under load: nothing that was accepted is lost, nothing is done twice, and the time without payments is bounded.
+pub fn leaders(layout: &Layout, totals: &mut Totals) {
+    let setting = Setting { ha: true, ..Setting::default() };
+    with_stack(layout, &setting, totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        for loss in LOSSES {
+            totals.one(workspace::e2e(layout, &["leader", loss]));
+        }
+    });
+}
+
+/// A stack of the revision before gets this one's programs and migrations, by the runbook and under load.
+pub fn upgrade(layout: &Layout, totals: &mut Totals) {
+    let programs = match before::programs(layout) {
+        Ok(Some(programs)) => programs,
+        Ok(None) => return say("git knows no revision before this one: skipped"),
+        Err(error) => return totals.one(Err(error)),
+    };
+    let setting = Setting { programs: Some(programs), ..Setting::default() };
+    with_stack(layout, &setting, totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        let release = workspace::folder(layout).display().to_string();
+        totals.one(workspace::e2e(layout, &["drill", "upgrade", "--release", &release]));
+    });
+}
+
+/// The tests of programs with failpoints.
+const ENDS: &str = "ends::";
+
+/// Processors and relays that end at each of their failpoints. The tests are those that are built already: they run the
+/// program, and only the programs are built again. These take the place of those without failpoints, which the last line
+/// puts back without compiling (cargo keeps both), so that nobody runs the other.
+fn ends(layout: &Layout, suites: &[Suite], totals: &mut Totals) {
+    let programs = ["processor-svc", "cdc-relay"];
+    let targets = programs.iter().flat_map(|program| ["--bin", program]);
+    let arguments: Vec<&str> = ["--features", FAILPOINTS].into_iter().chain(targets).collect();
+    let with_failpoints = Progress::default()
+        .step("failpoints", |step| workspace::build(layout, &arguments, step).map(|()| String::new()));
+    totals.all(with_failpoints.and_then(|()| {
+        let of_programs = |suite: &&Suite| programs.contains(&suite.package.as_str());
+        let lane = |suite: &Suite| suites::runs(vec![suite.clone()], &["--ignored", ENDS]);
+        suites::run(layout, suites.iter().filter(of_programs).map(lane).collect())
+    }));
+    totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
+}
+
+fn show_logs(layout: &Layout) {
+    for instance in Instance::of(layout) {
+        let end = logs::tail(&layout.log(instance.name), 15);
+        if !end.is_empty() {
+            say(&format!("\n── the end of {}'s log\n{end}", instance.name));
+        }
+    }
+}
