@@ -15,8 +15,13 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Pauses of at most `max`, without end.
 pub fn unlimited(max: Duration) -> ExponentialBackoff {
+    growing(PAUSE_MIN, max)
+}
+
+/// Pauses from `min` to `max`, each twice as long as the one before, without end. Jitter makes each up to twice as long.
+pub fn growing(min: Duration, max: Duration) -> ExponentialBackoff {
     ExponentialBuilder::default()
-        .with_min_delay(PAUSE_MIN)
+        .with_min_delay(min)
         .with_max_delay(max)
         .with_jitter()
         .without_max_times()

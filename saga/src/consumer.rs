@@ -33,7 +33,7 @@ mod reader;
 mod settings;
 mod waiting;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use brokers::Brokers;
@@ -42,7 +42,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use self::batches::{Loop, LoopEnd};
-use self::client::{is_fatal, subscribe};
+use self::client::{Fenced, is_fatal, subscribe};
 use self::fetched::Fetched;
 pub use self::follower::Follower;
 pub use self::handler::EventHandler;
@@ -315,9 +315,6 @@ where
     outcome.context("the consumer thread panicked; the panic is logged above")?
 }
 
-/// How long a client that cannot recover is not replaced.
-const FENCED_PAUSE: Duration = Duration::from_secs(2);
-
 /// Consumes until `shutdown`. A client that has lost all brokers, or that cannot recover, is replaced by a new one: the process has other
 /// work, and whoever restarts it could do no more.
 fn consume<S: Subscriber>(
@@ -328,8 +325,9 @@ fn consume<S: Subscriber>(
     shutdown: &CancellationToken,
     runtime: &Handle,
 ) -> anyhow::Result<()> {
+    let mut fenced = Fenced::default();
     loop {
-        let consumer = subscribe(subscription, limits.poll)?;
+        let (began, consumer) = (Instant::now(), subscribe(subscription, limits.poll)?);
         let topic = subscription.topics.first().map(String::as_str);
         let reader = Loop { consumer: &consumer, topic, subscriber, metrics, limits, shutdown, runtime };
         let group = &subscription.group_id;
@@ -340,15 +338,15 @@ fn consume<S: Subscriber>(
             }
             Err(error) if is_fatal(&error) => {
                 metrics.retries.with_label_values(&["client"]).inc();
+                let pause = fenced.pause(began.elapsed());
                 tracing::error!(
                     error = log_text(&error),
                     group,
                     instance = subscription.instance_id,
-                    "this Kafka client cannot recover; a new client connects. Worry when it comes again: another process has this instance's name"
+                    pause_s = pause.as_secs(),
+                    "this Kafka client cannot recover; a new client connects after the pause. Worry when it comes again: another process has this instance's name"
                 );
-                // Two members of one name would fence each other as fast as they can.
-                runtime
-                    .block_on(async { tokio::time::timeout(FENCED_PAUSE, shutdown.cancelled()).await.ok() });
+                runtime.block_on(async { tokio::time::timeout(pause, shutdown.cancelled()).await.ok() });
             }
             Err(error) => return Err(error),
         }

@@ -5,23 +5,32 @@
 //!   (librdkafka issue 5301; all versions since 2.12).
 //! * So a client without records is asked for metadata at an interval, and replaced after some failures in a row.
 //! * A client that another member with its `group.instance.id` has fenced is of no use any more ([`is_fatal`]). It was seen
-//!   without another member too, after each loss of a group's coordinator (Kafka 4.3).
+//!   without another member too, after each loss of a group's coordinator (Kafka 4.3). It is replaced, after a pause that grows while its
+//!   successors are fenced too: two members of one name would fence each other as fast as they can.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use backon::ExponentialBackoff;
 use brokers::Brokers;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 
 use super::Subscription;
+use crate::backoff::growing;
 
 /// A client without records is asked for metadata this often.
 const METADATA_INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failures in a row after which the client is replaced, which is harmless while Kafka is away.
 const FAILURES_MAX: u32 = 3;
+/// The pauses before a client that cannot recover is replaced.
+const FENCED_PAUSE_MIN: Duration = Duration::from_secs(2);
+const FENCED_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A client that lived for longer was not fenced by another of its name: that one comes back after a pause, which is at most twice the
+/// longest.
+const FENCED_AGAIN: Duration = Duration::from_secs(30);
 
 /// The settings of every client that consumes.
 pub(super) fn settings(brokers: &Brokers, group_id: &str) -> ClientConfig {
@@ -109,6 +118,27 @@ impl Health {
     }
 }
 
+/// The clients in a row that could not recover.
+pub(super) struct Fenced {
+    pauses: ExponentialBackoff,
+}
+
+impl Default for Fenced {
+    fn default() -> Self {
+        Self { pauses: growing(FENCED_PAUSE_MIN, FENCED_PAUSE_MAX) }
+    }
+}
+
+impl Fenced {
+    /// How long to wait before the successor of a client that `lived` for this long.
+    pub(super) fn pause(&mut self, lived: Duration) -> Duration {
+        if lived > FENCED_AGAIN {
+            *self = Self::default();
+        }
+        self.pauses.next().unwrap_or(FENCED_PAUSE_MAX)
+    }
+}
+
 /// Logs each distinct error of the client at most once in ten seconds, not at every poll.
 #[derive(Default)]
 pub(super) struct ClientErrors {
@@ -156,6 +186,23 @@ mod tests {
         assert!(is_fatal(&fenced.context("consuming")));
         report(KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown)).unwrap();
         assert!(!is_fatal(&anyhow::anyhow!("cannot pause partitions")));
+    }
+
+    #[test]
+    fn clients_that_are_fenced_in_a_row_are_replaced_ever_later_up_to_a_longest_pause() {
+        let mut fenced = Fenced::default();
+        let mut pause = |lived: Duration| fenced.pause(lived);
+        for exponent in 0..3 {
+            let least = FENCED_PAUSE_MIN * 2_u32.pow(exponent);
+            let most = least * 2;
+            let pause = pause(FENCED_AGAIN);
+            assert!(least <= pause && pause <= most, "pause {exponent} is {pause:?}");
+        }
+        for _ in 0..100 {
+            let pause = pause(Duration::ZERO);
+            assert!(FENCED_PAUSE_MAX <= pause && pause <= FENCED_PAUSE_MAX * 2 && pause <= FENCED_AGAIN);
+        }
+        assert!(pause(FENCED_AGAIN + Duration::from_millis(1)) <= 2 * FENCED_PAUSE_MIN, "it begins anew");
     }
 
     #[test]
