@@ -78,16 +78,27 @@ async fn reference_at_the_gateway(harness: &Harness, payment_id: Uuid) -> String
     line["provider_reference"].as_str().unwrap().to_owned()
 }
 
+/// Those of which the audit says the same one after the other, the third beside them: what has no row is parked after a minute, and it has
+/// two such events.
 #[tokio::test]
-async fn a_charge_that_names_another_user_is_ended_as_what_the_gateway_charged() {
+async fn what_an_attack_has_left_without_an_end_is_named_and_ended() {
     let harness = Harness::alone().await;
+    let charges = async {
+        a_charge_that_names_another_user_is_ended_as_what_the_gateway_charged(&harness).await;
+        a_charge_of_another_amount_is_ended_once_the_gateway_has_given_it_back(&harness).await;
+    };
+    tokio::join!(charges, a_hold_without_a_payment_is_released(&harness));
+    harness.adds_up().await;
+}
+
+async fn a_charge_that_names_another_user_is_ended_as_what_the_gateway_charged(harness: &Harness) {
     let user = harness.client.user_with(1_000).await.unwrap();
     let stranger = harness.client.user_with(1_000).await.unwrap();
-    let payment_id = attacked(&harness, user, (stranger, 400)).await;
+    let payment_id = attacked(harness, user, (stranger, 400)).await;
     // The true message is another charge to the processor, and the forged result is of a hold that is not there.
     let work = parked("processor", payment_id).await;
     let result = parked("balance", payment_id).await;
-    let found = violated(&harness).await;
+    let found = violated(harness).await;
     for check in ["M6", "S1", "T6 parked"] {
         assert!(found.contains(check), "{check} is not among {found:?}");
     }
@@ -96,7 +107,7 @@ async fn a_charge_that_names_another_user_is_ended_as_what_the_gateway_charged()
     let ours = stuck.iter().find(|payment| payment["payment_id"] == payment_id.to_string()).unwrap();
     assert_eq!(ours["service"], "operator", "{ours}");
 
-    let reference = reference_at_the_gateway(&harness, payment_id).await;
+    let reference = reference_at_the_gateway(harness, payment_id).await;
     let confirmed = resolve(payment_id, &["--succeeded", &reference, "--amount", "400"]).await;
     assert_eq!(confirmed["before"]["user_id"], stranger.to_string(), "{confirmed}");
     assert_eq!(confirmed["after"]["user_id"], user.to_string(), "{confirmed}");
@@ -107,20 +118,17 @@ async fn a_charge_that_names_another_user_is_ended_as_what_the_gateway_charged()
 
     assert_eq!(act("retry", "processor", &work).await["outcome"], "already", "the charge is its own now");
     act("dismiss", "balance", &result).await;
-    harness.adds_up().await;
 }
 
-#[tokio::test]
-async fn a_charge_of_another_amount_is_ended_once_the_gateway_has_given_it_back() {
-    let harness = Harness::alone().await;
+async fn a_charge_of_another_amount_is_ended_once_the_gateway_has_given_it_back(harness: &Harness) {
     let user = harness.client.user_with(1_000).await.unwrap();
-    let payment_id = attacked(&harness, user, (user, 401)).await;
+    let payment_id = attacked(harness, user, (user, 401)).await;
     let (work, result) = (parked("processor", payment_id).await, parked("balance", payment_id).await);
-    let found = violated(&harness).await;
+    let found = violated(harness).await;
     for check in ["M6", "S1", "T6 parked"] {
         assert!(found.contains(check), "{check} is not among {found:?}");
     }
-    let (id, reference) = (payment_id.to_string(), reference_at_the_gateway(&harness, payment_id).await);
+    let (id, reference) = (payment_id.to_string(), reference_at_the_gateway(harness, payment_id).await);
     // What stands is not what was held: capturing it would take another amount than was charged.
     let propose = ["resolve", "propose", &id, "--operator", "alice", "--reason", "a test"];
     let refused = refusal(&[&propose[..], &["--succeeded", &reference, "--amount", "401"]].concat()).await;
@@ -138,7 +146,6 @@ async fn a_charge_of_another_amount_is_ended_once_the_gateway_has_given_it_back(
 
     act("dismiss", "processor", &work).await;
     act("dismiss", "balance", &result).await;
-    harness.adds_up().await;
 }
 
 /// A hold as balance-svc makes it, of a payment that the payments database does not have: its row was lost in a restore.
@@ -157,13 +164,11 @@ async fn hold_without_a_payment(harness: &Harness, user: Uuid) -> Uuid {
     payment_id
 }
 
-#[tokio::test]
-async fn a_hold_without_a_payment_is_released() {
-    let harness = Harness::alone().await;
+async fn a_hold_without_a_payment_is_released(harness: &Harness) {
     let user = harness.client.user_with(1_000).await.unwrap();
-    let payment_id = hold_without_a_payment(&harness, user).await;
+    let payment_id = hold_without_a_payment(harness, user).await;
     let held = parked("payments", payment_id).await;
-    let found = violated(&harness).await;
+    let found = violated(harness).await;
     for check in ["M4", "R", "T6 parked"] {
         assert!(found.contains(check), "{check} is not among {found:?}");
     }
@@ -182,7 +187,6 @@ async fn a_hold_without_a_payment_is_released() {
     act("dismiss", "payments", &held).await;
     let released = parked("payments", payment_id).await;
     act("dismiss", "payments", &released).await;
-    harness.adds_up().await;
 }
 
 #[tokio::test]
