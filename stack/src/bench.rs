@@ -31,6 +31,9 @@ pub enum Benchmark {
     /// The cost of clients that follow their payments, on the running stack.
     #[command(disable_help_flag = true)]
     Waiters(Passed),
+    /// One of several shards is away, on the running stack: the latencies of the users of the others.
+    #[command(disable_help_flag = true)]
+    ShardAway(Passed),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +50,7 @@ pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
         Benchmark::Saga(passed) => ("saga", passed),
         Benchmark::Relay(passed) => ("relay", passed),
         Benchmark::Waiters(passed) => ("waiters", passed),
+        Benchmark::ShardAway(passed) => ("shard-away", passed),
     };
     let mut all = vec!["bench", name];
     all.extend(arguments.iter().map(String::as_str));

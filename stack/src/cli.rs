@@ -349,6 +349,7 @@ mod tests {
             "bench saga --help",
             "bench relay -h",
             "bench waiters --help",
+            "bench shard-away --help",
             "chaos --help",
             "drill --help",
             "load --help",
