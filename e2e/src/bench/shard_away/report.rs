@@ -30,16 +30,12 @@ struct Turn {
     settle: Summary,
     /// Requests of the users of the shard.
     refused: usize,
-    /// Share of all processors used by processes that are neither the stack's nor ours.
-    elsewhere: f64,
 }
 
 impl Turn {
     fn new(turn: &super::Turn) -> Self {
-        let (is_away, refused) = (turn.is_away, turn.refused);
-        let (accept, settle, elsewhere) =
-            (turn.others.accept, turn.others.settle, turn.others.cpu.elsewhere());
-        Self { is_away, accept, settle, refused, elsewhere }
+        let super::Turn { is_away, others, refused } = turn;
+        Self { is_away: *is_away, accept: others.accept, settle: others.settle, refused: *refused }
     }
 }
 
@@ -72,17 +68,8 @@ impl Report {
     }
 
     fn latencies(&self) -> String {
-        let mut table = table(&[
-            "TURN",
-            "SHARDS",
-            "ACCEPT P50",
-            "P99",
-            "SETTLE P50",
-            "P99",
-            "MAX MS",
-            "REFUSED THERE",
-            "ELSEWHERE",
-        ]);
+        let mut table =
+            table(&["TURN", "SHARDS", "ACCEPT P50", "P99", "SETTLE P50", "P99", "MAX MS", "REFUSED THERE"]);
         for (nth, turn) in self.turns.iter().enumerate() {
             let shards = if turn.is_away { format!("without {}", self.shard) } else { "all".to_owned() };
             let Turn { accept, settle, .. } = turn;
@@ -92,7 +79,6 @@ impl Report {
                     .map(|ms| format!("{ms:.1}")),
             );
             row.push(turn.refused.to_string());
-            row.push(format!("{:.0} %", 100.0 * turn.elsewhere));
             table.add_row(row);
         }
         let ratio = self.settle_p99_ms_with_all.zip(self.settle_p99_ms_without);
