@@ -66,11 +66,11 @@ impl Harness {
         Self::with(Turn::Shared(DISTURBANCE.read().await))
     }
 
-    /// For tests that stop or kill parts of it. Their modules are listed in `stack/src/check.rs`, which runs them when no other program
-    /// uses the stack.
+    /// For tests that stop or kill parts of it. Their modules are listed in `stack/src/check/stacks.rs`, which runs them when no other
+    /// program uses the stack.
     pub async fn alone() -> Self {
         let beside = std::env::var_os("STACK_TEST_BESIDE").is_some();
-        assert!(!beside, "others use the stack: the module belongs to ALONE of stack/src/check.rs");
+        assert!(!beside, "others use the stack: the module belongs to ALONE of stack/src/check/stacks.rs");
         Self::with(Turn::Alone(DISTURBANCE.write().await))
     }
 

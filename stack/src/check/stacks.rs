@@ -11,7 +11,7 @@ use super::suites::{self, Run, Suite};
 use super::totals::Totals;
 use crate::extras::Extra;
 use crate::install::in_ci;
-use crate::layout::Layout;
+use crate::layout::{Layout, PORTS};
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
 use crate::services::Instance;
@@ -91,31 +91,30 @@ pub fn plain(layout: &Layout, all: bool, beside: impl FnOnce(&mut Totals) + Send
 /// The arguments by which cargo builds the integration tests of all packages.
 const INTEGRATION: [&str; 3] = ["--workspace", "--test", "*"];
 
-/// The modules of the tests of the whole that run when no other program uses the stack or the processors: they have a test that stops or
-/// kills parts of the stack, which refuses to run beside others, or that freezes servers of its own.
-const ALONE: [&str; 18] = [
-    "canaries::",
-    "cancel::",
-    "contract::",
-    "expiry::",
-    "following::",
-    "http2::",
-    "kills::",
-    "leaders::",
-    "operators::",
-    "outages::",
-    "pay_page::",
-    "poison::",
-    "rolling::",
-    "scaling::",
-    "search::",
-    "sharded::",
-    "shedding::",
-    "subscribe::",
+/// The modules of the tests of the whole that have a stack to themselves: they have a test that stops or kills parts of it, which refuses to
+/// run beside others, or that freezes servers of its own. These are two halves of about the same time.
+const ALONE: [&[&str]; 2] = [
+    &[
+        "canaries::",
+        "cancel::",
+        "contract::",
+        "expiry::",
+        "following::",
+        "http2::",
+        "leaders::",
+        "operators::",
+        "pay_page::",
+        "poison::",
+        "search::",
+        "sharded::",
+        "shedding::",
+        "subscribe::",
+    ],
+    &["kills::", "outages::", "rolling::", "scaling::"],
 ];
 
 /// The relay's tests wait for servers of their own for most of their time, so all others run beside them, also those of the whole that only
-/// use the stack. Those that stop or kill parts of it come last and alone.
+/// use the stack. Those that stop or kill parts of it come last, one half on a stack of its own, since they wait for most of their time too.
 fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
     let (whole, others): (Vec<Suite>, Vec<Suite>) = suites.iter().cloned().partition(Suite::is_whole);
     let (relay, others): (Vec<Suite>, Vec<Suite>) =
@@ -124,13 +123,34 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
         true => ["--include-ignored"].into_iter().chain(without(&[ENCRYPTED, SHARDED, ENDS])).collect(),
         false => Vec::new(),
     };
-    let beside = arguments.iter().copied().chain(without(&ALONE)).collect::<Vec<_>>();
-    let alone = arguments.iter().chain(&ALONE).copied().collect::<Vec<_>>();
+    let beside: Vec<&str> = arguments.iter().copied().chain(ALONE.into_iter().flat_map(without)).collect();
     let mut lanes = vec![suites::runs(relay, &arguments), suites::runs(others, &arguments)];
     lanes[1].extend(suites::runs(whole.clone(), &beside).into_iter().map(Run::beside));
     let mut totals = suites::run(layout, lanes)?;
-    totals += suites::run(layout, vec![suites::runs(whole, &alone)])?;
+    let [here, there] = ALONE.map(|half| {
+        let arguments: Vec<&str> = arguments.iter().chain(half).copied().collect();
+        suites::runs(whole.clone(), &arguments)
+    });
+    let second = second(layout)?;
+    std::thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            let mut totals = Totals::default();
+            with_stack(&second, &Setting::default(), &mut totals, |totals| {
+                totals.all(suites::run(&second, vec![there]));
+            });
+            totals
+        });
+        totals.all(suites::run(layout, vec![here]));
+        totals.all(there.join().map_err(|_| anyhow!("the tests on the second stack panicked")));
+    });
     Ok(totals)
+}
+
+/// Another stack under test, beside the one that is up.
+fn second(layout: &Layout) -> Result<Layout> {
+    let mut dir = layout.dir.clone().into_os_string();
+    dir.push("-second");
+    Layout::new(Some(dir.into()), layout.base_port + PORTS)
 }
 
 /// The arguments by which a test program leaves out tests whose names contain one of these.
