@@ -30,6 +30,18 @@ pub enum Part {
     Redis,
 }
 
+impl Part {
+    /// By what the rate of the whole is divided for the rate that decides how many payments share a wake-up. Each shard's server has
+    /// its own; the relay is one process that reads each of them, measured in between; whatever has no shards goes by the whole.
+    fn divisor(self, shards: f64) -> f64 {
+        match self {
+            Self::Postgres => shards,
+            Self::Relay => shards.sqrt(),
+            Self::Services | Self::Kafka | Self::RabbitMq | Self::Redis => 1.0,
+        }
+    }
+}
+
 /// Payments per second of the three measurements.
 pub const RATES: [f64; 3] = [50.0, 200.0, 1844.0];
 
@@ -93,7 +105,7 @@ pub fn peak(per_day: f64) -> f64 {
     per_day / SECONDS_PER_DAY * PEAK_FACTOR
 }
 
-/// Processor seconds of one payment at `rate` payments per second on one shard: between the measurements a straight line in
+/// Processor seconds of one payment at `rate` payments per second: between the measurements a straight line in
 /// logarithms, beyond the last as there.
 pub fn seconds(cost: &Cost, rate: f64) -> f64 {
     let at = |n: usize| (RATES[n].ln(), cost.seconds[n].ln());
@@ -102,13 +114,26 @@ pub fn seconds(cost: &Cost, rate: f64) -> f64 {
     (y0 + (y1 - y0) * (x - x0) / (x1 - x0)).exp() / 1000.0
 }
 
-/// Cores that are busy with `rate` payments per second on `shards` shards. Below the lowest measured rate a shard costs what it
+/// Cores that are busy with `rate` payments per second on `shards` shards. Below the lowest measured rate a process costs what it
 /// costs there: that is nearly all wake-ups.
 pub fn cores(part: Part, rate: f64, shards: f64) -> f64 {
-    let each = (rate / shards).max(RATES[0]);
+    let divisor = part.divisor(shards);
+    let each = (rate / divisor).max(RATES[0]);
     let of_part = COSTS.iter().filter(|cost| cost.part == part);
-    of_part.map(|cost| shards * each * seconds(cost, each)).sum()
+    of_part.map(|cost| divisor * each * seconds(cost, each)).sum()
 }
+
+/// Processor seconds per 1,000 payments at [`MEASURED_RATE`] in all, with 1, 2 and 4 shards. Measured: docs/BENCHMARKS.md, "Shards".
+pub const MEASURED: [(Part, [f64; 3]); 6] = [
+    (Part::Postgres, [2.47, 2.52, 2.75]),
+    (Part::Services, [1.95, 1.91, 1.79]),
+    (Part::Relay, [0.63, 0.72, 0.88]),
+    (Part::Kafka, [2.01, 1.96, 1.64]),
+    (Part::RabbitMq, [0.52, 0.51, 0.49]),
+    (Part::Redis, [0.20, 0.38, 0.93]),
+];
+pub const MEASURED_RATE: f64 = 200.0;
+pub const MEASURED_SHARDS: [f64; 3] = [1.0, 2.0, 4.0];
 
 /// Machines for so many payments a day.
 #[derive(Clone, Copy, Debug)]
@@ -249,8 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn the_model_is_not_below_what_several_shards_were_measured_to_cost() {
+        for (nth, shards) in MEASURED_SHARDS.iter().enumerate() {
+            let model: f64 = MEASURED.iter().map(|(part, _)| cores(*part, MEASURED_RATE, *shards)).sum();
+            let model = model / MEASURED_RATE * 1000.0;
+            let measured: f64 = MEASURED.iter().map(|(_, seconds)| seconds[nth]).sum();
+            // The two were measured on different days.
+            assert!(
+                (0.95..1.4).contains(&(model / measured)),
+                "{shards} shards: {model:.2} and {measured:.2}"
+            );
+        }
+    }
+
+    #[test]
     fn more_shards_cost_more_wake_ups_and_a_fleet_fits_its_servers() {
         assert!(cores(Part::Postgres, 2000.0, 8.0) > cores(Part::Postgres, 2000.0, 1.0));
+        assert!(cores(Part::Relay, 2000.0, 8.0) > cores(Part::Relay, 2000.0, 1.0));
+        assert_eq!(cores(Part::Kafka, 2000.0, 8.0), cores(Part::Kafka, 2000.0, 1.0));
         for per_day in [1e6, 1e8, 1e9] {
             let fleet = Fleet::of(per_day);
             assert!(fleet.row_bytes / fleet.shards <= SERVER_BYTES);

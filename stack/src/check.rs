@@ -24,7 +24,7 @@ use clap::{Args, ValueEnum};
 use self::lint::{cargo, deny, lint};
 use self::totals::Totals;
 use crate::install::{Purpose, in_ci};
-use crate::layout::Layout;
+use crate::layout::{Layout, PORTS};
 use crate::output::{Progress, say};
 use crate::servers::{collector, kafka};
 use crate::workspace::Priority;
@@ -44,7 +44,7 @@ pub struct TestArgs {
     /// Where the stack under test keeps its things. Not STACK_DIR: a stack in use is never tested on.
     #[arg(long, env = "STACK_TEST_DIR", default_value = ".stack-test")]
     dir: PathBuf,
-    /// The first of its ports.
+    /// The first of its ports, 200 of them, and of as many of the second stack that some tests have.
     #[arg(long, env = "STACK_TEST_PORT", default_value_t = 22_000)]
     port: u16,
 }
@@ -99,6 +99,7 @@ const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 /// # Errors
 /// When anything failed; everything has been run by then.
 pub fn run(args: &TestArgs) -> Result<()> {
+    ensure!(args.port <= 32_768 - 2 * PORTS, "STACK_TEST_PORT: {} at most", 32_768 - 2 * PORTS);
     let layout = Layout::new(Some(args.dir.clone()), args.port)?;
     let steps = steps(args);
     let mut totals = Totals::default();
@@ -118,7 +119,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
     Ok(())
 }
 
-/// What every step is told.
+/// The arguments of every step.
 #[derive(Clone, Copy)]
 struct Check<'a> {
     layout: &'a Layout,
@@ -210,7 +211,8 @@ fn unit(layout: &Layout, quick: bool, priority: Priority) -> Result<Totals> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let unit = suites::build(layout, &arguments, priority)?;
     let (first, second) = unit.split_at(unit.len() / 2);
-    suites::run(layout, [first, second].map(|suites| suites::runs(suites.to_vec(), &[])).to_vec())
+    let lanes = [first, second].map(|suites| suites::runs(suites.to_vec(), &[])).to_vec();
+    suites::run(layout, lanes, priority)
 }
 
 /// Checks the manifests by kubeconform, which Go compiles at the first time; with `all` by a kube-apiserver too.

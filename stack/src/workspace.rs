@@ -54,7 +54,7 @@ pub fn command(layout: &Layout, program: &str) -> Command {
     command
 }
 
-/// What a command runs for.
+/// The urgency of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
     /// Somebody waits for it.
@@ -64,8 +64,8 @@ pub enum Priority {
 }
 
 /// Runs its arguments at idle priority. Where the kernel divides the processors among sessions first (`sched_autogroup`), idle
-/// processes would have the share of their session, so they are in one of their own, which has the smallest share. It is no part of the
-/// terminal's then, and ends when we do.
+/// processes would have the share of their session, so they are in one of their own, which has the smallest share. The terminal's
+/// interrupt does not reach that session: all of it ends when we do.
 const AT_IDLE: [&str; 6] = [
     "setsid",
     "setpriv",
@@ -73,7 +73,9 @@ const AT_IDLE: [&str; 6] = [
     "sh",
     "-c",
     r#"echo 19 2> /dev/null > /proc/self/autogroup || true
-    exec chrt --idle 0 "$0" "$@""#,
+    trap 'trap - TERM; kill 0' TERM
+    chrt --idle 0 "$0" "$@" &
+    wait $!"#,
 ];
 
 /// As [`command`], with a priority.
@@ -211,6 +213,30 @@ mod tests {
         let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
         assert!(said.contains("SCHED_IDLE") && said.contains("[zero] [one two] [three]"), "{said}");
         assert!(!said.contains("nice") || said.contains("nice 19"), "{said}");
+        let mut command = command_with(&layout, "sh", Priority::Idle);
+        let status = command.args(["-c", "exit 7"]).status().unwrap();
+        assert_eq!(status.code(), Some(7), "its exit status is the command's");
+    }
+
+    #[test]
+    fn all_of_a_session_at_idle_priority_ends_with_the_one_that_is_asked_to() {
+        let layout = Layout::new(Some(std::env::temp_dir()), 22_000).unwrap();
+        let mut command = command_with(&layout, "sh", Priority::Idle);
+        // A compiler, which cargo would leave behind.
+        command.args(["-c", "sleep 60 & echo $!; wait"]).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let pid = |number: i32| rustix::process::Pid::from_raw(number).unwrap();
+        let sleeping = pid(line.trim().parse().unwrap());
+        rustix::process::kill_process(pid(process.id().cast_signed()), rustix::process::Signal::TERM)
+            .unwrap();
+        assert!(!process.wait().unwrap().success());
+        let began = std::time::Instant::now();
+        while rustix::process::test_kill_process(sleeping).is_ok() {
+            assert!(began.elapsed().as_secs() < 10, "it goes on");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

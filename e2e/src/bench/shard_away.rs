@@ -1,8 +1,7 @@
 //! `bench shard-away`: what users of the other shards see while one shard is away.
 //!
-//! 1. Open loops of users of the other shards at one rate, by turns with all shards and with one that is stopped during the turn, so that
-//!    a turn has the moment in which its absence is noticed. Beside them the users of that shard ask at the same rate; without it they
-//!    are refused.
+//! 1. Open loops of users of the other shards at one rate, by turns: alone; with as many requests of the users of the shard; and with
+//!    these while the shard is stopped during the turn, so that a turn has the moment in which its absence is noticed.
 //! 2. A payment of the others that is refused, or that does not end, fails the benchmark. The figures are their latencies.
 //! 3. The audit: figures of a system that lost a payment or a coin are not figures.
 
@@ -19,11 +18,12 @@ use coroctl::stack::Stack;
 use coroctl::{audit, databases};
 use saga::shards::bucket::Bucket;
 use saga::shards::list::{self, ListedShard};
+use serde::Serialize;
 use stack::control::{self, Request};
 use stack::layout::Layout;
 use uuid::Uuid;
 
-use super::caller::Address;
+use super::caller::{Address, Caller};
 use super::closed::Load;
 use super::cpu::Meter;
 use super::endings::Endings;
@@ -44,7 +44,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// The shard that is stopped; the last of the list if none is named.
+    /// The shard that is stopped; the last of the list if none is named. Not the first: its server has the processor's database too.
     #[arg(long)]
     pub shard: Option<String>,
     /// Payments per second of the users of the other shards, and as many of the users of that shard.
@@ -53,7 +53,7 @@ pub struct Options {
     /// Seconds of each turn.
     #[arg(long, default_value_t = 20)]
     pub seconds: u64,
-    /// Turns with all shards, and as many without one.
+    /// Turns of each kind.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
     /// Print the figures as JSON.
@@ -61,18 +61,37 @@ pub struct Options {
     pub json: bool,
 }
 
+/// The state of the shard, and the load of its users, beside that of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    /// It serves, and its users ask for nothing.
+    Alone,
+    /// It serves its users.
+    All,
+    /// It is away, and its users go on asking.
+    Away,
+}
+
+const KINDS: [Kind; 3] = [Kind::Alone, Kind::All, Kind::Away];
+
 /// One turn.
 struct Turn {
-    is_away: bool,
-    /// Of the users of the other shards.
+    kind: Kind,
+    /// The users of the other shards.
     others: OpenLoop,
-    /// Requests of the users of the shard that were refused.
-    refused: usize,
+    /// Visits of the users of the shard, a payment and a look at it each, that failed.
+    failed: usize,
 }
 
 /// Measures and prints; fails when a payment of a user of another shard was refused or did not end, or an invariant is broken.
 pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     ensure!(options.rate > 0, "a rate is payments per second, at least 1");
+    ensure!(
+        Duration::from_secs(options.seconds) > 2 * STOP_AFTER,
+        "a turn is longer than {:?}",
+        2 * STOP_AFTER
+    );
     let lists = LISTS.map(shards).into_iter().collect::<Result<Vec<_>>>()?;
     let name = named(&lists, options.shard.as_deref())?;
     let client = Client::new(stack)?;
@@ -93,8 +112,9 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     // Whatever came of it, the shard is back.
-    bench.server(|name| Request::Start { name }).await?;
+    let started = bench.server(|name| Request::Start { name }).await;
     let turns = turns?;
+    started?;
     tracing::info!("audit");
     let report = Report::new(&bench.name, options, &turns, &audit::run(stack).await?);
     report.print(options.json)?;
@@ -106,51 +126,60 @@ struct Bench<'a> {
     stack: &'a Stack,
     options: &'a Options,
     meter: Meter,
+    /// The load of the users of the other shards.
     load: Load,
     /// The users of the shard.
     theirs: Vec<Uuid>,
-    /// Of the shard.
+    /// The name of the shard.
     name: String,
 }
 
 impl Bench<'_> {
-    /// Turns with and without the shard, in changing order. The first one, in which code is compiled and caches fill, does not count.
+    /// Turns of each kind, each round begins with another one. The first turn, in which code is compiled and caches fill, does not count.
     async fn turns(&self) -> Result<Vec<Turn>> {
         let mut turns = Vec::new();
         tracing::info!("warming up");
-        self.turn(false).await?;
+        self.turn(Kind::All).await?;
         for round in 0..self.options.rounds {
-            for is_away in [round % 2 == 1, round % 2 == 0] {
-                tracing::info!(round = round + 1, of = self.options.rounds, is_away, "open loop");
-                turns.push(self.turn(is_away).await?);
+            for nth in 0..KINDS.len() {
+                let kind = KINDS[(round + nth) % KINDS.len()];
+                tracing::info!(round = round + 1, of = self.options.rounds, ?kind, "open loop");
+                turns.push(self.turn(kind).await?);
             }
         }
         Ok(turns)
     }
 
-    async fn turn(&self, is_away: bool) -> Result<Turn> {
+    async fn turn(&self, kind: Kind) -> Result<Turn> {
         let Options { rate, seconds, .. } = *self.options;
         let client = Client::new(&self.stack.through_edge())?;
         let interval = Duration::from_secs(1) / rate;
         let theirs = SteadyLoad::new(client, self.theirs.clone(), &self.stack.demo_service_id, interval);
+        if kind == Kind::Alone {
+            theirs.stop();
+        }
         let others = async {
             let ended = open::run(&self.load, &self.meter, rate, Duration::from_secs(seconds)).await;
             theirs.stop();
             ended.context("a payment of a user of another shard")
         };
         let stop = async {
-            if is_away {
+            if kind == Kind::Away {
                 tokio::time::sleep(STOP_AFTER).await;
                 self.server(|name| Request::Stop { name }).await?;
             }
             anyhow::Ok(())
         };
-        let ((), others, ()) = tokio::try_join!(async { anyhow::Ok(theirs.run().await) }, others, stop)?;
-        if is_away {
+        let theirs_pay = async {
+            theirs.run().await;
+            anyhow::Ok(())
+        };
+        let ((), others, ()) = tokio::try_join!(theirs_pay, others, stop)?;
+        if kind == Kind::Away {
             self.server(|name| Request::Start { name }).await?;
             self.serves().await?;
         }
-        Ok(Turn { is_away, others, refused: theirs.failed_count() })
+        Ok(Turn { kind, others, failed: theirs.failed_count() })
     }
 
     /// Waits until a payment of a user of the shard has ended.
@@ -158,7 +187,7 @@ impl Bench<'_> {
         let (load, user) = (&self.load, self.theirs.first().context("the shard has no user")?);
         let served = async {
             loop {
-                let mut caller = super::caller::Caller::connect(&load.address).await?;
+                let mut caller = Caller::connect(&load.address).await?;
                 if let Ok(payment_id) = caller.pay(*user).await {
                     return load.endings.of(payment_id).await.map(drop);
                 }
@@ -185,8 +214,13 @@ fn shards(variable: &str) -> Result<Vec<ListedShard>> {
 
 /// The name of the shard that is stopped.
 fn named(lists: &[Vec<ListedShard>], name: Option<&str>) -> Result<String> {
-    let last = lists.first().and_then(|shards| shards.last()).map(|shard| shard.name.as_str());
+    let shards = lists.first().context("no shards are listed")?;
+    let last = shards.last().map(|shard| shard.name.as_str());
     let name = name.or(last).context("no shard is listed")?;
+    ensure!(
+        shards.first().is_none_or(|first| first.name != name),
+        "the server of {name} has the processor's database too: without it nobody's payment ends"
+    );
     for shards in lists {
         ensure!(shards.iter().any(|shard| shard.name == name), "there is no shard {name}");
     }

@@ -2,15 +2,16 @@
 
 use super::losses::{self, Loss};
 use super::{
-    COSTS, DAYS_KEPT, Fleet, INSTANCE_CORES, OTHER_CONNECTIONS, PEAK_FACTOR, POOLS, Part, RATES, ROW_BYTES,
-    SECONDS_PER_DAY, SERVER_BYTES, SERVER_CORES, UTILISATION, cores, seconds,
+    COSTS, DAYS_KEPT, Fleet, INSTANCE_CORES, MEASURED, MEASURED_RATE, MEASURED_SHARDS, OTHER_CONNECTIONS,
+    PEAK_FACTOR, POOLS, Part, RATES, ROW_BYTES, SECONDS_PER_DAY, SERVER_BYTES, SERVER_CORES, UTILISATION,
+    cores, seconds,
 };
 
 const VOLUMES: [f64; 3] = [1e6, 1e8, 1e9];
 
 /// All tables, in their order.
 pub fn all() -> Vec<String> {
-    vec![costs(), volumes(), limits(), losses_of_one()]
+    vec![costs(), checked(), volumes(), limits(), losses_of_one()]
 }
 
 /// Processor seconds per 1,000 payments by part, at the measured rates and at some between.
@@ -31,6 +32,31 @@ pub fn costs() -> String {
         lines.push(row(name, &[part]));
     }
     lines.push(row("all", &PARTS.map(|(_, part)| part)));
+    lines.join("\n")
+}
+
+/// The model beside the measurement with several shards.
+pub fn checked() -> String {
+    let line = |name: &str, parts: &[Part]| {
+        let of = |part: &Part| {
+            MEASURED.iter().find(|(of, _)| of == part).map_or([0.0; 3], |(_, seconds)| *seconds)
+        };
+        let cell = |(nth, shards): (usize, &f64)| {
+            let model: f64 = parts.iter().map(|part| cores(*part, MEASURED_RATE, *shards)).sum();
+            let measured: f64 = parts.iter().map(|part| of(part)[nth]).sum();
+            format!("{:.2} and {measured:.2}", model / MEASURED_RATE * 1000.0)
+        };
+        format!(
+            "| {name} | {} |",
+            MEASURED_SHARDS.iter().enumerate().map(cell).collect::<Vec<_>>().join(" | ")
+        )
+    };
+    let mut lines = vec![
+        "| model and measurement, 200/s in all | 1 shard | 2 shards | 4 shards |".to_owned(),
+        "|---|---|---|---|".to_owned(),
+    ];
+    lines.extend(PARTS.iter().map(|(name, part)| line(name, &[*part])));
+    lines.push(line("all", &PARTS.map(|(_, part)| part)));
     lines.join("\n")
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use super::before;
@@ -63,6 +63,8 @@ fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: im
 /// A payment, loads, the tests that need servers and services, with something else beside them, and the programs with failpoints. Nothing
 /// is done beside a stack that does not come up, or tests that do not compile.
 pub fn plain(layout: &Layout, all: bool, beside: impl FnOnce(&mut Totals) + Send, totals: &mut Totals) {
+    // Its failures are none of the stack, whose logs say nothing of them.
+    let mut aside = Totals::default();
     with_stack(layout, &Setting::default(), totals, |totals| {
         totals.one(workspace::coroctl(layout, &["first-payment"]));
         // Before the tests, whose parked messages no audit but theirs can explain. How fast it goes is not judged.
@@ -71,21 +73,25 @@ pub fn plain(layout: &Layout, all: bool, beside: impl FnOnce(&mut Totals) + Send
         for load in loads {
             totals.one(workspace::e2e(layout, &["load", load, "--without-limits"]));
         }
-        let suites = match suites::build(layout, &INTEGRATION, Priority::Normal) {
+        let suites = match build(layout) {
             Ok(suites) => suites,
             Err(error) => return totals.one(Err(error)),
         };
         std::thread::scope(|scope| {
-            let beside = scope.spawn(|| {
-                let mut totals = Totals::default();
-                beside(&mut totals);
-                totals
-            });
+            scope.spawn(|| beside(&mut aside));
             totals.all(integration(layout, all, &suites));
-            totals.all(beside.join().map_err(|_| anyhow!("what ran beside the tests panicked")));
         });
         ends(layout, &suites, totals);
     });
+    *totals += aside;
+}
+
+/// The integration tests of all packages, and the examples, which they run.
+fn build(layout: &Layout) -> Result<Vec<Suite>> {
+    let suites = suites::build(layout, &INTEGRATION, Priority::Normal)?;
+    Progress::default()
+        .step("examples", |step| workspace::build(layout, &["--examples"], step).map(|()| String::new()))?;
+    Ok(suites)
 }
 
 /// The arguments by which cargo builds the integration tests of all packages.
@@ -126,23 +132,24 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
     let beside: Vec<&str> = arguments.iter().copied().chain(ALONE.into_iter().flat_map(without)).collect();
     let mut lanes = vec![suites::runs(relay, &arguments), suites::runs(others, &arguments)];
     lanes[1].extend(suites::runs(whole.clone(), &beside).into_iter().map(Run::beside));
-    let mut totals = suites::run(layout, lanes)?;
+    let second = second(layout)?;
+    let mut totals = suites::run(layout, lanes, Priority::Normal)?;
     let [here, there] = ALONE.map(|half| {
         let arguments: Vec<&str> = arguments.iter().chain(half).copied().collect();
         suites::runs(whole.clone(), &arguments)
     });
-    let second = second(layout)?;
+    let mut on_second = Totals::default();
     std::thread::scope(|scope| {
-        let there = scope.spawn(|| {
-            let mut totals = Totals::default();
-            with_stack(&second, &Setting::default(), &mut totals, |totals| {
-                totals.all(suites::run(&second, vec![there]));
+        scope.spawn(|| {
+            // With what is built: whoever compiles beside it holds cargo's lock, and has no processors.
+            let setting = Setting { programs: Some(workspace::folder(layout)), ..Setting::default() };
+            with_stack(&second, &setting, &mut on_second, |totals| {
+                totals.all(suites::run(&second, vec![there], Priority::Normal));
             });
-            totals
         });
-        totals.all(suites::run(layout, vec![here]));
-        totals.all(there.join().map_err(|_| anyhow!("the tests on the second stack panicked")));
+        totals.all(suites::run(layout, vec![here], Priority::Normal));
     });
+    totals += on_second;
     Ok(totals)
 }
 
@@ -178,7 +185,7 @@ pub fn encrypted(layout: &Layout, totals: &mut Totals) {
 fn whole(layout: &Layout, prefix: &str) -> Result<Totals> {
     let suites = suites::build(layout, &INTEGRATION, Priority::Normal)?;
     let suite: Vec<Suite> = suites.into_iter().filter(Suite::is_whole).collect();
-    suites::run(layout, vec![suites::runs(suite, &[prefix, "--include-ignored"])])
+    suites::run(layout, vec![suites::runs(suite, &[prefix, "--include-ignored"])], Priority::Normal)
 }
 
 /// The tests of the stack with shards.
@@ -247,7 +254,7 @@ fn ends(layout: &Layout, suites: &[Suite], totals: &mut Totals) {
     totals.all(with_failpoints.and_then(|()| {
         let of_programs = |suite: &&Suite| programs.contains(&suite.package.as_str());
         let lane = |suite: &Suite| suites::runs(vec![suite.clone()], &["--ignored", ENDS]);
-        suites::run(layout, suites.iter().filter(of_programs).map(lane).collect())
+        suites::run(layout, suites.iter().filter(of_programs).map(lane).collect(), Priority::Normal)
     }));
     totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
 }

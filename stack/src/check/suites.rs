@@ -64,9 +64,10 @@ impl Run {
     }
 
     /// Runs it, and shows what it prints.
-    fn start(&self, layout: &Layout, variables: &Variables) -> Result<Totals> {
+    fn start(&self, layout: &Layout, variables: &Variables, priority: Priority) -> Result<Totals> {
         let (suite, began) = (&self.suite, Instant::now());
-        let mut command = workspace::command(layout, &suite.program.display().to_string());
+        let program = suite.program.display().to_string();
+        let mut command = workspace::command_with(layout, &program, priority);
         command
             .current_dir(&suite.folder)
             .args(&self.arguments)
@@ -169,7 +170,7 @@ pub fn build(layout: &Layout, arguments: &[&str], priority: Priority) -> Result<
 ///
 /// # Errors
 /// When the stack's addresses are needed and cannot be read; then nothing has run.
-pub fn run(layout: &Layout, lanes: Vec<Vec<Run>>) -> Result<Totals> {
+pub fn run(layout: &Layout, lanes: Vec<Vec<Run>>, priority: Priority) -> Result<Totals> {
     // Unit tests need no stack: there may be what is left of one whose folder was removed, which has no secrets.
     let needs_stack = lanes.iter().flatten().any(|run| run.suite.kind == Kind::Integration);
     // Once, before the lanes: secrets that are missing are made.
@@ -177,7 +178,7 @@ pub fn run(layout: &Layout, lanes: Vec<Vec<Run>>) -> Result<Totals> {
     let lane = |runs: Vec<Run>| {
         let mut totals = Totals::default();
         for run in runs {
-            totals.all(run.start(layout, &variables).with_context(|| run.suite.name()));
+            totals.all(run.start(layout, &variables, priority).with_context(|| run.suite.name()));
         }
         totals
     };

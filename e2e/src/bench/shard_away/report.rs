@@ -5,7 +5,7 @@ use anyhow::Result;
 use coroctl::audit::Finding;
 use serde::Serialize;
 
-use super::Options;
+use super::{Kind, Options};
 use crate::bench::audited::Audited;
 use crate::bench::figures::{dash, machine, median, table};
 use crate::bench::latency::Summary;
@@ -16,42 +16,43 @@ pub struct Report {
     shard: String,
     rate: u32,
     turns: Vec<Turn>,
-    /// Medians of the turns with all shards and without one, in milliseconds.
-    settle_p99_ms_with_all: Option<f64>,
-    settle_p99_ms_without: Option<f64>,
+    /// Medians of the turns of each kind, in milliseconds.
+    settle_p99_ms_alone: Option<f64>,
+    settle_p99_ms_all: Option<f64>,
+    settle_p99_ms_away: Option<f64>,
     #[serde(flatten)]
     pub audit: Audited,
 }
 
 #[derive(Serialize)]
 struct Turn {
-    is_away: bool,
+    kind: Kind,
     accept: Summary,
     settle: Summary,
-    /// Requests of the users of the shard.
-    refused: usize,
+    /// Visits of the users of the shard.
+    failed_there: usize,
 }
 
 impl Turn {
     fn new(turn: &super::Turn) -> Self {
-        let super::Turn { is_away, others, refused } = turn;
-        Self { is_away: *is_away, accept: others.accept, settle: others.settle, refused: *refused }
+        let super::Turn { kind, others, failed } = turn;
+        Self { kind: *kind, accept: others.accept, settle: others.settle, failed_there: *failed }
     }
 }
 
 impl Report {
     pub fn new(shard: &str, options: &Options, turns: &[super::Turn], findings: &[Finding]) -> Self {
         let turns: Vec<Turn> = turns.iter().map(Turn::new).collect();
-        let p99_of = |is_away: bool| {
-            let of = turns.iter().filter(|turn| turn.is_away == is_away);
-            median(of.map(|turn| turn.settle.p99_ms).collect())
+        let p99_of = |kind: Kind| {
+            median(turns.iter().filter(|turn| turn.kind == kind).map(|turn| turn.settle.p99_ms).collect())
         };
         Self {
             machine: machine(),
             shard: shard.to_owned(),
             rate: options.rate,
-            settle_p99_ms_with_all: p99_of(false),
-            settle_p99_ms_without: p99_of(true),
+            settle_p99_ms_alone: p99_of(Kind::Alone),
+            settle_p99_ms_all: p99_of(Kind::All),
+            settle_p99_ms_away: p99_of(Kind::Away),
             turns,
             audit: Audited::new(findings),
         }
@@ -68,29 +69,43 @@ impl Report {
     }
 
     fn latencies(&self) -> String {
-        let mut table =
-            table(&["TURN", "SHARDS", "ACCEPT P50", "P99", "SETTLE P50", "P99", "MAX MS", "REFUSED THERE"]);
+        let mut table = table(&[
+            "TURN",
+            "OF THE SHARD",
+            "ACCEPT P50",
+            "P99",
+            "SETTLE P50",
+            "P99",
+            "MAX MS",
+            "FAILED THERE",
+        ]);
         for (nth, turn) in self.turns.iter().enumerate() {
-            let shards = if turn.is_away { format!("without {}", self.shard) } else { "all".to_owned() };
+            let theirs = match turn.kind {
+                Kind::Alone => "no load",
+                Kind::All => "as much load",
+                Kind::Away => "load, and it is away",
+            };
             let Turn { accept, settle, .. } = turn;
-            let mut row = vec![(nth + 1).to_string(), shards];
+            let mut row = vec![(nth + 1).to_string(), theirs.to_owned()];
             row.extend(
                 [accept.p50_ms, accept.p99_ms, settle.p50_ms, settle.p99_ms, settle.max_ms]
                     .map(|ms| format!("{ms:.1}")),
             );
-            row.push(turn.refused.to_string());
+            row.push(turn.failed_there.to_string());
             table.add_row(row);
         }
-        let ratio = self.settle_p99_ms_with_all.zip(self.settle_p99_ms_without);
-        let ratio = ratio.map_or_else(dash, |(all, without)| format!("{:.2} ×", without / all));
-        let figure = |ms: Option<f64>| ms.map_or_else(dash, |ms| format!("{ms:.1}"));
+        let times = |base: Option<f64>| {
+            let ratio = base.zip(self.settle_p99_ms_away).map(|(base, away)| format!("{:.2}", away / base));
+            ratio.unwrap_or_else(dash)
+        };
         format!(
-            "{}\nUsers of the other shards at {}/s, medians of settle p99: {} ms with all shards and {} ms without {}: {ratio}.",
+            "{}\nUsers of the other shards at {}/s, settle p99 while {} is away, by medians: {} times that without load there, {} times \
+             that with it.",
             table.trim_fmt(),
             self.rate,
-            figure(self.settle_p99_ms_with_all),
-            figure(self.settle_p99_ms_without),
-            self.shard
+            self.shard,
+            times(self.settle_p99_ms_alone),
+            times(self.settle_p99_ms_all),
         )
     }
 }
