@@ -331,14 +331,16 @@ fn consume<S: Subscriber>(
         let topic = subscription.topics.first().map(String::as_str);
         let reader = Loop { consumer: &consumer, topic, subscriber, metrics, limits, shutdown, runtime };
         let group = &subscription.group_id;
-        match reader.run() {
+        let outcome = reader.run();
+        fenced.ended(began.elapsed());
+        match outcome {
             Ok(LoopEnd::Stopped) => return Ok(()),
             Ok(LoopEnd::Lost) => {
                 tracing::warn!(group, "no broker answers this Kafka client; a new client connects");
             }
             Err(error) if is_fatal(&error) => {
                 metrics.retries.with_label_values(&["client"]).inc();
-                let pause = fenced.pause(began.elapsed());
+                let pause = fenced.pause();
                 tracing::error!(
                     error = log_text(&error),
                     group,

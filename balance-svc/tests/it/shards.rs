@@ -91,6 +91,30 @@ async fn the_requests_of_a_user_who_is_moved_wait_and_are_answered() {
     ledger.finish().await;
 }
 
+/// As after the death of a mover that had given the bucket up.
+#[tokio::test]
+async fn a_request_that_waits_in_vain_for_an_owner_fails_and_is_counted() {
+    let ledger = Ledger::new().await;
+    let registry = prometheus::Registry::new();
+    ledger.router.register(&registry).unwrap();
+    let timeouts = || {
+        let families = registry.gather();
+        let family = families.iter().find(|family| family.name() == "saga_unowned_timeouts_total").unwrap();
+        family.get_metric()[0].get_counter().get_value()
+    };
+    let user_id = ledger.user_with(100).await;
+    ledger.change(user_id, 1, 2, false).await;
+    assert_eq!(timeouts(), 0.0);
+    let read = |owned| async move { store::balance(&owned, user_id).await };
+    let error = ledger.router.repeat(user_id, read).await.unwrap_err();
+    assert!(format!("{error:#}").contains("not moved in time"), "{error:#}");
+    assert_eq!(timeouts(), 1.0);
+    ledger.change(user_id, 2, 3, true).await;
+    assert!(ledger.router.repeat(user_id, read).await.unwrap().is_some());
+    assert_eq!(timeouts(), 1.0);
+    ledger.finish().await;
+}
+
 #[tokio::test]
 async fn an_event_of_a_user_who_is_moved_waits_and_those_of_others_are_applied() {
     let ledger = Ledger::new().await;

@@ -130,11 +130,15 @@ impl Default for Fenced {
 }
 
 impl Fenced {
-    /// How long to wait before the successor of a client that `lived` for this long.
-    pub(super) fn pause(&mut self, lived: Duration) -> Duration {
+    /// A client has ended, of whatever, that `lived` for this long.
+    pub(super) fn ended(&mut self, lived: Duration) {
         if lived > FENCED_AGAIN {
             *self = Self::default();
         }
+    }
+
+    /// How long to wait before the successor of a client that was fenced.
+    pub(super) fn pause(&mut self) -> Duration {
         self.pauses.next().unwrap_or(FENCED_PAUSE_MAX)
     }
 }
@@ -191,7 +195,10 @@ mod tests {
     #[test]
     fn clients_that_are_fenced_in_a_row_are_replaced_ever_later_up_to_a_longest_pause() {
         let mut fenced = Fenced::default();
-        let mut pause = |lived: Duration| fenced.pause(lived);
+        let mut pause = |lived: Duration| {
+            fenced.ended(lived);
+            fenced.pause()
+        };
         for exponent in 0..3 {
             let least = FENCED_PAUSE_MIN * 2_u32.pow(exponent);
             let most = least * 2;

@@ -307,6 +307,9 @@ impl Router {
                 Err(why) => return Err(why.into()),
             };
             if Instant::now() >= until {
+                if let Some(metrics) = self.0.metrics.get() {
+                    metrics.unowned.inc();
+                }
                 return Err(error).context("the user's bucket was not moved in time");
             }
             sleep(pauses.next().unwrap_or(PAUSE_MAX)).await;
