@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use brokers::Brokers;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use saga::contract::{HEADER_TYPE, PAYMENT_TOPIC, Payment};
@@ -53,6 +54,24 @@ fn publish(producer: &BaseProducer, prefix: &str, payment: &Payment) {
     producer.send(record).map_err(|(error, _)| error).unwrap();
 }
 
+/// Waits until two members have divided the partitions of the topic among them.
+async fn until_shared(group_id: &str) {
+    let config = Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config();
+    let client: BaseConsumer = config.create().unwrap();
+    let began = Instant::now();
+    loop {
+        let groups =
+            tokio::task::block_in_place(|| client.fetch_group_list(Some(group_id), WAIT_TIMEOUT)).unwrap();
+        // The assignment of ranges gives each of them two of the four partitions.
+        let group = groups.groups().iter().find(|group| group.name() == group_id);
+        if group.is_some_and(|group| group.state() == "Stable" && group.members().len() == 2) {
+            return;
+        }
+        assert!(began.elapsed() < WAIT_TIMEOUT, "the group has not two members");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn until_seen(pool: &Pool, count: usize) {
     let began = Instant::now();
     loop {
@@ -67,7 +86,7 @@ async fn until_seen(pool: &Pool, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_of_one_of_two_loses_no_alert() {
+async fn of_two_that_share_the_users_a_kill_of_one_loses_no_alert() {
     let harness = Harness::new(Database::Fraud).await.unwrap();
     let pool = postgres::pool(&harness.service_url().unwrap(), 2, "test").unwrap();
     let prefix = format!("test-{}-", Uuid::new_v4());
@@ -75,8 +94,9 @@ async fn a_kill_of_one_of_two_loses_no_alert() {
     let users: Vec<Uuid> = (0..USERS).map(|_| Uuid::now_v7()).collect();
     let of_round = |round: i64| users.iter().map(move |user| payment(*user, 30, round * 10));
     let mut payments: Vec<Payment> = (0..3).flat_map(of_round).collect();
-    payments.iter().for_each(|payment| publish(&producer, &prefix, payment));
     let (mut first, _second) = (start(&harness, &prefix), start(&harness, &prefix));
+    until_shared(&prefix).await;
+    payments.iter().for_each(|payment| publish(&producer, &prefix, payment));
     until_seen(&pool, payments.len()).await;
     first.kill().await.unwrap();
     // The window of each user was half full.

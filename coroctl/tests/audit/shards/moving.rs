@@ -11,6 +11,7 @@ use coroctl::shard::replication;
 use saga::shards::bucket::Bucket;
 use sql::harness::Harness;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::relay::{Relay, drop_slot, make_slot};
@@ -224,6 +225,27 @@ async fn a_fence_that_a_killed_mover_left_is_lifted_while_a_slot_does_not_move()
     assert_eq!(second.run().await.unwrap(), Outcome::Moved);
     assert_eq!(account(&pair.two, user).await, Some(5));
     drop((second, source));
+    pair.finish().await;
+}
+
+/// A service that stands still in a transaction while its bucket is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_outlives_the_fence_is_ended_and_its_write_is_on_no_shard() {
+    let Some((_turn, pair)) = Pair::moving().await else { return };
+    let [user, _] = users();
+    deposit(&superuser(&pair.one).await, user, 5).await;
+    let service = sql::connect(&pair.one.service_url().unwrap()).await.unwrap();
+    let mut mover = mover(&pair.one, &pair.two, Uuid::new_v4(), Bucket::of(user)).await;
+    advance_to(&mut mover, Step::Fence).await;
+    service.batch_execute("begin").await.unwrap();
+    let update = "update accounts set available = available + 1 where user_id = $1";
+    assert_eq!(service.execute(update, &[&user]).await.unwrap(), 1);
+    advance_to(&mut mover, Step::EndTransactions).await;
+    let ended = service.batch_execute("commit").await.unwrap_err();
+    assert!(ended.is_closed() || ended.code() == Some(&SqlState::ADMIN_SHUTDOWN), "{ended:?}");
+    assert_eq!(mover.run().await.unwrap(), Outcome::Moved);
+    assert_eq!(pair.accounts(user).await, [None, Some(5)]);
+    drop((mover, service));
     pair.finish().await;
 }
 
