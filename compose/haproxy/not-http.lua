@@ -21,16 +21,26 @@ core.register_fetches("beginning", function(txn)
     return "partial"
 end)
 
-local function answer(status, reason, document)
-    local head = "HTTP/1.1 " .. status .. " " .. reason .. "\r\ncontent-type: application/problem+json\r\n"
-    local length = "content-length: " .. #document .. "\r\nconnection: close\r\n\r\n"
+local function answer(status, reason, kind, title, detail)
     return function(applet)
-        applet:send(head .. length .. document)
+        -- As the answers to requests have one; no log names it.
+        local id = applet.f:uuid()
+        local document = ('{"type":"urn:coro:problem:%s","title":"%s","status":%d,"detail":"%s","request_id":"%s"}'):format(
+            kind, title, status, detail, id)
+        local lines = {
+            "HTTP/1.1 " .. status .. " " .. reason,
+            "content-type: application/problem+json",
+            "content-length: " .. #document,
+            "request-id: " .. id,
+            "cache-control: no-store",
+            "connection: close",
+        }
+        applet:send(table.concat(lines, "\r\n") .. "\r\n\r\n" .. document)
     end
 end
 
-core.register_service("not-http", "tcp", answer(400, "Bad Request",
-    '{"type":"urn:coro:problem:malformed","title":"The request cannot be read.","status":400,"detail":"The request is not valid HTTP."}'))
+core.register_service("not-http", "tcp",
+    answer(400, "Bad Request", "malformed", "The request cannot be read.", "The request is not valid HTTP."))
 
-core.register_service("too-late", "tcp", answer(408, "Request Timeout",
-    '{"type":"urn:coro:problem:timeout","title":"The request did not arrive in time.","status":408,"detail":"The head did not arrive in time."}'))
+core.register_service("too-late", "tcp",
+    answer(408, "Request Timeout", "timeout", "The request did not arrive in time.", "The head did not arrive in time."))

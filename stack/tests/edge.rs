@@ -211,7 +211,7 @@ fn one_address_has_so_many_requests_and_the_others_theirs() {
     assert_eq!(refused, 10, "{statuses:?}");
     assert_ne!(edge.ask(3).unwrap(), "429");
     let refusal = edge.request(2, "GET /services").unwrap();
-    let (head, body) = refusal.split_once("\r\n\r\n").unwrap();
+    let (head, _) = refusal.split_once("\r\n\r\n").unwrap();
     for field in [
         "content-type: application/problem+json",
         "retry-after: 10",
@@ -220,9 +220,44 @@ fn one_address_has_so_many_requests_and_the_others_theirs() {
     ] {
         assert!(head.lines().any(|line| line == field), "{field} is missing: {refusal}");
     }
-    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
-    assert_eq!(problem["type"], "urn:coro:problem:too-many-requests");
-    assert_eq!(problem["status"], 429);
+    assert_eq!(problem(&refusal)["type"], "urn:coro:problem:too-many-requests");
+}
+
+/// The problem document of an answer, which names the request as the answer's head does.
+fn problem(answer: &str) -> serde_json::Value {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let field = |name: &str| {
+        let fields = head.lines().filter_map(|line| line.split_once(": "));
+        let value = fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+        value.collect::<Vec<_>>()
+    };
+    assert_eq!(field("content-type"), ["application/problem+json"], "{answer}");
+    assert_eq!(field("cache-control"), ["no-store"], "{answer}");
+    let problem: serde_json::Value =
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    assert_eq!(field("request-id"), [problem["request_id"].as_str().unwrap()], "{answer}");
+    let status = head.split(' ').nth(1).unwrap();
+    assert_eq!(problem["status"].to_string(), status, "{answer}");
+    problem
+}
+
+#[test]
+fn every_problem_of_the_edge_names_the_request() {
+    let edge = Edge::start();
+    let mut ids = std::collections::BTreeSet::new();
+    for (host, line, kind) in [
+        (2, "GET /nothing", "not-found"),
+        (3, "DELETE /health", "method-not-allowed"),
+        (4, "GET /health", "unavailable"),
+        (5, "POST /payments", "unavailable"),
+        (6, "this is no HTTP", "malformed"),
+    ] {
+        let problem = problem(&edge.request(host, line).unwrap_or_else(|| panic!("{line}: no answer")));
+        assert_eq!(problem["type"], format!("urn:coro:problem:{kind}"), "{line}");
+        assert!(ids.insert(problem["request_id"].to_string()), "{line}: the id of another request");
+    }
+    let bad = problem(&edge.request_with(7, "GET /services", "bad name: x\r\n").unwrap());
+    assert_eq!(bad["type"], "urn:coro:problem:malformed");
 }
 
 #[test]
@@ -296,9 +331,7 @@ fn expect_unavailable(edge: &Edge, status: u16) {
         if line.starts_with("HEAD") {
             assert_eq!(body, "", "{line}");
         } else {
-            let problem: serde_json::Value = serde_json::from_str(body).unwrap();
-            assert_eq!(problem["type"], "urn:coro:problem:unavailable", "{line}: {problem}");
-            assert_eq!(problem["status"], status, "{line}: {problem}");
+            assert_eq!(problem(&answer)["type"], "urn:coro:problem:unavailable", "{line}");
         }
     }
 }
