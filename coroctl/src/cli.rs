@@ -25,7 +25,8 @@ use crate::{explain, first_payment};
 /// Addresses come from the environment (`. .stack/env` sets them all) or from options. `find`, `stuck`, `parked list`,
 /// `parked show`, `resolve list`, `explain`, `audit` and `shard list`, `plan`, `verify` and `moves` read only. `parked retry`,
 /// `parked dismiss` and `resolve` ask a service to act, with the token of its admin listener and the name of an operator;
-/// `replay` asks the relay. What an act changes, and by whom and why, is kept beside what it changed.
+/// what an act changes, and by whom and why, is kept beside what it changed. `replay` runs the relay, which emits an event once more;
+/// it changes no row and is no act.
 ///
 /// Exit codes: 0 done, 1 refused or failed, 2 the command line is wrong. `audit` has its own.
 #[derive(Parser)]

@@ -1,4 +1,4 @@
-"""Prints every change of a payment once. Needs: pip install confluent-kafka"""
+"""Prints every change of a payment once. Needs, in a virtual environment: pip install confluent-kafka"""
 
 import collections
 import json

@@ -1,4 +1,4 @@
-"""Receives the webhooks of the notifier and prints each once. Needs: pip install standardwebhooks"""
+"""Receives the webhooks of the notifier and prints each once. Needs, in a virtual environment: pip install standardwebhooks"""
 
 import http.server
 import os

@@ -38,7 +38,7 @@ pub struct TestArgs {
     /// Format, lints, and the unit tests of what changed since main: seconds, for the loop at a desk.
     #[arg(long, conflicts_with_all = ["only", "all"])]
     quick: bool,
-    /// Long tests too: minutes of outages, subscribers in other languages, Keycloak.
+    /// Long tests too: loads at full length, minutes of outages, drills, Keycloak.
     #[arg(long)]
     all: bool,
     /// Where the stack under test keeps its things. Not STACK_DIR: a stack in use is never tested on.

@@ -58,10 +58,10 @@ const EXPORTERS: [&str; 3] = [exporters::NODE, exporters::POSTGRES, exporters::R
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Stack,
-    /// `cargo stack test`, which runs apps in other languages, the tools of those who develop them, issuers of tokens, and a
-    /// browser.
+    /// `cargo stack test`, which runs apps and subscribers in other languages, the tools of those who develop them, issuers of
+    /// tokens, and a browser.
     Tests,
-    /// `cargo stack test --all`, which runs subscribers and Keycloak as well.
+    /// `cargo stack test --all`, which runs Keycloak as well.
     AllTests,
 }
 
@@ -124,10 +124,10 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
         let browsers = ["chromium", "chromium-browser", "google-chrome"];
         need(browsers.iter().any(|name| find_program(name).is_some()), "Chromium", &["chromium"]);
         need(Path::new("/usr/share/fonts/truetype").is_dir(), "fonts", &["fonts-liberation"]);
+        need(find_program("kcat").is_some(), "kcat", &["kcat"]);
     }
     if purpose == Purpose::AllTests {
         need(find_program("mvn").is_some(), "Maven (to download Keycloak)", &["maven"]);
-        need(find_program("kcat").is_some(), "kcat", &["kcat"]);
     }
     needs
 }

@@ -1,13 +1,14 @@
 //! The snippets of docs/SUBSCRIBE.md, each run as a subscriber runs it, and the records as the CloudEvents SDKs read them.
 //!
 //! * A snippet reads from the first event, prints each change once, and skips what an operator emits again.
-//! * Those in other languages are for `--all`: `e2e/subscribers` pins their tools.
+//! * `e2e/subscribers` pins the tools of the other languages, which are installed at the first run.
 
 use std::fmt::Write as _;
 use std::process::Stdio;
 
 use coroctl::topics::{self, SAGA_TOPICS};
 use jiff::Timestamp;
+use saga::contract::SERVICE_TOPIC;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -98,13 +99,11 @@ async fn the_snippet_in_rust_prints_each_change_once() {
 }
 
 #[tokio::test]
-#[ignore = "installs tools of other languages: cargo stack test --all"]
 async fn the_snippet_in_python_prints_each_change_once() {
     prints_each_change_once(tool("python/bin/python3", "subscribe.py").await).await;
 }
 
 #[tokio::test]
-#[ignore = "installs tools of other languages: cargo stack test --all"]
 async fn the_snippet_in_typescript_prints_each_change_once() {
     let status =
         tool("node_modules/.bin/tsc", "--project").await.arg("tsconfig.json").status().await.unwrap();
@@ -113,7 +112,6 @@ async fn the_snippet_in_typescript_prints_each_change_once() {
 }
 
 #[tokio::test]
-#[ignore = "installs tools of other languages: cargo stack test --all"]
 async fn the_snippet_for_kcat_prints_headers_and_values() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
@@ -131,7 +129,6 @@ async fn the_snippet_for_kcat_prints_headers_and_values() {
 }
 
 #[tokio::test]
-#[ignore = "installs tools of other languages: cargo stack test --all"]
 async fn asyncapis_own_parser_accepts_the_document() {
     let mut command = tool("node", "asyncapi.mjs").await;
     let output = command.arg(docs("asyncapi.yaml").canonicalize().unwrap()).output().await.unwrap();
@@ -139,7 +136,6 @@ async fn asyncapis_own_parser_accepts_the_document() {
 }
 
 #[tokio::test]
-#[ignore = "installs tools of other languages: cargo stack test --all"]
 async fn webhooks_are_verified_by_the_library_of_another_language_and_handled_once() {
     // An endpoint is notified of every payment, those of other tests too.
     let harness = Harness::alone().await;
@@ -164,13 +160,17 @@ async fn webhooks_are_verified_by_the_library_of_another_language_and_handled_on
     assert_eq!(snippet.printed.iter().filter(|line| line.contains(&first)).count(), 1);
 }
 
-/// Gives all records of the saga to a parser, which answers how many it read.
+/// The alerts of consumers/fraud.
+const FRAUD_ALERT_TOPIC: &str = "FraudAlertTopic";
+
+/// Gives all records that subscribers may read to a parser, which answers how many it read.
 async fn parses_every_record(program: &str, script: &str) {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
     harness.settle(user, "0812", 400).await;
     let brokers = harness.stack.kafka_brokers.clone();
-    let read = move || topics::read(&brokers, &SAGA_TOPICS, Timestamp::UNIX_EPOCH).unwrap();
+    let all = [&SAGA_TOPICS[..], &[SERVICE_TOPIC, FRAUD_ALERT_TOPIC]].concat();
+    let read = move || topics::read(&brokers, &all, Timestamp::UNIX_EPOCH).unwrap();
     let mut events = tokio::task::spawn_blocking(read).await.unwrap();
     events.retain(|event| event.header(EXPLAINED.0) != EXPLAINED.1);
     let lines = events.iter().fold(String::new(), |mut lines, event| {
@@ -189,13 +189,11 @@ async fn parses_every_record(program: &str, script: &str) {
 }
 
 #[tokio::test]
-#[ignore = "installs tools of other languages: cargo stack test --all"]
 async fn the_cloudevents_sdk_of_javascript_parses_every_record() {
     parses_every_record("node", "parse.mjs").await;
 }
 
 #[tokio::test]
-#[ignore = "installs tools of other languages: cargo stack test --all"]
 async fn the_cloudevents_sdk_of_python_parses_every_record() {
     parses_every_record("python/bin/python3", "parse.py").await;
 }
