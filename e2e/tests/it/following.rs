@@ -17,7 +17,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    fn new(user: Uuid) -> Self {
+    pub fn new(user: Uuid) -> Self {
         Self { identity: ("x-user-id", user.to_string()), http: http() }
     }
 
@@ -85,7 +85,7 @@ impl Events {
 }
 
 /// The event of a block of lines; `None` for a comment or a setting.
-fn parse(block: &str) -> Option<Event> {
+pub fn parse(block: &str) -> Option<Event> {
     let field = |name: &str| {
         block
             .lines()

@@ -52,5 +52,6 @@ mod search;
 mod secret_files;
 mod sharded;
 mod shedding;
+mod silence;
 mod subscribe;
 mod tools;
