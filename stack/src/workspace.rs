@@ -168,6 +168,14 @@ pub fn e2e(layout: &Layout, arguments: &[&str]) -> Result<()> {
         build(layout, &["--bin", "e2e"], step)?;
         Ok(String::new())
     })?;
+    e2e_as_built(layout, arguments)
+}
+
+/// As [`e2e`], the program that is there.
+///
+/// # Errors
+/// As there.
+pub fn e2e_as_built(layout: &Layout, arguments: &[&str]) -> Result<()> {
     succeed(layout, "e2e", arguments)
 }
 

@@ -98,7 +98,7 @@ fn build(layout: &Layout) -> Result<Vec<Suite>> {
 const INTEGRATION: [&str; 3] = ["--workspace", "--test", "*"];
 
 /// The modules of the tests of the whole that have a stack to themselves: they have a test that stops or kills parts of it, which refuses to
-/// run beside others, or that freezes servers of its own. These are two halves of about the same time.
+/// run beside others, or that freezes servers of its own. The second ones have less to do, since stacks of other kinds come after them.
 const ALONE: [&[&str]; 2] = [
     &[
         "canaries::",
@@ -111,16 +111,18 @@ const ALONE: [&[&str]; 2] = [
         "operators::",
         "pay_page::",
         "poison::",
+        "rolling::",
+        "scaling::",
         "search::",
         "sharded::",
         "shedding::",
         "subscribe::",
     ],
-    &["kills::", "outages::", "rolling::", "scaling::"],
+    &["kills::", "outages::"],
 ];
 
 /// The relay's tests wait for servers of their own for most of their time, so all others run beside them, also those of the whole that only
-/// use the stack. Those that stop or kill parts of it come last, one half on a stack of its own, since they wait for most of their time too.
+/// use the stack. Those that stop or kill parts of it come last, some on a second stack, since they wait for most of their time too.
 fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
     let (whole, others): (Vec<Suite>, Vec<Suite>) = suites.iter().cloned().partition(Suite::is_whole);
     let (relay, others): (Vec<Suite>, Vec<Suite>) =
@@ -134,8 +136,8 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
     lanes[1].extend(suites::runs(whole.clone(), &beside).into_iter().map(Run::beside));
     let second = second(layout)?;
     let mut totals = suites::run(layout, lanes, Priority::Normal)?;
-    let [here, there] = ALONE.map(|half| {
-        let arguments: Vec<&str> = arguments.iter().chain(half).copied().collect();
+    let [here, there] = ALONE.map(|modules| {
+        let arguments: Vec<&str> = arguments.iter().chain(modules).copied().collect();
         suites::runs(whole.clone(), &arguments)
     });
     let mut on_second = Totals::default();
@@ -146,11 +148,36 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
             with_stack(&second, &setting, &mut on_second, |totals| {
                 totals.all(suites::run(&second, vec![there], Priority::Normal));
             });
+            // With `--all` they have steps of their own, and more than this.
+            if !all {
+                briefly_sharded(&second, whole, &mut on_second);
+                briefly_available(&second, &mut on_second);
+            }
         });
         totals.all(suites::run(layout, vec![here], Priority::Normal));
     });
     totals += on_second;
     Ok(totals)
+}
+
+/// One shard away, and buckets that move under load.
+fn briefly_sharded(layout: &Layout, whole: Vec<Suite>, totals: &mut Totals) {
+    let setting =
+        Setting { shards: Some(2), programs: Some(workspace::folder(layout)), ..Setting::default() };
+    with_stack(layout, &setting, totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        let lane = suites::runs(whole, &[SHARDED, "--include-ignored"]);
+        totals.all(suites::run(layout, vec![lane], Priority::Normal));
+    });
+}
+
+/// A highly available stack that loses Postgres' leader under load.
+fn briefly_available(layout: &Layout, totals: &mut Totals) {
+    let setting = Setting { ha: true, programs: Some(workspace::folder(layout)), ..Setting::default() };
+    with_stack(layout, &setting, totals, |totals| {
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
+        totals.one(workspace::e2e_as_built(layout, &["leader", LOSSES[0]]));
+    });
 }
 
 /// Another stack under test, beside the one that is up.
