@@ -248,7 +248,7 @@ fn every_problem_of_the_edge_names_the_request() {
     for (host, line, kind) in [
         (2, "GET /nothing", "not-found"),
         (3, "DELETE /health", "method-not-allowed"),
-        (4, "GET /health", "unavailable"),
+        (4, "GET /services", "unavailable"),
         (5, "POST /payments", "unavailable"),
         (6, "this is no HTTP", "malformed"),
     ] {
