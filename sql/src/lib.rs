@@ -37,7 +37,8 @@ const PAYMENTS: &[(&str, &str)] = migrations!(
     "payments" / "V6__operators_published",
     "payments" / "V7__buckets",
     "payments" / "V8__incarnation_acts",
-    "payments" / "V9__moves"
+    "payments" / "V9__moves",
+    "payments" / "V10__ownership"
 );
 const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V1__balance",
@@ -50,7 +51,8 @@ const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V8__operators_published",
     "balance" / "V9__buckets",
     "balance" / "V10__incarnation_acts",
-    "balance" / "V11__moves"
+    "balance" / "V11__moves",
+    "balance" / "V12__ownership"
 );
 const PROCESSOR: &[(&str, &str)] = migrations!(
     "processor" / "V1__processor",
@@ -60,7 +62,8 @@ const PROCESSOR: &[(&str, &str)] = migrations!(
     "processor" / "V5__operators_published",
     "processor" / "V6__buckets",
     "processor" / "V7__incarnation_acts",
-    "processor" / "V8__moves"
+    "processor" / "V8__moves",
+    "processor" / "V9__ownership"
 );
 const NOTIFIER: &[(&str, &str)] = migrations!("notifier" / "V1__notifier");
 const FRAUD: &[(&str, &str)] = migrations!("fraud" / "V1__fraud", "fraud" / "V2__fraud_publication");

@@ -76,14 +76,32 @@ async fn a_bucket_is_what_the_golden_values_say_and_what_a_row_filter_may_comput
     }
 }
 
+/// Alone, and beside so many others that the function looks at them in another way.
 #[tokio::test]
 async fn who_names_a_bucket_that_is_not_owned_or_another_epoch_is_refused() {
-    let harness = Harness::new(Database::Payments).await.unwrap();
-    let owner = harness.owner().await.unwrap();
-    let service = sql::connect(&harness.service_url().unwrap()).await.unwrap();
-    change(&owner, 7, 1, 2, false).await.unwrap();
-    change(&owner, 8, 1, 2, false).await.unwrap();
-    change(&owner, 8, 2, 4, true).await.unwrap();
+    for kind in SHARDED {
+        let harness = Harness::new(kind).await.unwrap();
+        let owner = harness.owner().await.unwrap();
+        let service = sql::connect(&harness.service_url().unwrap()).await.unwrap();
+        change(&owner, 7, 1, 2, false).await.unwrap();
+        change(&owner, 8, 1, 2, false).await.unwrap();
+        change(&owner, 8, 2, 4, true).await.unwrap();
+        for others in [0, 127, 128, 500] {
+            let others: Vec<i16> = (100..100 + others).collect();
+            expect_refusals(&service, &others).await;
+        }
+        let nothing = service.query("select require_ownership(null, null)", &[]).await.unwrap_err();
+        assert_eq!(code(&nothing), NOT_OWNED);
+        drop((owner, service));
+        harness.finish().await.unwrap();
+    }
+}
+
+/// Of a database that gave bucket 7 up, and has bucket 8 again at epoch 4. `others` are owned at epoch 1, and named first.
+async fn expect_refusals(service: &Client, others: &[i16]) {
+    let beside = |buckets: &[i16], epochs: &[i64]| {
+        ([others, buckets].concat(), [&vec![1; others.len()][..], epochs].concat())
+    };
     for (buckets, epochs) in [
         (&[][..], &[][..]),
         (&[0], &[1]),
@@ -91,7 +109,8 @@ async fn who_names_a_bucket_that_is_not_owned_or_another_epoch_is_refused() {
         // A bucket that is named twice.
         (&[5, 5], &[1, 1]),
     ] {
-        assert!(require(&service, buckets, epochs).await.unwrap(), "{buckets:?}");
+        let (buckets, epochs) = beside(buckets, epochs);
+        assert!(require(service, &buckets, &epochs).await.unwrap(), "{buckets:?}");
     }
     for (buckets, epochs) in [
         (&[7_i16][..], &[1_i64][..]),
@@ -106,13 +125,10 @@ async fn who_names_a_bucket_that_is_not_owned_or_another_epoch_is_refused() {
         (&[0, 1], &[1]),
         (&[0], &[1, 1]),
     ] {
-        let error = require(&service, buckets, epochs).await.expect_err(&format!("{buckets:?} {epochs:?}"));
+        let (buckets, epochs) = beside(buckets, epochs);
+        let error = require(service, &buckets, &epochs).await.expect_err(&format!("{buckets:?} {epochs:?}"));
         assert_eq!(code(&error), NOT_OWNED, "{buckets:?} {epochs:?}: {error}");
     }
-    let nothing = service.query("select require_ownership(null, null)", &[]).await.unwrap_err();
-    assert_eq!(code(&nothing), NOT_OWNED);
-    drop((owner, service));
-    harness.finish().await.unwrap();
 }
 
 /// A transaction that began before the fence goes on in the snapshot of each statement: the one that began before it is let
