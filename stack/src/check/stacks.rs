@@ -1,5 +1,6 @@
 //! The steps of `cargo stack test` that have a stack of their own. It begins empty, and goes down whatever happens.
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -36,6 +37,8 @@ fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: im
     let before = totals.failed();
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
+        // It went with the stack that was there before.
+        fs::create_dir_all(&layout.dir).with_context(|| format!("cannot make {}", layout.dir.display()))?;
         // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Nine more servers
         // leave no room for parts, and those of shards need none.
         let parts = Extra::value_variants().iter().copied();
