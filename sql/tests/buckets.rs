@@ -97,7 +97,7 @@ async fn who_names_a_bucket_that_is_not_owned_or_another_epoch_is_refused() {
     }
 }
 
-/// Of a database that gave bucket 7 up, and has bucket 8 again at epoch 4. `others` are owned at epoch 1, and named first.
+/// The database gave bucket 7 up, and has bucket 8 again at epoch 4. `others` are owned at epoch 1, and named first.
 async fn expect_refusals(service: &Client, others: &[i16]) {
     let beside = |buckets: &[i16], epochs: &[i64]| {
         ([others, buckets].concat(), [&vec![1; others.len()][..], epochs].concat())

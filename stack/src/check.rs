@@ -24,7 +24,7 @@ use clap::{Args, ValueEnum};
 use self::lint::{cargo, deny, lint};
 use self::totals::Totals;
 use crate::install::{Purpose, in_ci};
-use crate::layout::{Layout, PORTS};
+use crate::layout::{EPHEMERAL_FIRST, Layout, PORTS};
 use crate::output::{Progress, say};
 use crate::servers::{collector, kafka};
 use crate::workspace::Priority;
@@ -99,7 +99,8 @@ const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 /// # Errors
 /// When anything failed; everything has been run by then.
 pub fn run(args: &TestArgs) -> Result<()> {
-    ensure!(args.port <= 32_768 - 2 * PORTS, "STACK_TEST_PORT: {} at most", 32_768 - 2 * PORTS);
+    let port_max = EPHEMERAL_FIRST - 2 * PORTS;
+    ensure!(args.port <= port_max, "STACK_TEST_PORT: {port_max} at most");
     let layout = Layout::new(Some(args.dir.clone()), args.port)?;
     let steps = steps(args);
     let mut totals = Totals::default();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub use self::port::{FURTHER_FIRST, PORTS, Port};
+pub use self::port::{EPHEMERAL_FIRST, FURTHER_FIRST, PORTS, Port};
 
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
@@ -353,8 +353,8 @@ fn write_as(path: &Path, content: &str, uid: Option<u32>) -> Result<()> {
 fn base_port(value: Option<&str>) -> Result<u16> {
     let Some(value) = value else { return Ok(DEFAULT_PORT) };
     match value.parse::<u16>() {
-        Ok(port) if (1024..=32_768 - PORTS).contains(&port) => Ok(port),
-        _ => bail!("STACK_PORT={value}: a number from 1024 to {} is needed", 32_768 - PORTS),
+        Ok(port) if (1024..=EPHEMERAL_FIRST - PORTS).contains(&port) => Ok(port),
+        _ => bail!("STACK_PORT={value}: a number from 1024 to {} is needed", EPHEMERAL_FIRST - PORTS),
     }
 }
 

@@ -61,6 +61,8 @@ pub struct Wish {
 /// # Errors
 /// As [`up`], or when something of an earlier run cannot be removed.
 pub fn afresh(layout: &Layout, wish: &Wish) -> Result<()> {
+    // It may have been removed since the layout was made: with the stack that was here before.
+    std::fs::create_dir_all(&layout.dir)?;
     down::down(layout)?;
     down::remove(layout)?;
     std::fs::create_dir_all(&layout.dir)?;

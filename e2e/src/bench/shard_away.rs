@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use coroctl::client::Client;
+use coroctl::shard::connections::owned_buckets;
 use coroctl::stack::Stack;
 use coroctl::{audit, databases};
 use saga::shards::bucket::Bucket;
@@ -229,11 +230,11 @@ fn named(lists: &[Vec<ListedShard>], name: Option<&str>) -> Result<String> {
 
 /// The users whose payments and balance are both on the shard of this name, and those who have neither there.
 async fn divided(lists: &[Vec<ListedShard>], name: &str, users: &[Uuid]) -> Result<(Vec<Uuid>, Vec<Uuid>)> {
-    let mut owned = Vec::new();
+    let mut owned: Vec<BTreeSet<i16>> = Vec::new();
     for shard in lists.iter().flatten().filter(|shard| shard.name == name) {
         let client = databases::connect(&shard.url).await?;
-        let rows = client.query("select bucket from owned_buckets where owned", &[]).await?;
-        owned.push(rows.iter().map(|row| row.get(0)).collect::<BTreeSet<i16>>());
+        let rows = owned_buckets(&client).await?;
+        owned.push(rows.iter().filter(|row| row.owned).map(|row| row.bucket.number()).collect());
     }
     let is_there = |user: &Uuid, buckets: &BTreeSet<i16>| buckets.contains(&Bucket::of(*user).number());
     let all = |wanted: bool| {

@@ -1,4 +1,4 @@
-//! Clients that follow a payment of which nothing is heard for longer than anybody in between leaves a connection silent.
+//! Clients that follow a payment without an event, for longer than anybody in between leaves a connection silent.
 
 use std::time::{Duration, Instant};
 

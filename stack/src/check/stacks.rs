@@ -1,6 +1,5 @@
 //! The steps of `cargo stack test` that have a stack of their own. It begins empty, and goes down whatever happens.
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -20,15 +19,22 @@ use crate::up::{Extent, Wish, afresh};
 use crate::workspace::{self, Priority};
 use crate::{down, logs};
 
-/// What a stack under test is not by itself.
+/// The differences of a stack under test from the plain one.
 #[derive(Default)]
 struct Setting {
     tls: bool,
     ha: bool,
-    /// Of payments and balance.
+    /// The number of shards of payments and balance.
     shards: Option<usize>,
-    /// The folder of the programs of another revision.
+    /// The folder of programs that are there: nothing is built.
     programs: Option<PathBuf>,
+}
+
+impl Setting {
+    /// Runs what is built: whoever compiles beside it holds cargo's lock, and has no processors.
+    fn as_built(layout: &Layout) -> Self {
+        Self { programs: Some(workspace::folder(layout)), ..Self::default() }
+    }
 }
 
 /// Runs tests against a stack of their own, which goes down whatever happens.
@@ -37,8 +43,6 @@ fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: im
     let before = totals.failed();
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
-        // It went with the stack that was there before.
-        fs::create_dir_all(&layout.dir).with_context(|| format!("cannot make {}", layout.dir.display()))?;
         // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack. Nine more servers
         // leave no room for parts, and those of shards need none.
         let parts = Extra::value_variants().iter().copied();
@@ -146,9 +150,7 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
     let mut on_second = Totals::default();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // With what is built: whoever compiles beside it holds cargo's lock, and has no processors.
-            let setting = Setting { programs: Some(workspace::folder(layout)), ..Setting::default() };
-            with_stack(&second, &setting, &mut on_second, |totals| {
+            with_stack(&second, &Setting::as_built(layout), &mut on_second, |totals| {
                 totals.all(suites::run(&second, vec![there], Priority::Normal));
             });
             // With `--all` they have steps of their own, and more than this.
@@ -165,8 +167,7 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
 
 /// One shard away, and buckets that move under load.
 fn briefly_sharded(layout: &Layout, whole: Vec<Suite>, totals: &mut Totals) {
-    let setting =
-        Setting { shards: Some(2), programs: Some(workspace::folder(layout)), ..Setting::default() };
+    let setting = Setting { shards: Some(2), ..Setting::as_built(layout) };
     with_stack(layout, &setting, totals, |totals| {
         totals.one(workspace::coroctl(layout, &["first-payment"]));
         let lane = suites::runs(whole, &[SHARDED, "--include-ignored"]);
@@ -176,7 +177,7 @@ fn briefly_sharded(layout: &Layout, whole: Vec<Suite>, totals: &mut Totals) {
 
 /// A highly available stack that loses Postgres' leader under load.
 fn briefly_available(layout: &Layout, totals: &mut Totals) {
-    let setting = Setting { ha: true, programs: Some(workspace::folder(layout)), ..Setting::default() };
+    let setting = Setting { ha: true, ..Setting::as_built(layout) };
     with_stack(layout, &setting, totals, |totals| {
         totals.one(workspace::coroctl(layout, &["first-payment"]));
         totals.one(workspace::e2e_as_built(layout, &["leader", LOSSES[0]]));

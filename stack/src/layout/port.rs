@@ -5,6 +5,8 @@
 
 /// How many ports after the base belong to a stack.
 pub const PORTS: u16 = 200;
+/// The kernel hands out ports from here on.
+pub const EPHEMERAL_FIRST: u16 = 32_768;
 /// The first offset of further instances.
 pub const FURTHER_FIRST: u16 = 100;
 
