@@ -21,26 +21,26 @@ core.register_fetches("beginning", function(txn)
     return "partial"
 end)
 
-local function answer(status, reason, kind, title, detail)
+-- The documents are whole, so that the test that compares them with those of the services finds them.
+local function answer(status, document)
     return function(applet)
         -- As the answers to requests have one; no log names it.
         local id = applet.f:uuid()
-        local document = ('{"type":"urn:coro:problem:%s","title":"%s","status":%d,"detail":"%s","request_id":"%s"}'):format(
-            kind, title, status, detail, id)
+        local body = document:format(id)
         local lines = {
-            "HTTP/1.1 " .. status .. " " .. reason,
+            "HTTP/1.1 " .. status,
             "content-type: application/problem+json",
-            "content-length: " .. #document,
+            "content-length: " .. #body,
             "request-id: " .. id,
             "cache-control: no-store",
             "connection: close",
         }
-        applet:send(table.concat(lines, "\r\n") .. "\r\n\r\n" .. document)
+        applet:send(table.concat(lines, "\r\n") .. "\r\n\r\n" .. body)
     end
 end
 
-core.register_service("not-http", "tcp",
-    answer(400, "Bad Request", "malformed", "The request cannot be read.", "The request is not valid HTTP."))
+core.register_service("not-http", "tcp", answer("400 Bad Request",
+    '{"type":"urn:coro:problem:malformed","title":"The request cannot be read.","status":400,"detail":"The request is not valid HTTP.","request_id":"%s"}'))
 
-core.register_service("too-late", "tcp",
-    answer(408, "Request Timeout", "timeout", "The request did not arrive in time.", "The head did not arrive in time."))
+core.register_service("too-late", "tcp", answer("408 Request Timeout",
+    '{"type":"urn:coro:problem:timeout","title":"The request did not arrive in time.","status":408,"detail":"The head did not arrive in time.","request_id":"%s"}'))

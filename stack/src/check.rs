@@ -8,6 +8,7 @@
 
 mod before;
 mod changed;
+mod ends;
 mod libtest;
 mod lint;
 mod stacks;

@@ -94,7 +94,15 @@ pub fn command_with(layout: &Layout, program: &str, priority: Priority) -> Comma
 /// # Errors
 /// When it does not compile; the end of the output is in the message, all of it in `logs build`.
 pub fn build(layout: &Layout, targets: &[&str], step: &Step) -> Result<()> {
-    let mut command = command(layout, "cargo");
+    build_with(layout, targets, Priority::Normal, step)
+}
+
+/// As [`build`], with a priority.
+///
+/// # Errors
+/// As there.
+pub fn build_with(layout: &Layout, targets: &[&str], priority: Priority, step: &Step) -> Result<()> {
+    let mut command = command_with(layout, "cargo", priority);
     command.args(["build", "--release", "--workspace"]).args(targets);
     cargo(layout, command, "build", step).map(drop)
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use super::before;
-use super::lint::{FAILPOINTS, cargo};
+use super::ends::{self, ENDS};
 use super::suites::{self, Run, Suite};
 use super::totals::Totals;
 use crate::extras::Extra;
@@ -67,8 +67,8 @@ fn with_stack(layout: &Layout, setting: &Setting, totals: &mut Totals, tests: im
     }
 }
 
-/// A payment, loads, the tests that need servers and services, with something else beside them, and the programs with failpoints. Nothing
-/// is done beside a stack that does not come up, or tests that do not compile.
+/// A payment, loads, the tests that need servers and services, with something else beside them, and the programs with failpoints, which are
+/// compiled beside them too. Nothing is done beside a stack that does not come up, or tests that do not compile.
 pub fn plain(layout: &Layout, all: bool, beside: impl FnOnce(&mut Totals) + Send, totals: &mut Totals) {
     // Its failures are none of the stack, whose logs say nothing of them.
     let mut aside = Totals::default();
@@ -85,10 +85,13 @@ pub fn plain(layout: &Layout, all: bool, beside: impl FnOnce(&mut Totals) + Send
             Err(error) => return totals.one(Err(error)),
         };
         std::thread::scope(|scope| {
-            scope.spawn(|| beside(&mut aside));
+            scope.spawn(|| {
+                beside(&mut aside);
+                aside.one(ends::prepare(layout));
+            });
             totals.all(integration(layout, all, &suites));
         });
-        ends(layout, &suites, totals);
+        ends::run(layout, &suites, totals);
     });
     *totals += aside;
 }
@@ -138,9 +141,12 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
         true => ["--include-ignored"].into_iter().chain(without(&[ENCRYPTED, SHARDED, ENDS])).collect(),
         false => Vec::new(),
     };
+    // The tests of the audit take nearly half as long as all others that are neither the relay's nor of the whole.
+    let (audit, others): (Vec<Suite>, Vec<Suite>) =
+        others.into_iter().partition(|suite| suite.package == "coroctl");
     let beside: Vec<&str> = arguments.iter().copied().chain(ALONE.into_iter().flat_map(without)).collect();
-    let mut lanes = vec![suites::runs(relay, &arguments), suites::runs(others, &arguments)];
-    lanes[1].extend(suites::runs(whole.clone(), &beside).into_iter().map(Run::beside));
+    let mut lanes = [relay, others, audit].map(|suites| suites::runs(suites, &arguments)).to_vec();
+    lanes[2].extend(suites::runs(whole.clone(), &beside).into_iter().map(Run::beside));
     let second = second(layout)?;
     let mut totals = suites::run(layout, lanes, Priority::Normal)?;
     let [here, there] = ALONE.map(|modules| {
@@ -268,26 +274,6 @@ pub fn upgrade(layout: &Layout, totals: &mut Totals) {
         let release = workspace::folder(layout).display().to_string();
         totals.one(workspace::e2e(layout, &["drill", "upgrade", "--release", &release]));
     });
-}
-
-/// The tests of programs with failpoints.
-const ENDS: &str = "ends::";
-
-/// Processors and relays that end at each of their failpoints. The tests are those that are built already: they run the
-/// program, and only the programs are built again. These take the place of those without failpoints, which the last line
-/// puts back without compiling (cargo keeps both), so that nobody runs the other.
-fn ends(layout: &Layout, suites: &[Suite], totals: &mut Totals) {
-    let programs = ["processor-svc", "cdc-relay"];
-    let targets = programs.iter().flat_map(|program| ["--bin", program]);
-    let arguments: Vec<&str> = ["--features", FAILPOINTS].into_iter().chain(targets).collect();
-    let with_failpoints = Progress::default()
-        .step("failpoints", |step| workspace::build(layout, &arguments, step).map(|()| String::new()));
-    totals.all(with_failpoints.and_then(|()| {
-        let of_programs = |suite: &&Suite| programs.contains(&suite.package.as_str());
-        let lane = |suite: &Suite| suites::runs(vec![suite.clone()], &["--ignored", ENDS]);
-        suites::run(layout, suites.iter().filter(of_programs).map(lane).collect(), Priority::Normal)
-    }));
-    totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
 }
 
 fn show_logs(layout: &Layout) {
