@@ -45,9 +45,18 @@ pub fn restart(layout: &Layout, instance: Instance, spec: Spec) -> Result<()> {
     // Also after a failure: nobody else knows of it.
     let removed = client.send(&Request::Remove { name: second });
     replaced.and(removed.map(drop))?;
-    let streams = || probe::text(layout, instance.admin, "/health").is_some_and(|health| streams(&health));
+    until_it_streams(layout, instance, &[])
+}
+
+/// Waits until a relay streams every source that it has, these among them.
+///
+/// # Errors
+/// When that takes too long.
+pub fn until_it_streams(layout: &Layout, relay: Instance, expected: &[String]) -> Result<()> {
+    let streams =
+        || probe::text(layout, relay.admin, "/health").is_some_and(|health| streams(&health, expected));
     probe::until(TAKE_OVER_TIMEOUT, streams, || Ok(())).with_context(|| {
-        format!("{} does not stream every source: {}", instance.name, layout.http(instance.admin, "/health"))
+        format!("{} does not stream every source: {}", relay.name, layout.http(relay.admin, "/health"))
     })
 }
 
@@ -66,11 +75,12 @@ fn replace(layout: &Layout, client: &mut Client, instance: Instance, second: &st
     wait_for_service(layout, instance)
 }
 
-/// Whether every source of a relay's `/health` streams.
-fn streams(health: &str) -> bool {
+/// Whether every source of a relay's `/health` streams, these among them.
+fn streams(health: &str, expected: &[String]) -> bool {
     let Ok(health) = serde_json::from_str::<serde_json::Value>(health) else { return false };
-    let sources = health["sources"].as_object();
-    sources.is_some_and(|all| !all.is_empty() && all.values().all(|source| source["state"] == "streaming"))
+    let Some(sources) = health["sources"].as_object().filter(|all| !all.is_empty()) else { return false };
+    let are_there = expected.iter().all(|name| sources.contains_key(name));
+    are_there && sources.values().all(|source| source["state"] == "streaming")
 }
 
 #[cfg(test)]
@@ -79,14 +89,16 @@ mod tests {
 
     #[test]
     fn a_relay_streams_when_each_of_its_sources_does() {
+        let two = r#"{"status":"ok","sources":{"a":{"state":"streaming"},"b":{"state":"streaming"}}}"#;
+        assert!(streams(two, &["b".to_owned()]) && !streams(two, &["b".to_owned(), "c".to_owned()]));
         for (health, expected) in [
-            (r#"{"status":"ok","sources":{"a":{"state":"streaming"},"b":{"state":"streaming"}}}"#, true),
+            (two, true),
             (r#"{"status":"ok","sources":{"a":{"state":"streaming"},"b":{"state":"standby"}}}"#, false),
             (r#"{"status":"ok","sources":{"a":{"state":"refused","detail":"x"}}}"#, false),
             (r#"{"status":"ok","sources":{}}"#, false),
             ("", false),
         ] {
-            assert_eq!(streams(health), expected, "{health}");
+            assert_eq!(streams(health, &[]), expected, "{health}");
         }
     }
 

@@ -53,8 +53,8 @@ enum Action {
         /// so until `clean`.
         #[arg(long, conflicts_with = "tls")]
         ha: bool,
-        /// The users of payments and balance on so many shards, each with a Postgres of its own (docs/SHARDS.md). It stays so until
-        /// `clean`. `drill`, `leader` and `rotate` refuse such a stack.
+        /// The users of payments and balance on so many shards, each with a Postgres of its own (docs/SHARDS.md). A stack with fewer gets
+        /// more, also while it runs; none is taken away. `drill`, `leader` and `rotate` refuse such a stack.
         #[arg(long, value_name = "COUNT", conflicts_with_all = ["tls", "ha"], value_parser = clap::value_parser!(i64).range(1..=SHARDS_MAX))]
         shards: Option<i64>,
         /// Run the programs of this folder, such as the target/release of another revision, and build nothing. The next `up` is

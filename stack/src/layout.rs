@@ -99,11 +99,24 @@ impl Layout {
 
     /// How many shards payments and balance have, as `up --shards` chose; one where it was never asked for.
     pub fn shard_count(&self) -> usize {
-        let kept = fs::read_to_string(self.shards_file()).ok();
-        kept.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(1)
+        self.kept_shards(0).unwrap_or(1)
     }
 
-    /// Holds the number of shards, where there are several, and whether their buckets are shared out.
+    /// How many of them have their buckets, or have given up those of their birth, so that services may know them; `None` before the
+    /// buckets of new ones are shared out.
+    pub fn shared_out(&self) -> Option<usize> {
+        match self.shards_file().exists() {
+            true => self.kept_shards(1),
+            false => Some(1),
+        }
+    }
+
+    fn kept_shards(&self, nth: usize) -> Option<usize> {
+        let kept = fs::read_to_string(self.shards_file()).ok()?;
+        kept.split_whitespace().nth(nth)?.parse().ok()
+    }
+
+    /// Holds the number of shards, where there are several, and then of those that are [`shared_out`](Self::shared_out).
     pub fn shards_file(&self) -> PathBuf {
         self.dir.join("shards")
     }

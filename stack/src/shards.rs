@@ -1,8 +1,8 @@
 //! The shards of payments and balance (`up --shards 2`), each with a Postgres of its own.
 //!
 //! * The first shard's is the Postgres that every stack has. The processor's database is there, and so is everything else.
-//! * The number is chosen before there is data, and stays until `clean`: another one would mean to move rows.
-//! * Before the first service starts the buckets are shared out (`coroctl shard distribute`).
+//! * Before the first service starts the buckets are shared out (`coroctl shard distribute`). A shard that is added later owns none until
+//!   some are moved to it (`coroctl shard move`), and services know it from its list on. None is taken away before `clean`.
 //! * The relay reads each shard as a source of its own: its routes file is the repository's, with more sources.
 
 use std::fs;
@@ -36,7 +36,19 @@ impl FurtherShard {
         Self::ALL.into_iter().take(layout.shard_count().saturating_sub(1)).collect()
     }
 
-    fn name(self) -> &'static str {
+    /// Those that services may know: all, but for one that is just being added.
+    fn known(layout: &Layout) -> Vec<Self> {
+        let count = layout.shared_out().unwrap_or_else(|| layout.shard_count());
+        Self::ALL.into_iter().take(count.saturating_sub(1)).collect()
+    }
+
+    /// Those that are being added.
+    pub fn added(layout: &Layout) -> Vec<Self> {
+        let known = Self::known(layout);
+        Self::of(layout).into_iter().filter(|shard| !known.contains(shard)).collect()
+    }
+
+    pub fn name(self) -> &'static str {
         match self {
             Self::Two => "two",
             Self::Three => "three",
@@ -66,6 +78,11 @@ impl FurtherShard {
         }
     }
 
+    /// The relay's names of its sources, in the order of [`DATABASES`].
+    pub fn sources(self) -> [String; 2] {
+        DATABASES.map(|database| format!("{database}-{}", self.name()))
+    }
+
     /// The variables of the relay's routes file with its URLs, in the order of [`DATABASES`].
     fn relay_variables(self) -> [&'static str; 2] {
         match self {
@@ -76,14 +93,16 @@ impl FurtherShard {
     }
 }
 
+/// Whether services know several shards.
 fn are_several(layout: &Layout) -> bool {
-    layout.shard_count() > 1
+    !FurtherShard::known(layout).is_empty()
 }
 
-/// Keeps the number of shards that is wanted, on a stack that is to be highly available or encrypted, or neither.
+/// Keeps the number of shards that is wanted, on a stack that is to be highly available or encrypted, or neither. Those that a stack with data
+/// does not have yet are to be [added](FurtherShard::added).
 ///
 /// # Errors
-/// When the stack has data of another number, or something is wanted that does not go together with several; nothing was changed then.
+/// When the stack has data of a larger number, or something is wanted that does not go together with several; nothing was changed then.
 pub fn choose(layout: &Layout, wanted: Option<usize>, ha: bool, tls: bool) -> Result<()> {
     let kept = layout.shard_count();
     let wanted = wanted.unwrap_or(kept);
@@ -94,15 +113,16 @@ pub fn choose(layout: &Layout, wanted: Option<usize>, ha: bool, tls: bool) -> Re
     if wanted == kept {
         return Ok(());
     }
+    let has_data = layout.postgres_data().exists() || layout.is_ha();
     ensure!(
-        !layout.postgres_data().exists() && !layout.is_ha(),
-        "this stack has data of {}: `cargo stack clean`, then `cargo stack up --shards {wanted}`",
-        if kept == 1 { "one shard".to_owned() } else { format!("{kept} shards") }
+        wanted > kept || !has_data,
+        "this stack has data of {kept} shards, and none is taken away: `cargo stack clean`, then `cargo stack up --shards {wanted}`"
     );
     if wanted == 1 {
         return fs::remove_file(layout.shards_file()).context("cannot forget the number of shards");
     }
-    write_private(&layout.shards_file(), &wanted.to_string())
+    let known = layout.shared_out().filter(|_| has_data);
+    write_private(&layout.shards_file(), &kept_as(wanted, known))
 }
 
 /// Refuses a command that knows one Postgres.
@@ -111,7 +131,7 @@ pub fn choose(layout: &Layout, wanted: Option<usize>, ha: bool, tls: bool) -> Re
 /// When the stack has several shards.
 pub fn ensure_one(layout: &Layout, command: &str) -> Result<()> {
     ensure!(
-        !are_several(layout),
+        layout.shard_count() == 1,
         "`cargo stack {command}` knows one Postgres, and this stack has {} shards: it needs a stack without --shards",
         layout.shard_count()
     );
@@ -129,13 +149,35 @@ pub fn tools_url(layout: &Layout, database: &str) -> Result<String> {
     }
 }
 
-/// The shards of a database, as `SHARDS` takes them: `NAME=URL` of each.
+/// The content of the file that keeps the number of shards.
+fn kept_as(count: usize, known: Option<usize>) -> String {
+    known.map_or_else(|| count.to_string(), |known| format!("{count} {known}"))
+}
+
+/// From here on services may know every shard.
+///
+/// # Errors
+/// When that cannot be kept.
+pub fn keep_all(layout: &Layout) -> Result<()> {
+    let count = layout.shard_count();
+    write_private(&layout.shards_file(), &kept_as(count, Some(count)))
+}
+
+/// The shards of a database that services may know, as `SHARDS` takes them: `NAME=URL` of each.
 ///
 /// # Errors
 /// As [`Login::password`].
 pub fn list(layout: &Layout, database: &str, role: Login) -> Result<String> {
+    list_of(layout, &FurtherShard::known(layout), database, role)
+}
+
+/// The first shard and these, as [`list`].
+///
+/// # Errors
+/// As [`Login::password`].
+pub fn list_of(layout: &Layout, further: &[FurtherShard], database: &str, role: Login) -> Result<String> {
     let mut shards = vec![format!("{FIRST}={}", postgres_url(layout, database, role)?)];
-    for shard in FurtherShard::of(layout) {
+    for shard in further {
         shards.push(format!("{}={}", shard.name(), postgres_url_at(layout, shard.port(), database, role)?));
     }
     Ok(shards.join(" "))
@@ -169,13 +211,17 @@ pub fn admin_urls(layout: &Layout) -> Result<Vec<String>> {
     ports.map(|port| postgres_url_at(layout, port, "postgres", Login::Superuser)).collect()
 }
 
-/// The URLs of the relay's further sources, by the variables of its routes file.
+/// The URLs of the relay's further sources, by the variables of its routes file: of shards that may be added too, since a process is told
+/// its variables once.
 ///
 /// # Errors
 /// As [`Login::password`].
 pub fn relay_urls(layout: &Layout) -> Result<Vec<(&'static str, String)>> {
     let mut urls = Vec::new();
-    for shard in FurtherShard::of(layout) {
+    if !are_several(layout) {
+        return Ok(urls);
+    }
+    for shard in FurtherShard::ALL {
         for (database, variable) in DATABASES.into_iter().zip(shard.relay_variables()) {
             urls.push((variable, postgres_url_at(layout, shard.port(), database, Login::Relay)?));
         }
@@ -203,7 +249,7 @@ pub fn write_routes(layout: &Layout, sources: &Path) -> Result<()> {
     }
     let path = sources.join(ROUTES);
     let mut text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    text.push_str(&further_sources(&FurtherShard::of(layout)));
+    text.push_str(&further_sources(&FurtherShard::known(layout)));
     write_private(&routes_file(layout, sources), &text)
 }
 
@@ -212,10 +258,11 @@ fn further_sources(shards: &[FurtherShard]) -> String {
     let mut text =
         "\n# --- The further shards of this stack, which `cargo stack up --shards` added.\n".to_owned();
     for shard in shards {
-        let name = shard.name();
-        for (kind, variable) in DATABASES.into_iter().zip(shard.relay_variables()) {
+        let of_kinds = DATABASES.into_iter().zip(shard.sources());
+        for ((kind, source), variable) in of_kinds.zip(shard.relay_variables()) {
+            let name = shard.name();
             text.push_str(&format!(
-                "\n[[sources]]\nname = \"{kind}-{name}\"\nkind = \"{kind}\"\nurl = \"${{{variable}}}\"\n\
+                "\n[[sources]]\nname = \"{source}\"\nkind = \"{kind}\"\nurl = \"${{{variable}}}\"\n\
                  synchronous = \"${{RELAY_SYNCHRONOUS:-off}}\"\nslot = \"cdc_relay_{kind}_{name}\"\n"
             ));
         }
@@ -240,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_keeps_its_shards_until_its_folder_is_removed() {
+    fn a_stack_keeps_its_shards_and_gets_more_of_them() {
         let layout = layout("kept");
         chosen(&layout, None).unwrap();
         assert_eq!((layout.shard_count(), layout.shards_file().exists()), (1, false));
@@ -251,14 +298,39 @@ mod tests {
         chosen(&layout, Some(2)).unwrap();
         fs::create_dir_all(layout.postgres_data()).unwrap();
         chosen(&layout, Some(2)).unwrap();
-        for other in [1, 4] {
-            let refused = chosen(&layout, Some(other)).unwrap_err().to_string();
-            assert!(
-                refused.contains("data of 2 shards") && refused.contains("cargo stack clean"),
-                "{refused}"
-            );
-        }
+        let refused = chosen(&layout, Some(1)).unwrap_err().to_string();
+        assert!(refused.contains("data of 2 shards") && refused.contains("cargo stack clean"), "{refused}");
         assert_eq!(layout.shard_count(), 2);
+        // Interrupted before the buckets were shared out: all of them are new.
+        chosen(&layout, Some(3)).unwrap();
+        assert_eq!((layout.shard_count(), layout.shared_out()), (3, None));
+        assert_eq!(FurtherShard::added(&layout), []);
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+
+    #[test]
+    fn nobody_knows_a_shard_before_it_has_given_up_its_buckets() {
+        let layout = layout("added");
+        let known = |layout: &Layout| {
+            write_routes(layout, &layout.root).unwrap();
+            let routes = fs::read_to_string(routes_file(layout, &layout.root)).unwrap();
+            let list = list(layout, "payments", Login::PaymentsService).unwrap();
+            let shards = list.split(' ').count();
+            assert_eq!(routes.matches("kind = \"payments\"").count(), shards, "{routes}");
+            shards
+        };
+        fs::create_dir_all(layout.postgres_data()).unwrap();
+        assert_eq!((known(&layout), layout.shared_out()), (1, Some(1)));
+        for (wanted, before, added) in [(2, 1, FurtherShard::Two), (3, 2, FurtherShard::Three)] {
+            chosen(&layout, Some(wanted)).unwrap();
+            assert_eq!((layout.shard_count(), known(&layout)), (wanted, before));
+            assert_eq!(FurtherShard::added(&layout), [added]);
+            // An `up` that names no number goes on with it.
+            chosen(&layout, None).unwrap();
+            keep_all(&layout).unwrap();
+            assert_eq!((layout.shard_count(), known(&layout)), (wanted, wanted));
+            assert_eq!(FurtherShard::added(&layout), []);
+        }
         fs::remove_dir_all(&layout.dir).unwrap();
     }
 

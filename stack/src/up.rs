@@ -17,6 +17,7 @@ use crate::servers::{
     Node, Server, collector, haproxy, kafka, opensearch, patroni, prometheus, rabbitmq, zipkin,
 };
 use crate::services::{self, Instance, token_issuer};
+use crate::shards::FurtherShard;
 use crate::spec::Spec;
 use crate::{
     certificates, distribute, down, environment, install, logs, probe, process, release, shards, state,
@@ -50,7 +51,7 @@ pub struct Wish {
     pub tls: bool,
     /// Postgres, Kafka and RabbitMQ are highly available. A stack that was made so stays so.
     pub ha: bool,
-    /// The number of shards of payments and balance; as it is kept, if none is named. A stack that was made so stays so.
+    /// The number of shards of payments and balance; as it is kept, if none is named. A stack that has fewer gets more.
     pub shards: Option<usize>,
     /// The folder of the programs of another revision: they run, and nothing is built. Otherwise this revision's.
     pub programs: Option<PathBuf>,
@@ -113,11 +114,12 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     })?;
     let programs = wish.programs.clone().unwrap_or_else(|| workspace::folder(layout));
     progress.step("migrate", |_| migrate(layout, &programs))?;
-    if layout.shard_count() > 1 {
-        progress.step("shards", |_| distribute::run(layout))?;
-    }
+    let added = share_out(layout, &progress)?;
     if extent != Extent::Servers {
         start_services(layout, &programs, &progress)?;
+        if !added.is_empty() {
+            progress.step("new shards", |_| distribute::introduce(layout, &added).map(|()| String::new()))?;
+        }
         if layout.is_ha() {
             // The relay has made them by now.
             progress.step("slots", |_| patroni::keep_slots(layout))?;
@@ -127,6 +129,24 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
         }
     }
     summary(layout, extent)
+}
+
+/// The buckets of a stack with several shards. Returns the shards that were added.
+fn share_out(layout: &Layout, progress: &Progress) -> Result<Vec<FurtherShard>> {
+    let mut added = Vec::new();
+    if layout.shard_count() > 1 {
+        progress.step("shards", |_| {
+            added = distribute::run(layout)?;
+            let names: Vec<&str> = added.iter().map(|shard| shard.name()).collect();
+            let own_none = if names.is_empty() {
+                String::new()
+            } else {
+                format!("; no bucket yet: {}", names.join(", "))
+            };
+            Ok(format!("{}{own_none}", layout.shard_count()))
+        })?;
+    }
+    Ok(added)
 }
 
 fn servers(layout: &Layout, progress: &Progress) -> Result<()> {
@@ -330,7 +350,13 @@ fn start_services(layout: &Layout, programs: &Path, progress: &Progress) -> Resu
     }
     let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
     for instance in &built {
-        run(&mut client, release::spec(layout, *instance, programs)?)?;
+        let runs = client.status()?.iter().any(|child| child.name == instance.name && child.id.is_some());
+        let changed = run(&mut client, release::spec(layout, *instance, programs)?)?;
+        let serves_with_others = built.iter().filter(|other| other.service == instance.service).count() > 1;
+        if runs && changed && serves_with_others {
+            // The others go on serving meanwhile, and are next.
+            wait_for_service(layout, *instance)?;
+        }
     }
     let wait = |instance: Instance| {
         progress.step(instance.name, |step| {

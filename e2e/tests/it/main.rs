@@ -19,6 +19,7 @@ mod edge;
 mod encrypted;
 mod expiry;
 mod following;
+mod growing;
 mod http2;
 mod http_rules;
 mod idempotency;

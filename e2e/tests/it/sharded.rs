@@ -2,7 +2,7 @@
 //! while they pay.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use coroctl::databases;
@@ -13,39 +13,57 @@ use jiff::Timestamp;
 use saga::shards::bucket::Bucket;
 use saga::shards::list;
 use serde_json::Value;
+use stack::environment;
+use stack::layout::Layout;
+use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::harness::{Harness, WAIT_TIMEOUT, binary};
 
+/// The room that a move asks for.
+pub const DISKS: [&str; 4] = ["--source-bytes-free", "1000000000", "--target-bytes-free", "1000000000"];
 const DEPOSIT: i64 = 1_000_000;
 /// More than a move takes whose fences are lifted again and again, as on a machine that does other things too.
-const MOVE_TIMEOUT: Duration = Duration::from_secs(900);
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// A service with shards: the variables with its lists, and the name of its sources in the relay's routes file.
 #[derive(Clone, Copy)]
-struct Service {
+pub struct Service {
     shards: &'static str,
     admin: &'static str,
     source: &'static str,
 }
 
-const PAYMENTS: Service =
+pub const PAYMENTS: Service =
     Service { shards: "PAYMENTS_SHARDS", admin: "PAYMENTS_SHARDS_ADMIN", source: "payments" };
-const BALANCE: Service =
+pub const BALANCE: Service =
     Service { shards: "BALANCE_SHARDS", admin: "BALANCE_SHARDS_ADMIN", source: "balance" };
+
+/// As it is now: a stack may get shards while a test runs.
+fn variable(name: &str) -> String {
+    environment::variables(&Layout::from_env().unwrap()).unwrap()[name].clone()
+}
 
 impl Service {
     /// `coroctl shard COMMAND` on its shards.
-    async fn shard(self, arguments: &[&str]) -> Output {
-        let variable = |name| std::env::var(name).expect(name);
+    pub fn shard_command(self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("coroctl"));
         command.env("SHARDS", variable(self.shards)).env("SHARDS_ADMIN", variable(self.admin));
-        command.arg("shard").args(arguments);
-        tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+        command.arg("shard").args(arguments).kill_on_drop(true);
+        command
+    }
+
+    async fn shard(self, arguments: &[&str]) -> Output {
+        self.shard_command(arguments).output().await.unwrap()
+    }
+
+    /// What a mover has to be told besides buckets and shards.
+    pub fn mover(self) -> [&'static str; 4] {
+        ["--operator", "e2e", "--relay-source", self.source]
     }
 
     /// The shard of each bucket.
-    async fn owners(self) -> BTreeMap<i16, String> {
+    pub async fn owners(self) -> BTreeMap<i16, String> {
         let listed = self.shard(&["list", "--json"]).await;
         assert!(listed.status.success(), "{listed:?}");
         let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
@@ -60,14 +78,14 @@ impl Service {
         owners
     }
 
-    async fn verifies(self) {
+    pub async fn verifies(self) {
         let verified = self.shard(&["verify"]).await;
         assert!(verified.status.success(), "{verified:?}");
     }
 
     /// Waits until each payment of these users has completed.
     async fn all_have_completed(self, shard: &str, users: &[Uuid]) {
-        let shards = list::parse(&std::env::var(self.shards).unwrap()).unwrap();
+        let shards = list::parse(&variable(self.shards)).unwrap();
         let shard = shards.iter().find(|listed| listed.name == shard).unwrap();
         let client = databases::connect(&shard.url).await.unwrap();
         let open = "select count(*) from payments where user_id = any ($1) and status <> 'completed'";
@@ -82,7 +100,7 @@ impl Service {
     /// The number of rows that a user has in a table of each shard.
     async fn rows(self, table: &str, user: Uuid) -> BTreeMap<String, i64> {
         let mut rows = BTreeMap::new();
-        for shard in list::parse(&std::env::var(self.shards).unwrap()).unwrap() {
+        for shard in list::parse(&variable(self.shards)).unwrap() {
             let client = databases::connect(&shard.url).await.unwrap();
             let count = format!("select count(*) from {table} where user_id = $1");
             rows.insert(shard.name, client.query_one(&count, &[&user]).await.unwrap().get(0));
@@ -92,7 +110,7 @@ impl Service {
 }
 
 /// So many users with money, whose payments and balance are on this shard.
-async fn users_on(harness: &Harness, shard: &str, count: usize) -> Vec<Uuid> {
+pub async fn users_on(harness: &Harness, shard: &str, count: usize) -> Vec<Uuid> {
     let owners = [PAYMENTS.owners().await, BALANCE.owners().await];
     let is_there = |user: &Uuid| owners.iter().all(|owners| owners[&Bucket::of(*user).number()] == shard);
     let users: Vec<Uuid> =
@@ -104,7 +122,7 @@ async fn users_on(harness: &Harness, shard: &str, count: usize) -> Vec<Uuid> {
     users
 }
 
-async fn until(what: &str, timeout: Duration, met: impl Fn() -> bool) {
+pub async fn until(what: &str, timeout: Duration, met: impl Fn() -> bool) {
     let poll = async {
         while !met() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -114,7 +132,7 @@ async fn until(what: &str, timeout: Duration, met: impl Fn() -> bool) {
 }
 
 /// Each payment ends once and takes its money once, and none of these users has paid for anything else.
-async fn all_complete_once(harness: &Harness, users: &[Uuid], payments: &[Paid]) {
+pub async fn all_complete_once(harness: &Harness, users: &[Uuid], payments: &[Paid]) {
     harness.all_end_completed(payments.iter().map(Paid::ids)).await;
     for user in users {
         let count = payments.iter().filter(|paid| paid.user_id == *user).count();
@@ -171,7 +189,7 @@ async fn users_of_both_shards_pay_and_their_events_have_one_source() {
 }
 
 /// Payments at even intervals by these users, through the edge.
-fn load(harness: &Harness, users: &[Uuid], interval: Duration) -> std::sync::Arc<SteadyLoad> {
+pub fn load(harness: &Harness, users: &[Uuid], interval: Duration) -> std::sync::Arc<SteadyLoad> {
     let client = coroctl::client::Client::new(&harness.stack.through_edge()).unwrap();
     SteadyLoad::new(client, users.to_vec(), &harness.stack.demo_service_id, interval)
 }
@@ -230,12 +248,9 @@ async fn buckets_move_while_their_users_pay() {
     let disturb = async {
         more(50).await;
         for service in [PAYMENTS, BALANCE] {
-            let options = ["--operator", "e2e", "--relay-source", service.source];
-            let disks = ["--source-bytes-free", "1000000000", "--target-bytes-free", "1000000000"];
             let begin = ["move", "--from", "one", "--to", "two", "--buckets", &buckets];
-            let output =
-                tokio::time::timeout(MOVE_TIMEOUT, service.shard(&[&begin[..], &options, &disks].concat()))
-                    .await;
+            let arguments = [&begin[..], &service.mover(), &DISKS].concat();
+            let output = tokio::time::timeout(MOVE_TIMEOUT, service.shard(&arguments)).await;
             let output = output.expect("the move does not end");
             assert!(output.status.success(), "{output:?}");
             more(50).await;

@@ -116,6 +116,7 @@ const ALONE: [&[&str]; 2] = [
         "contract::",
         "expiry::",
         "following::",
+        "growing::",
         "http2::",
         "leaders::",
         "operators::",
@@ -138,7 +139,7 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
     let (relay, others): (Vec<Suite>, Vec<Suite>) =
         others.into_iter().partition(|suite| suite.package == "cdc-relay");
     let arguments: Vec<&str> = match all {
-        true => ["--include-ignored"].into_iter().chain(without(&[ENCRYPTED, SHARDED, ENDS])).collect(),
+        true => ["--include-ignored"].into_iter().chain(without(&[ENCRYPTED, SHARDED, GROWING, ENDS])).collect(),
         false => Vec::new(),
     };
     // The tests of the audit take nearly half as long as all others that are neither the relay's nor of the whole.
@@ -227,14 +228,17 @@ fn whole(layout: &Layout, prefix: &str) -> Result<Totals> {
 
 /// The tests of the stack with shards.
 const SHARDED: &str = "sharded::";
+/// The test after which that stack has another shard.
+const GROWING: &str = "growing::";
 
-/// A payment, a load, one shard away, and buckets that move under load.
+/// A payment, a load, one shard away, and buckets that move under load; then a shard that is added, with kills of everything.
 pub fn sharded(layout: &Layout, totals: &mut Totals) {
     let setting = Setting { shards: Some(2), ..Setting::default() };
     with_stack(layout, &setting, totals, |totals| {
         totals.one(workspace::coroctl(layout, &["first-payment"]));
         totals.one(workspace::e2e(layout, &["load", "smoke", "--without-limits"]));
         totals.all(whole(layout, SHARDED));
+        totals.all(whole(layout, GROWING));
     });
 }
 

@@ -1,0 +1,213 @@
+//! A stack with two shards gets a third one while payments are made: nobody sees that it comes, and it takes its part of the buckets while
+//! processes are killed, and the mover at each of its steps.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use coroctl::stack::Stack;
+use e2e::chaos::view::View;
+use e2e::chaos::{self, Options};
+use serde_json::Value;
+use stack::environment;
+use stack::layout::Layout;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::harness::{Harness, WAIT_TIMEOUT, binary};
+use crate::sharded::{
+    BALANCE, DISKS, MOVE_TIMEOUT, PAYMENTS, Service, all_complete_once, load, until, users_on,
+};
+
+/// 200 payments a second.
+const INTERVAL: Duration = Duration::from_millis(5);
+/// The payments at 200/s under which buckets move: two minutes of them, and more where moves take longer is of no use.
+const CHAOS: Options = Options {
+    seed: 17,
+    payments: 24_000,
+    kills: 12,
+    rate: 200.0,
+    users: 200,
+    outage: Vec::new(),
+    crash: Vec::new(),
+    pause: Vec::new(),
+};
+/// Buckets of a move: few, so that there are more moves than places at which movers are killed.
+const AT_A_TIME: usize = 20;
+/// The beginnings of what a mover says before each step that every move has. It is killed when it has said so.
+const KILLED_AT: [&str; 13] = [
+    "the record is written",
+    "rows of the buckets are removed from the target",
+    "publication and slot are made",
+    "the target subscribes",
+    "rows are copied",
+    "fence",
+    "transactions at the source end",
+    "the position of the source",
+    "grant",
+    "the source records the grant",
+    "the subscription is removed",
+    "rows of the buckets are removed from the source",
+    "the record is closed",
+];
+/// A move is refused while the relay is away, and is asked for again.
+const AGAIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// A run of a mover.
+#[derive(Debug, PartialEq, Eq)]
+enum Run {
+    /// It said so, and was killed.
+    Killed,
+    Ended,
+    /// It gave up, for a while or for good.
+    Failed(String),
+}
+
+/// The moves of a service, each killed at another place.
+struct Moves {
+    service: Service,
+    /// How many movers were killed at each place.
+    killed: [usize; KILLED_AT.len()],
+}
+
+impl Moves {
+    /// Brings every bucket to where the plan has it.
+    async fn all(&mut self) {
+        let plan = self.service.shard_command(&["plan", "--json"]).output().await.unwrap();
+        assert!(plan.status.success(), "{plan:?}");
+        let plan: Vec<Value> = serde_json::from_slice(&plan.stdout).unwrap();
+        let mut places = (0..KILLED_AT.len()).cycle();
+        for planned in &plan {
+            let name = |key: &str| planned[key].as_str().unwrap().to_owned();
+            assert_eq!(name("to"), "three", "{planned}");
+            for buckets in planned["buckets"].as_array().unwrap().chunks(AT_A_TIME) {
+                let buckets = buckets.iter().map(Value::to_string).collect::<Vec<_>>().join(",");
+                let place = places.next().unwrap();
+                let moved = self.one(&name("from"), &buckets, place);
+                timeout(MOVE_TIMEOUT, moved).await.expect("a move does not end");
+            }
+        }
+    }
+
+    /// A move to its end, by movers of which the first is killed at this place.
+    async fn one(&mut self, from: &str, buckets: &str, place: usize) {
+        let begin = ["move", "--from", from, "--to", "three", "--buckets", buckets];
+        let mut end_at = Some(KILLED_AT[place]);
+        let mut arguments: Vec<String> =
+            [&begin[..], &DISKS].concat().iter().map(ToString::to_string).collect();
+        let mut move_id = None;
+        loop {
+            let (run, named) = self.mover(&arguments, end_at).await;
+            match run {
+                Run::Ended => return,
+                Run::Killed => {
+                    self.killed[place] += 1;
+                    end_at = None;
+                }
+                Run::Failed(why) => {
+                    eprintln!("{why}");
+                    sleep(AGAIN_PAUSE).await;
+                }
+            }
+            move_id = named.or(move_id);
+            // The records say whether it has begun, and whether it has ended.
+            let open = self.service.shard_command(&["moves"]).output().await.unwrap();
+            assert!(open.status.success(), "{open:?}");
+            let open = String::from_utf8(open.stdout).unwrap();
+            match &move_id {
+                Some(id) if open.contains(id.as_str()) => {
+                    arguments = vec!["resume".to_owned(), id.clone()];
+                }
+                Some(_) if self.has(buckets).await => return,
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether the new shard has these buckets.
+    async fn has(&self, buckets: &str) -> bool {
+        let owners = self.service.owners().await;
+        buckets.split(',').all(|bucket| owners[&bucket.parse::<i16>().unwrap()] == "three")
+    }
+
+    /// Runs a mover, which is killed when it says this. Returns the id of the move that it has begun, too.
+    async fn mover(&self, arguments: &[String], end_at: Option<&str>) -> (Run, Option<String>) {
+        let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let options = self.service.mover();
+        // Whoever resumes a move is in its record.
+        arguments.extend(if arguments[0] == "move" { &options[..] } else { &options[2..] });
+        let mut command = self.service.shard_command(&arguments);
+        let mut mover = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(mover.stdout.take().unwrap()).lines();
+        let mut move_id = None;
+        while let Some(line) = said.next_line().await.unwrap() {
+            if let Some(begun) = line.strip_prefix("move ") {
+                move_id = begun.split(' ').next().map(str::to_owned);
+            }
+            if end_at.is_some_and(|place| line.starts_with(place)) {
+                mover.kill().await.unwrap();
+                return (Run::Killed, move_id);
+            }
+        }
+        let output = mover.wait_with_output().await.unwrap();
+        let run = match output.status.success() {
+            true => Run::Ended,
+            false => Run::Failed(String::from_utf8_lossy(&output.stderr).into_owned()),
+        };
+        (run, move_id)
+    }
+}
+
+/// The stack as it is now.
+fn as_it_is() -> Stack {
+    let variables = environment::variables(&Layout::from_env().unwrap()).unwrap();
+    Stack::read(|name| Ok(variables.get(name).cloned())).unwrap()
+}
+
+#[tokio::test]
+#[ignore = "makes three shards of a stack with two: cargo stack test --only shards --all"]
+async fn a_shard_is_added_under_load_and_kills_of_everything() {
+    let harness = Harness::alone().await;
+    let users = users_on(&harness, "one", 10).await;
+    let users = [users, users_on(&harness, "two", 10).await].concat();
+    let paid = load(&harness, &users, INTERVAL);
+    let added = async {
+        until("payments are accepted", WAIT_TIMEOUT, || paid.accepted_count() >= 200).await;
+        let mut up = Command::new(binary("stack"));
+        up.args(["up", "--yes", "--no-payment", "--shards", "3", "--programs"]).arg(binary(""));
+        let up = up.output().await.unwrap();
+        assert!(up.status.success(), "{up:?}");
+        let count = paid.accepted_count() + 200;
+        until("payments are accepted", WAIT_TIMEOUT, || paid.accepted_count() >= count).await;
+        paid.stop();
+    };
+    tokio::join!(paid.run(), added);
+    assert_eq!(paid.failed(), [""; 0]);
+    all_complete_once(&harness, &users, &paid.accepted()).await;
+
+    let stack = as_it_is();
+    let mut services = [PAYMENTS, BALANCE].map(|service| Moves { service, killed: [0; KILLED_AT.len()] });
+    let moved = async {
+        let began = Instant::now();
+        for service in &mut services {
+            service.all().await;
+        }
+        began.elapsed()
+    };
+    let view = View::of(CHAOS.payments);
+    let (report, took) = tokio::join!(chaos::report(&stack, &CHAOS, &view), moved);
+    let report = report.unwrap();
+    report.print();
+    report.verdict().unwrap();
+    for Moves { service, killed } in services {
+        eprintln!("all moves in {took:?}, movers killed at each step: {killed:?}");
+        assert!(killed.iter().all(|times| *times > 0), "{killed:?}");
+        let owners = service.owners().await;
+        let count = owners.values().filter(|owner| *owner == "three").count();
+        // A third of 1024, and what hashes leave to chance.
+        assert!((256..=427).contains(&count), "the new shard owns {count} buckets");
+        service.verifies().await;
+    }
+    let audited = Command::new(binary("stack")).arg("audit").output().await.unwrap();
+    assert!(audited.status.success(), "{}", String::from_utf8_lossy(&audited.stdout));
+}
