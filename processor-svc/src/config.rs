@@ -9,10 +9,10 @@ use saga::consumer;
 use saga::http::{Operators, Tls};
 use saga::process::{millis, seconds};
 use saga::telemetry::LogFormat;
-use standardwebhooks::Webhook;
 
 use crate::backoff::Backoff;
 use crate::breaker::Limits;
+use crate::http::WebhookSecrets;
 use crate::shares;
 
 // No Debug: it would print passwords.
@@ -63,9 +63,10 @@ pub struct Config {
     /// Whether the gateway charges the same key only once. If not, no charge is ever sent twice.
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub gateway_idempotent: bool,
-    /// The secret that signs the webhooks of the gateway (`whsec_…`). Without it there are no webhooks.
-    #[arg(long, env, hide_env_values = true, value_parser = secret)]
-    pub webhook_secret: Option<String>,
+    /// The secret that signs the webhooks of the gateway (`whsec_…`). Without it there are no webhooks. Several, with commas between, all
+    /// hold: for as long as it is being changed.
+    #[arg(long, env, hide_env_values = true)]
+    pub webhook_secret: Option<WebhookSecrets>,
     /// Maximum number of concurrent calls of new charges.
     #[arg(long, env, default_value_t = 512)]
     pub calls_max: usize,
@@ -154,10 +155,6 @@ where
     T::Err: std::fmt::Display,
 {
     text.parse::<T>().map(|_| text.to_owned()).map_err(|why| format!("{why:#}"))
-}
-
-fn secret(text: &str) -> Result<String, String> {
-    Webhook::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

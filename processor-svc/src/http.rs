@@ -5,6 +5,7 @@
 //! * A webhook must carry a valid signature. Without a secret there are no webhooks.
 
 mod operators;
+mod webhook_secrets;
 
 use std::sync::Arc;
 
@@ -18,7 +19,6 @@ use saga::parked;
 use saga::problem::{Kind, Problem};
 use saga::telemetry::log_text;
 use serde::Deserialize;
-use standardwebhooks::Webhook;
 use uuid::Uuid;
 use warp::Filter;
 use warp::filters::BoxedFilter;
@@ -30,10 +30,11 @@ use crate::failpoints::{Failpoint, hit};
 use crate::metrics::Metrics;
 use crate::operators::Operators;
 use crate::store::Store;
+pub use webhook_secrets::WebhookSecrets;
 
 /// The handler of webhooks.
 pub struct Hooks {
-    pub webhook: Webhook,
+    pub secrets: WebhookSecrets,
     pub store: Store,
     pub due_queue: DueQueue,
     pub metrics: Metrics,
@@ -66,7 +67,7 @@ pub fn public(service: &'static str, hooks: Option<Hooks>) -> BoxedFilter<(Respo
 impl Hooks {
     /// Makes the inquiry about a charge due now.
     async fn take(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response, Problem> {
-        if let Err(error) = self.webhook.verify(body, headers) {
+        if let Err(error) = self.secrets.verify(body, headers) {
             Metrics::count(&self.metrics.gateway.webhooks, "refused");
             return Err(Problem::new(Kind::Signature, error.to_string()));
         }

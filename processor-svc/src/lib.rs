@@ -42,7 +42,6 @@ use ::saga::parked::open::OpenMessages;
 use ::saga::process::after_grace;
 use ::saga::{CancellationToken, consumer, contract, http as edge, postgres};
 use anyhow::Context;
-use standardwebhooks::Webhook;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -92,7 +91,7 @@ pub async fn run(
     // Work under way outlives the shutdown signal; these end it.
     let (drained, abandon) = (CancellationToken::new(), CancellationToken::new());
     let (jobs, sweep, outcomes) = wire(&config, &metrics, &store, reports, &shutdown, &abandon)?;
-    let hooks = hooks(&config, &outcomes)?;
+    let hooks = hooks(&config, &outcomes);
     let operators = Operators { cancels: cancels(&outcomes), queue: config.queue.clone() };
     let subscription = config.consumer.subscription(SERVICE, &[contract::PAYMENT_TOPIC]);
     let cancels = consumer::run(subscription, cancels(&outcomes), metrics.consumer.clone(), shutdown.clone());
@@ -150,14 +149,10 @@ fn gateway(config: &Config, idle_max: usize) -> anyhow::Result<Gateway> {
     Gateway::new(url, config.connect_ms, config.call_ms, idle_max, idempotent)
 }
 
-fn hooks(config: &Config, outcomes: &Outcomes) -> anyhow::Result<Option<Hooks>> {
-    let hooks = |secret: &String| -> anyhow::Result<Hooks> {
-        let webhook =
-            Webhook::new(secret).context("the webhook secret is malformed; give one such as whsec_…")?;
-        let (store, due_queue) = (outcomes.store.clone(), outcomes.due_queue.clone());
-        Ok(Hooks { webhook, store, due_queue, metrics: outcomes.metrics.clone() })
-    };
-    config.webhook_secret.as_ref().map(hooks).transpose()
+fn hooks(config: &Config, outcomes: &Outcomes) -> Option<Hooks> {
+    let secrets = config.webhook_secret.clone()?;
+    let (store, due_queue) = (outcomes.store.clone(), outcomes.due_queue.clone());
+    Some(Hooks { secrets, store, due_queue, metrics: outcomes.metrics.clone() })
 }
 
 /// Requests to cancel end charges too, so they share the cache and the queue of the outcome writer.

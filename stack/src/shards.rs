@@ -238,6 +238,9 @@ pub fn routes_file(layout: &Layout, sources: &Path) -> PathBuf {
 }
 
 const ROUTES: &str = "cdc-relay/relay.toml";
+/// The partitions of the topics of the saga. They are chosen when these are made, and stay where the stack had one shard then.
+const PARTITIONS_OF_ONE: &str = "\npartitions = 4\n";
+const PARTITIONS_OF_SEVERAL: &str = "\npartitions = 64\n";
 
 /// Writes the stack's own routes file, from that of these sources, where the stack has several shards.
 ///
@@ -249,6 +252,7 @@ pub fn write_routes(layout: &Layout, sources: &Path) -> Result<()> {
     }
     let path = sources.join(ROUTES);
     let mut text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    text = text.replace(PARTITIONS_OF_ONE, PARTITIONS_OF_SEVERAL);
     text.push_str(&further_sources(&FurtherShard::known(layout)));
     write_private(&routes_file(layout, sources), &text)
 }
@@ -388,6 +392,8 @@ mod tests {
         }
         let slots = routes.lines().filter(|line| line.starts_with("slot = ")).collect::<Vec<_>>();
         assert_eq!(slots.len(), 3 + 6, "{slots:?}");
+        let saga_topics = routes.matches(PARTITIONS_OF_SEVERAL).count();
+        assert_eq!((saga_topics, routes.matches(PARTITIONS_OF_ONE).count()), (3, 0), "{routes}");
         fs::remove_dir_all(&layout.dir).unwrap();
     }
 }

@@ -139,7 +139,9 @@ fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
     let (relay, others): (Vec<Suite>, Vec<Suite>) =
         others.into_iter().partition(|suite| suite.package == "cdc-relay");
     let arguments: Vec<&str> = match all {
-        true => ["--include-ignored"].into_iter().chain(without(&[ENCRYPTED, SHARDED, GROWING, ENDS])).collect(),
+        true => {
+            ["--include-ignored"].into_iter().chain(without(&[ENCRYPTED, SHARDED, GROWING, ENDS])).collect()
+        }
         false => Vec::new(),
     };
     // The tests of the audit take nearly half as long as all others that are neither the relay's nor of the whole.
