@@ -83,7 +83,8 @@ impl Moves {
             for buckets in planned["buckets"].as_array().unwrap().chunks(AT_A_TIME) {
                 let buckets = buckets.iter().map(Value::to_string).collect::<Vec<_>>().join(",");
                 let place = places.next().unwrap();
-                let moved = self.one(&name("from"), &buckets, place);
+                let from = name("from");
+                let moved = self.one(&from, &buckets, place);
                 timeout(MOVE_TIMEOUT, moved).await.expect("a move does not end");
             }
         }
@@ -194,8 +195,8 @@ async fn a_shard_is_added_under_load_and_kills_of_everything() {
         }
         began.elapsed()
     };
-    let view = View::of(CHAOS.payments);
-    let (report, took) = tokio::join!(chaos::report(&stack, &CHAOS, &view), moved);
+    let (chaos, view) = (CHAOS, View::of(CHAOS.payments));
+    let (report, took) = tokio::join!(chaos::report(&stack, &chaos, &view), moved);
     let report = report.unwrap();
     report.print();
     report.verdict().unwrap();
