@@ -7,6 +7,7 @@ use std::time::Duration;
 use coroctl::stack::Stack;
 use e2e::chaos::view::View;
 use e2e::chaos::{self, Options};
+use futures_util::future::join_all;
 use serde_json::Value;
 use stack::environment;
 use stack::layout::Layout;
@@ -79,20 +80,19 @@ impl Moves {
         let mut places = (0..KILLED_AT.len()).cycle();
         for planned in &plan {
             let name = |key: &str| planned[key].as_str().unwrap().to_owned();
-            assert_eq!(name("to"), "three", "{planned}");
             for buckets in planned["buckets"].as_array().unwrap().chunks(AT_A_TIME) {
                 let buckets = buckets.iter().map(Value::to_string).collect::<Vec<_>>().join(",");
                 let place = places.next().unwrap();
-                let from = name("from");
-                let moved = self.one(&from, &buckets, place);
+                let shards = [name("from"), name("to")];
+                let moved = self.one(&shards, &buckets, place);
                 timeout(MOVE_TIMEOUT, moved).await.expect("a move does not end");
             }
         }
     }
 
     /// A move to its end, by movers of which the first is killed at this place.
-    async fn one(&mut self, from: &str, buckets: &str, place: usize) {
-        let begin = ["move", "--from", from, "--to", "three", "--buckets", buckets];
+    async fn one(&mut self, [from, to]: &[String; 2], buckets: &str, place: usize) {
+        let begin = ["move", "--from", from, "--to", to, "--buckets", buckets];
         let mut end_at = Some(KILLED_AT[place]);
         let mut arguments: Vec<String> =
             [&begin[..], &DISKS].concat().iter().map(ToString::to_string).collect();
@@ -119,16 +119,16 @@ impl Moves {
                 Some(id) if open.contains(id.as_str()) => {
                     arguments = vec!["resume".to_owned(), id.clone()];
                 }
-                Some(_) if self.has(buckets).await => return,
+                Some(_) if self.has(to, buckets).await => return,
                 _ => {}
             }
         }
     }
 
-    /// Whether the new shard has these buckets.
-    async fn has(&self, buckets: &str) -> bool {
+    /// Whether a shard has these buckets.
+    async fn has(&self, shard: &str, buckets: &str) -> bool {
         let owners = self.service.owners().await;
-        buckets.split(',').all(|bucket| owners[&bucket.parse::<i16>().unwrap()] == "three")
+        buckets.split(',').all(|bucket| owners[&bucket.parse::<i16>().unwrap()] == shard)
     }
 
     /// Runs a mover, which is killed when it says this. Returns the id of the move that it has begun, too.
@@ -190,9 +190,7 @@ async fn a_shard_is_added_under_load_and_kills_of_everything() {
     let mut services = [PAYMENTS, BALANCE].map(|service| Moves { service, killed: [0; KILLED_AT.len()] });
     let moved = async {
         let began = Instant::now();
-        for service in &mut services {
-            service.all().await;
-        }
+        join_all(services.iter_mut().map(Moves::all)).await;
         began.elapsed()
     };
     let (chaos, view) = (CHAOS, View::of(CHAOS.payments));
