@@ -4,16 +4,17 @@
 //!   neither.
 //! * A request of a web page (`Origin`) comes from a page of this listener.
 //! * A call that writes carries a token and the type of its body. Without a configured token nobody writes.
-//! * While the token is changed, the new one and the old one both hold. A token of a file is the one that the file has now.
+//! * While the token is changed, the new one and the old one both hold. A token of a file is the one that the file has now; writing calls are
+//!   rare enough to read a file for each.
 //! * A token may be one operator's, `alice:TOKEN`. Routes know then who calls ([`Operator`]), whatever the caller says.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
+use secret_files::Live;
 use subtle::ConstantTimeEq;
 use warp::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use warp::http::request::Parts;
@@ -196,14 +197,11 @@ impl fmt::Debug for Name {
 }
 
 /// Secrets that a header can carry (RFC 6750, section 2.1), any of which is good.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token {
-    /// As it was given at the start.
-    given: String,
-    all: Vec<Secret>,
-}
+#[derive(Clone)]
+pub struct Token(Live<Secrets>);
 
-#[derive(Clone, PartialEq, Eq)]
+struct Secrets(Vec<Secret>);
+
 struct Secret {
     text: String,
     /// The operator's whose it is; none: it is for all.
@@ -218,25 +216,24 @@ impl Token {
         let (scheme, rest) = given.split_at_checked("Bearer ".len())?;
         let given = rest.trim_ascii();
         let mut holder = None;
-        for secret in self.current().iter() {
+        for secret in &self.0.current().0 {
             if bool::from(given.ct_eq(secret.text.as_bytes())) {
                 holder = Some(secret.holder.clone());
             }
         }
         holder.filter(|_| scheme.eq_ignore_ascii_case(b"Bearer "))
     }
-
-    /// Those of the file that it came from, as they are now. Writing calls are rare enough to read a file for each.
-    fn current(&self) -> Cow<'_, [Secret]> {
-        let text = secret_files::current(&self.given);
-        match text.parse::<Self>() {
-            Ok(other) if text != self.given => Cow::Owned(other.all),
-            Ok(_) | Err(_) => Cow::Borrowed(&self.all),
-        }
-    }
 }
 
 impl FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Live::new(text).map(Self)
+    }
+}
+
+impl FromStr for Secrets {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -245,7 +242,7 @@ impl FromStr for Token {
         if all.iter().any(repeated) {
             return Err("a token is given twice; two operators have two tokens".to_owned());
         }
-        Ok(Self { given: text.to_owned(), all })
+        Ok(Self(all))
     }
 }
 

@@ -144,8 +144,8 @@ fn a_token_of_a_file_is_the_one_that_the_file_has_now() {
         (at_start.to_owned(), false, true),
         (format!("{NEW},{at_start}\n"), true, true),
         (format!("{NEW}\n"), true, false),
-        // Not usable: the one of the start has to do.
-        ("short".to_owned(), false, true),
+        // Not usable: the last one has to do, and the one that was withdrawn does not come back.
+        ("short".to_owned(), true, false),
     ] {
         std::fs::write(&file, &content).unwrap();
         assert_eq!((may(NEW), may(at_start)), (new, old), "{content:?}");

@@ -8,7 +8,10 @@
 //! * Line ends at the end of the file do not belong to the secret.
 //! * The secret stays in this process: it is neither an argument nor put into the environment. A value that is not usable is not shown,
 //!   wherever it came from.
-//! * A file may get another secret while the program runs: whoever connects asks for it as it is now ([`current`]).
+//! * A file may get another secret while the program runs: whoever connects asks for it as it is now ([`current`]), and so does
+//!   whoever compares with what others show ([`Live`]).
+
+mod live;
 
 use std::env;
 use std::ffi::OsString;
@@ -19,6 +22,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Error, Parser};
+
+pub use live::Live;
 
 const SUFFIX: &str = "_FILE";
 

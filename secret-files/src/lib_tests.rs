@@ -162,6 +162,25 @@ fn the_help_shows_no_secret() {
 }
 
 #[test]
+fn whoever_compares_goes_by_what_the_file_meant_last() {
+    let path = path("live");
+    std::fs::write(&path, "1\n").unwrap();
+    let secret = Live::<u32>::new(&take("SECRET_FILE", &path).unwrap()).unwrap();
+    let copy = secret.clone();
+    let after = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(secret.current(), copy.current());
+        *secret.current()
+    };
+    assert_eq!([after("1"), after("2\n"), after("no number"), after("3"), after("")], [1, 2, 2, 3, 3]);
+    std::fs::remove_file(&path).unwrap();
+    // Not the one of the start, which was withdrawn.
+    assert_eq!(*secret.current(), 3);
+    assert_eq!(*Live::<u32>::new("7").unwrap().current(), 7, "of a variable");
+    assert!(Live::<u32>::new("no number").is_err());
+}
+
+#[test]
 fn whoever_connects_gets_the_secret_as_the_file_has_it_now() {
     let path = path("current");
     std::fs::write(&path, "herring\n").unwrap();

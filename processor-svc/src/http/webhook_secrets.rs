@@ -1,11 +1,11 @@
 //! The secrets by which the gateway signs webhooks: one, or several with commas between, all of which hold while one is being changed.
 //!
 //! * Those that came from a file are read anew for each webhook: another secret needs no restart. While the file cannot be read, or has
-//!   malformed ones, those of the start hold.
+//!   malformed ones, those before hold.
 
 use std::str::FromStr;
-use std::sync::Arc;
 
+use secret_files::Live;
 use standardwebhooks::{Webhook, WebhookError};
 use warp::http::HeaderMap;
 
@@ -14,25 +14,16 @@ const BASE64_CHARS_MIN: usize = 32;
 
 // No Debug: it would print secrets.
 #[derive(Clone)]
-pub struct WebhookSecrets {
-    given: String,
-    all: Arc<[Webhook]>,
-}
+pub struct WebhookSecrets(Live<Secrets>);
+
+struct Secrets(Vec<Webhook>);
 
 impl WebhookSecrets {
     /// # Errors
     /// When none of them has signed this, just now.
     pub fn verify(&self, body: &[u8], headers: &HeaderMap) -> Result<(), WebhookError> {
-        let text = secret_files::current(&self.given);
-        match text.parse::<Self>() {
-            Ok(now) if text != self.given => now.verified(body, headers),
-            Ok(_) | Err(_) => self.verified(body, headers),
-        }
-    }
-
-    fn verified(&self, body: &[u8], headers: &HeaderMap) -> Result<(), WebhookError> {
         let mut why = WebhookError::InvalidSignature;
-        for webhook in &*self.all {
+        for webhook in &self.0.current().0 {
             match webhook.verify(body, headers) {
                 Ok(()) => return Ok(()),
                 Err(error) => why = error,
@@ -46,15 +37,24 @@ impl FromStr for WebhookSecrets {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        Live::new(text).map(Self)
+    }
+}
+
+impl FromStr for Secrets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         let webhook = |secret: &str| {
-            let is_long = secret.strip_prefix("whsec_").unwrap_or(secret).len() >= BASE64_CHARS_MIN;
+            let secret = secret.trim();
+            let digits = secret.strip_prefix("whsec_").unwrap_or(secret).trim_end_matches('=');
+            let is_long = digits.len() >= BASE64_CHARS_MIN;
             let webhook = Webhook::new(secret).map_err(|error| error.to_string())?;
             is_long
                 .then_some(webhook)
                 .ok_or_else(|| "it is shorter than 24 bytes, and can be guessed".to_owned())
         };
-        let all = text.split(',').map(webhook).collect::<Result<_, _>>()?;
-        Ok(Self { given: text.to_owned(), all })
+        Ok(Self(text.split(',').map(webhook).collect::<Result<_, _>>()?))
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
     fn each_of_several_secrets_holds_and_no_other() {
         for (given, new, old) in [
             (NEW.to_owned(), true, false),
-            (format!("{NEW},{OLD}"), true, true),
+            (format!("{NEW}, {OLD}"), true, true),
             (format!("{OLD},{NEW}"), true, true),
             (OLD.to_owned(), false, true),
         ] {
@@ -105,17 +105,26 @@ mod tests {
         assert_eq!(holds(&secrets, &format!("{OLD}\n")), [false, true]);
         assert_eq!(holds(&secrets, &format!("{NEW},{OLD}\n")), [true, true]);
         assert_eq!(holds(&secrets, NEW), [true, false]);
-        assert_eq!(holds(&secrets, "whsec_?"), [false, true]);
+        // The one that was withdrawn does not come back.
+        assert_eq!(holds(&secrets, "whsec_?"), [true, false]);
         std::fs::remove_file(&file).unwrap();
-        assert!(secrets.verify(b"{}", &signed(OLD)).is_ok());
+        assert!(secrets.verify(b"{}", &signed(OLD)).is_err());
     }
 
     #[test]
     fn a_malformed_secret_among_others_is_refused() {
         let short = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2La";
-        for text in
-            ["", ",", "whsec_", short, "whsec_not base64", &format!("{NEW},"), &format!("{NEW},{short}")]
-        {
+        let padded = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLQ==";
+        for text in [
+            "",
+            ",",
+            "whsec_",
+            short,
+            padded,
+            "whsec_not base64",
+            &format!("{NEW},"),
+            &format!("{NEW},{short}"),
+        ] {
             assert!(text.parse::<WebhookSecrets>().is_err(), "{text:?}");
         }
     }
