@@ -18,7 +18,11 @@ pub struct Others {
     pub forger: bool,
     /// Operators say what the gateway says, one at a time, and another confirms it later.
     pub operators: bool,
+    /// How many messages services set aside though they could be applied; operators retry and dismiss them at any time.
+    pub set_aside: u8,
 }
+
+pub const NOBODY: Others = Others { forger: false, operators: false, set_aside: 0 };
 
 /// The bounds of an exhaustive exploration. A smaller number of one thing leaves room for more of another; together the
 /// configurations in `main.rs` go through everything.
@@ -66,7 +70,7 @@ pub const PLAIN: Bounds = Bounds {
     keys: Keys::Honoured,
     late: false,
     foreign: false,
-    others: Others { forger: false, operators: false },
+    others: NOBODY,
     timely: false,
     re_emitted: false,
     races: false,
@@ -126,4 +130,8 @@ pub enum Break {
     RecordedCancelIgnored,
     /// What operators say of a charge is written whatever became of it since.
     StaleConfirmation,
+    /// A parked message is dismissed without a look whether it can be applied.
+    DismissedUntried,
+    /// A retry is recorded, and what the message wrote is not.
+    RetryRecordedAlone,
 }

@@ -132,6 +132,16 @@ fn early_cancel_forgotten() {
 }
 
 #[test]
+fn dismissed_untried() {
+    breaks(Break::DismissedUntried, checks::PARKED, p::S1);
+}
+
+#[test]
+fn retry_recorded_alone() {
+    breaks(Break::RetryRecordedAlone, checks::PARKED, p::S1);
+}
+
+#[test]
 fn stale_confirmation() {
     breaks(Break::StaleConfirmation, checks::OPERATORS, p::G2);
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use stateright::{Checker, Model};
 
-use crate::bounds::{Bounds, Keys, Others, PLAIN};
+use crate::bounds::{Bounds, Keys, NOBODY, Others, PLAIN};
 use crate::coro::Coro;
 use crate::properties as p;
 
@@ -28,12 +28,23 @@ pub const ONCE_VISIBLE: Bounds =
 pub const IGNORED: Bounds =
     Bounds { attempts: 3, late: true, foreign: true, timely: true, keys: Keys::Ignored, ..PLAIN };
 /// Somebody else writes to the work queue: another amount is charged than was held.
-pub const FORGED: Bounds = Bounds { attempts: 2, others: Others { forger: true, operators: false }, ..PLAIN };
+pub const FORGED: Bounds = Bounds { attempts: 2, others: Others { forger: true, ..NOBODY }, ..PLAIN };
 /// Two operators beside everything that a processor does; and beside forged work, which they end.
 pub const OPERATORS: Bounds =
-    Bounds { attempts: 2, late: true, others: Others { forger: false, operators: true }, ..PLAIN };
+    Bounds { attempts: 2, late: true, others: Others { operators: true, ..NOBODY }, ..PLAIN };
 pub const FORGED_RESOLVED: Bounds =
-    Bounds { attempts: 1, others: Others { forger: true, operators: true }, ..PLAIN };
+    Bounds { attempts: 1, others: Others { forger: true, operators: true, ..NOBODY }, ..PLAIN };
+/// Messages that services set aside, and operators who deal with them at any time: alone, and while events are emitted again and reads
+/// are stale.
+pub const PARKED: Bounds = Bounds { attempts: 2, others: Others { set_aside: 2, ..NOBODY }, ..PLAIN };
+pub const PARKED_TOGETHER: Bounds = Bounds {
+    others: Others { set_aside: 1, ..NOBODY },
+    re_emitted: true,
+    races: true,
+    lost_slot: true,
+    faults: Some(3),
+    ..PLAIN
+};
 /// A user without funds, one without an account.
 pub const NO_FUNDS: Bounds =
     Bounds { deposit: Some(4), re_emitted: true, races: true, lost_slot: true, ..PLAIN };
@@ -163,6 +174,13 @@ fn operators() {
 fn forged_work_that_operators_end() {
     let reached = &[p::COMPLETED, p::SET_ASIDE, p::RESOLVED_FAILED, p::RESOLVED_UNCALLED];
     exhaust("forged work that operators end", FORGED_RESOLVED, reached);
+}
+
+#[test]
+fn parked_messages_that_operators_deal_with() {
+    let reached = &[p::RETRIED_AT_PAYMENTS, p::RETRIED_AT_BALANCE, p::RETRIED_AT_PROCESSOR, p::DISMISSED];
+    exhaust("parked", PARKED, reached);
+    exhaust("parked, three faults", PARKED_TOGETHER, reached);
 }
 
 #[test]

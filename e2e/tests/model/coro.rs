@@ -1,5 +1,6 @@
 //! The model: what can happen next, and what it does.
 
+use saga::parked::acts::Act;
 use stateright::{Model, Property};
 
 use crate::bounds::{Bounds, Break};
@@ -59,6 +60,10 @@ pub enum Action {
     Propose(Id, Said),
     /// Another operator confirms it.
     Confirm(Id),
+    /// A consumer parks the next record of a topic, though it could be applied.
+    SetAside(Topic),
+    /// An operator deals with a parked message.
+    Mend(usize, Act),
     /// Redis.
     CacheEnded(Id),
     EvictEnded(Id),
@@ -121,6 +126,8 @@ impl Coro {
             Action::BecomesVisible(id) => state.lives[*id].books.visible = true,
             Action::Propose(id, said) => self.propose(state, *id, *said),
             Action::Confirm(id) => self.confirm(state, *id),
+            Action::SetAside(topic) => self.set_aside(state, *topic),
+            Action::Mend(nth, act) => return self.mend(state, *nth, *act),
             Action::CacheEnded(id) => state.lives[*id].cached_as_ended = true,
             Action::EvictEnded(id) => state.lives[*id].cached_as_ended = false,
             Action::SlotLost(source) => self.re_emit(state, *source),
@@ -141,6 +148,7 @@ fn is_fault(action: &Action) -> bool {
         | Action::StrayIsLost(..)
         | Action::EvictEnded(_)
         | Action::SlotLost(_)
+        | Action::SetAside(_)
         | Action::Skip(..)
         | Action::WorkIsLost(_)
         | Action::CallEarly(_) => true,
@@ -170,6 +178,7 @@ fn is_fault(action: &Action) -> bool {
         | Action::BecomesVisible(_)
         | Action::Propose(..)
         | Action::Confirm(_)
+        | Action::Mend(..)
         | Action::CacheEnded(_) => false,
     }
 }
@@ -186,6 +195,7 @@ impl Model for Coro {
         let begun = actions.len();
         self.relay_actions(state, actions);
         self.asking(state, actions);
+        self.setting_aside(state, actions);
         for id in 0..state.lives.len() {
             self.working(state, id, actions);
             self.at_the_gateway(state, id, actions);

@@ -19,7 +19,9 @@ impl Coro {
     pub fn healed(&self, state: &State) -> Option<State> {
         let mut state = state.clone();
         let goes_on = |state: &mut State| {
-            self.relay_on(state) || (0..state.lives.len()).any(|id| self.work_on(state, id))
+            self.relay_on(state)
+                || (0..state.lives.len()).any(|id| self.work_on(state, id))
+                || self.mend_on(state)
         };
         (0..STEPS_MAX).any(|_| !goes_on(&mut state)).then_some(state)
     }

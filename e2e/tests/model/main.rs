@@ -9,7 +9,7 @@
 //! * [`tasks`], [`working`]: queue, Redis and the processors, which may die between any two steps;
 //! * [`gateway`]: requests that are lost, late, answered or not; decisions that are late or cannot be seen yet;
 //! * [`foreign`]: answers that do not name our charge, to any request;
-//! * [`operators`]: what two of them say of a charge;
+//! * [`operators`]: what two of them say of a charge; [`parking`]: what they do about parked messages;
 //! * [`coro`]: all of it as one state machine; [`properties`]: what must hold; [`healing`]: that it becomes quiescent.
 //!
 //! [`moves`] is a model of its own: a bucket that moves between two shards.
@@ -32,6 +32,7 @@ mod gateway;
 mod healing;
 mod moves;
 mod operators;
+mod parking;
 mod payments_db;
 mod processor_db;
 mod properties;

@@ -139,6 +139,10 @@ pub const VOIDED: &str = "given back, then failed";
 pub const RESOLVED_COMPLETED: &str = "completed by operators";
 pub const RESOLVED_FAILED: &str = "failed by operators after a call";
 pub const RESOLVED_UNCALLED: &str = "failed by operators without a call";
+pub const RETRIED_AT_PAYMENTS: &str = "completed, and payments-svc has applied a parked message";
+pub const RETRIED_AT_BALANCE: &str = "completed, and balance-svc has applied a parked message";
+pub const RETRIED_AT_PROCESSOR: &str = "cancelled, and processor-svc has applied a parked message";
+pub const DISMISSED: &str = "ended, and a message was dismissed that had its effect already";
 pub const BOTH_COMPLETED: &str = "both completed";
 pub const ONE_REJECTED: &str = "one completed, one rejected";
 pub const BOTH_REJECTED: &str = "both rejected";
@@ -199,6 +203,10 @@ pub const SOMETIMES: &[(&str, Condition)] = &[
     (RESOLVED_UNCALLED, |_, state| {
         any(state, |l| l.resolved && l.row.status == Payment::Failed && !l.called)
     }),
+    (RETRIED_AT_PAYMENTS, |_, state| state.mended.payments && ends(state, Payment::Completed, |_| true)),
+    (RETRIED_AT_BALANCE, |_, state| state.mended.balance && ends(state, Payment::Completed, |_| true)),
+    (RETRIED_AT_PROCESSOR, |_, state| state.mended.processor && ends(state, Payment::Cancelled, |_| true)),
+    (DISMISSED, |_, state| state.mended.dismissed && any(state, Life::has_ended)),
     (BOTH_COMPLETED, |_, state| state.lives.iter().all(|life| life.row.status == Payment::Completed)),
     (ONE_REJECTED, |_, state| {
         let is = |status| move |life: &Life| life.row.status == status;

@@ -9,6 +9,7 @@ use crate::balance_db::{Entries, terms};
 use crate::bounds::Bounds;
 use crate::gateway::{Books, Lookup};
 use crate::operators::Proposal;
+use crate::parking::{Mended, Parked};
 use crate::payments_db::Row;
 use crate::processor_db::Charge;
 
@@ -26,6 +27,11 @@ pub struct State {
     pub slot_lost: bool,
     /// Faults so far, where they are counted.
     pub faults: u8,
+    /// Messages that were set aside and not retried.
+    pub parked: Vec<Parked>,
+    /// How many there were.
+    pub set_aside: u8,
+    pub mended: Mended,
     /// The first thing that a person would have to look at.
     pub wrong: Option<Wrong>,
 }
@@ -215,6 +221,9 @@ impl State {
             zombie: None,
             slot_lost: false,
             faults: 0,
+            parked: Vec::new(),
+            set_aside: 0,
+            mended: Mended::default(),
             wrong: None,
         }
     }
