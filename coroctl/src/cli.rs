@@ -1,5 +1,4 @@
 //! The operator's command line.
-#![allow(clippy::print_stdout, reason = "its reports are its output")]
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -63,6 +62,9 @@ enum Action {
     Explain {
         /// The payment_id of the 201.
         payment_id: Uuid,
+        /// Print a JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Check every invariant over everything there is.
     ///
@@ -99,9 +101,10 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Action::Resolve(command) => resolve::run(&command).await?,
         Action::Replay(replay) => replay::run(&replay).await?,
         Action::Shard(command) => shard::run(&command).await?,
-        Action::FirstPayment => println!("{}", first_payment::run(&Stack::from_env()?).await?),
-        Action::Explain { payment_id } => {
-            println!("{}", explain::life(&Stack::from_env()?, payment_id).await?);
+        Action::FirstPayment => saga::say!("{}", first_payment::run(&Stack::from_env()?).await?),
+        Action::Explain { payment_id, json } => {
+            let life = explain::life(&Stack::from_env()?, payment_id).await?;
+            saga::say!("{}", if json { serde_json::to_string_pretty(&life)? } else { life.to_string() });
         }
         // It needs no whole stack, and has exit codes of its own.
         Action::Audit(options) => return Ok(ExitCode::from(audit::run(&options).await)),
@@ -133,5 +136,45 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_shell_gets_a_script_with_the_commands() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "coroctl", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            for name in ["first-payment", "distribute", "--dry-run"] {
+                // Fish has the names of options without their dashes.
+                assert!(script.contains(name.trim_start_matches('-')), "{shell} does not know {name}");
+            }
+        }
+    }
+
+    /// The commands below this one, each by its path.
+    fn commands(command: &clap::Command, path: &str) -> Vec<(String, String)> {
+        let shown = command.get_subcommands().filter(|command| command.get_name() != "help");
+        let below = shown.flat_map(|command| {
+            let path = format!("{path}-{}", command.get_name());
+            let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+            [vec![(path.clone(), about)], commands(command, &path)].concat()
+        });
+        below.collect()
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page_that_says_what_it_does() {
+        let folder = std::env::temp_dir().join(format!("coroctl-man-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        manual(Some(&folder)).unwrap();
+        let all = commands(&Cli::command(), "coroctl");
+        assert!(all.iter().any(|(path, _)| path == "coroctl-shard-add"), "{all:?}");
+        for (path, about) in all {
+            let page = std::fs::read_to_string(folder.join(format!("{path}.1")));
+            let page = page.unwrap_or_else(|error| panic!("{path}: {error}"));
+            let begins = about.split([':', ',', '-', '`', '\'']).next().unwrap();
+            assert!(!about.is_empty() && page.contains(begins), "{about}: {page}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

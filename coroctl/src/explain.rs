@@ -1,12 +1,14 @@
 //! Explains one payment: every row and event of its life in order of time, and the step that it waits for.
 //!
+//! * [`life`]: the life, as text and as JSON.
 //! * Rows come from the databases, events with their offsets from Kafka, the charge from the gateway. Of several shards of a service
 //!   those rows count that [`owned_rows`](crate::owned_rows) says; each line names the shard of its row.
 //! * A gateway that does not answer is reported, and the rest is printed.
 //! * The diagnosis follows from the last committed row of the saga.
 
+mod life;
+
 use anyhow::{Context, Result, ensure};
-use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -19,20 +21,14 @@ use crate::progress::{self, Facts};
 use crate::snapshots::{LocatedRow, SagaSnapshots};
 use crate::stack::Stack;
 use crate::topics::{self, Event, SAGA_TOPICS};
+pub use life::Life;
+use life::{Gateway, Moment, Place, Terms};
 
-/// One line of the life.
-struct Moment {
-    at: Timestamp,
-    location: String,
-    step: String,
-    detail: String,
-}
-
-/// The life of `payment_id` as text.
+/// The life of `payment_id`.
 ///
 /// # Errors
 /// When there is no such payment, or a database or Kafka does not answer.
-pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
+pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<Life> {
     let databases = Databases::connect(stack).await?;
     let snapshots = SagaSnapshots::take(&databases).await?;
     let rows = rows(&snapshots, payment_id).await?;
@@ -42,29 +38,24 @@ pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
             snapshots.but_left_out()
         )
     })?;
-    let payment = &payment.row;
-    let initiated_at: Timestamp = payment.get("initiated_at");
-    let events = events(stack, payment_id, initiated_at).await?;
-    let gateway = Client::new(stack)?.gateway_charge(payment_id).await;
-
+    let payment = terms(&payment.row);
+    let events = events(stack, payment_id, payment.initiated_at).await?;
+    let gateway = match Client::new(stack)?.gateway_charge(payment_id).await {
+        Ok(Some(charge)) => Gateway::Charge(charge),
+        Ok(None) => Gateway::NoCharge,
+        Err(error) => Gateway::NoAnswer(format!("{error:#}")),
+    };
     let mut moments = rows.moments();
     moments.extend(events.iter().map(moment));
     moments.sort_by_key(|moment| moment.at);
-    let mut out = header(payment);
-    out.push_str(&timeline(&moments));
-    out.push_str(&match gateway {
-        Ok(Some(charge)) => format!("\n\nGateway: {charge}"),
-        Ok(None) => "\n\nGateway: it has no charge with this reference.".to_owned(),
-        Err(error) => format!("\n\nGateway: it does not answer ({error:#})."),
-    });
-    if let Some(difference) = rows.difference() {
-        out.push_str(&format!("\n\n{difference}"));
-    }
-    out.push_str(&format!("\n\n{}", diagnosis(&rows, &events)));
-    if let Some(left_out) = snapshots.left_out() {
-        out.push_str(&format!("\n\n{left_out}"));
-    }
-    Ok(out)
+    Ok(Life {
+        payment,
+        moments,
+        gateway,
+        difference: rows.difference(),
+        diagnosis: diagnosis(&rows, &events),
+        left_out: snapshots.left_out(),
+    })
 }
 
 /// The rows of one payment in the databases.
@@ -201,12 +192,8 @@ impl PaymentRows<'_> {
 }
 
 fn row_moment(at: Timestamp, table: &str, step: &str, detail: Option<String>) -> Moment {
-    Moment {
-        at,
-        location: format!("row    {table}"),
-        step: step.to_owned(),
-        detail: detail.unwrap_or_default(),
-    }
+    let detail = detail.unwrap_or_default();
+    Moment { at, place: Place::Row(table.to_owned()), step: step.to_owned(), detail }
 }
 
 async fn events(stack: &Stack, payment_id: Uuid, since: Timestamp) -> Result<Vec<Event>> {
@@ -219,47 +206,24 @@ async fn events(stack: &Stack, payment_id: Uuid, since: Timestamp) -> Result<Vec
 fn moment(event: &Event) -> Moment {
     Moment {
         at: event.header("ce_time").parse().unwrap_or(Timestamp::UNIX_EPOCH),
-        location: format!("event  {}", event.topic),
+        place: Place::Event(event.topic.clone()),
         step: event.event_type().to_owned(),
         detail: format!("partition {} offset {}  {}", event.partition, event.offset, event.header("ce_id")),
     }
 }
 
-fn header(payment: &Row) -> String {
-    format!(
-        "Payment {}\n  user {}  service {}  client {}  amount {}\n  {} (version {})  trace {}\n\n",
-        payment.get::<_, Uuid>("payment_id"),
-        payment.get::<_, Uuid>("user_id"),
-        payment.get::<_, String>("service_id"),
-        payment.get::<_, String>("client_number"),
-        payment.get::<_, i64>("amount"),
-        payment.get::<_, String>("status"),
-        payment.get::<_, i32>("version"),
-        payment.get::<_, Option<String>>("traceparent").unwrap_or_default(),
-    )
-}
-
-/// One line per moment: milliseconds since the start, and since the line before.
-fn timeline(moments: &[Moment]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["MS", "HOP", "WHERE", "STEP", "DETAIL"]);
-    let start = moments.first().map(|moment| moment.at);
-    let mut before = start;
-    for moment in moments {
-        let since = |earlier: Option<Timestamp>| {
-            earlier.map_or(0.0, |earlier| moment.at.duration_since(earlier).as_secs_f64() * 1000.0)
-        };
-        table.add_row([
-            format!("{:.1}", since(start)),
-            format!("+{:.1}", since(before)),
-            moment.location.clone(),
-            moment.step.clone(),
-            moment.detail.clone(),
-        ]);
-        before = Some(moment.at);
+fn terms(payment: &Row) -> Terms {
+    Terms {
+        payment_id: payment.get("payment_id"),
+        user_id: payment.get("user_id"),
+        service_id: payment.get("service_id"),
+        client_number: payment.get("client_number"),
+        amount: payment.get("amount"),
+        status: payment.get("status"),
+        version: payment.get("version"),
+        initiated_at: payment.get("initiated_at"),
+        traceparent: payment.get("traceparent"),
     }
-    table.trim_fmt()
 }
 
 /// The step that the payment waits for, by the last committed row of its saga.

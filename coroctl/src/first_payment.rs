@@ -24,7 +24,7 @@ pub async fn run(stack: &Stack) -> Result<String> {
     client.deposit(user_id, DEPOSIT, "demo").await?;
     let payment_id = client.pay(user_id, "081234567890", AMOUNT).await?;
     let payment = client.wait_for_end(user_id, payment_id, WAIT_TIMEOUT).await?;
-    let life = explain::life(stack, payment_id).await?;
+    let life = explain::life(stack, payment_id).await?.to_string();
     ensure!(
         payment["status"] == "completed",
         "the first payment ended as {}, not completed:\n{life}",

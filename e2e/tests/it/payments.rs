@@ -128,7 +128,7 @@ async fn explain_shows_the_whole_life() {
     // The last event may be emitted a moment after the row can be read.
     let wanted =
         ["payment.initiated.v1", "balance.held.v1", "payment.authorized.v1", "payment.result.succeeded.v1"];
-    let life = coroctl::explain::life(&harness.stack, id).await.unwrap();
+    let life = coroctl::explain::life(&harness.stack, id).await.unwrap().to_string();
     for event in wanted {
         assert!(life.contains(event), "{event} is missing:\n{life}");
     }

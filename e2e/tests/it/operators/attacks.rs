@@ -234,7 +234,7 @@ async fn an_unknown_charge_is_ended_by_two_operators_and_never_by_one() {
     let listed = json(&["resolve", "list", "--payment", &id, "--all"]).await;
     let listed = &listed["resolutions"][0];
     assert_eq!((&listed["proposed_by"], &listed["confirmed_by"]), (&"alice".into(), &"bob".into()));
-    let life = coroctl::explain::life(&harness.stack, payment_id).await.unwrap();
+    let life = coroctl::explain::life(&harness.stack, payment_id).await.unwrap().to_string();
     assert!(life.contains("succeeded, by bob: in its ledger"), "{life}");
     // What has ended is not resolved once more.
     let again = refusal(
