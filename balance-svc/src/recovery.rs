@@ -7,8 +7,6 @@
 //! * What was parked, and what operators did with it, is put back first, so that nothing is parked as if for the first time.
 //! * A user with an entry that contradicts the ledger gets no later one: it is a finding, and the database stays closed.
 
-#![allow(clippy::print_stdout, reason = "what it finds is its output")]
-
 pub mod plan;
 
 use std::collections::HashSet;
@@ -90,7 +88,7 @@ async fn entries(recovery: &mut Recovery, router: &Router) -> anyhow::Result<()>
         }
         progress.print(&format_args!("{BALANCE_TOPIC}: {counts}"));
     }
-    println!("{BALANCE_TOPIC}: {counts}");
+    saga::say!("{BALANCE_TOPIC}: {counts}");
     Ok(())
 }
 
@@ -98,6 +96,6 @@ async fn entries(recovery: &mut Recovery, router: &Router) -> anyhow::Result<()>
 fn print(lacking: &[Lacking<'_>]) {
     for Lacking { entry, .. } in lacking {
         let LedgerEntry { payment_id, user_id, kind, amount, .. } = entry;
-        println!("lacking: {kind} of {amount}, payment {payment_id}, user {user_id}");
+        saga::say!("lacking: {kind} of {amount}, payment {payment_id}, user {user_id}");
     }
 }

@@ -6,8 +6,6 @@
 //!   user, the primary key, whose ids sort by time. Windows grow while nothing is found.
 //! * A page has at most `--limit` payments, and names the place where the next one begins.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
@@ -154,10 +152,10 @@ pub async fn run(find: &Find) -> Result<()> {
     let payments = Snapshots::take(&databases, MOVE_TIMEOUT).await?;
     let page = page(&payments, find, Timestamp::now()).await?;
     if find.json {
-        println!("{}", serde_json::to_string_pretty(&page)?);
+        saga::say!("{}", serde_json::to_string_pretty(&page)?);
         return Ok(());
     }
-    println!("{}", text(&page));
+    saga::say!("{}", text(&page));
     Ok(())
 }
 

@@ -6,8 +6,6 @@
 //! * `retry` and `dismiss` ask the service that parked the message, at its admin listener.
 //! * A message is open until one of the two was done with it.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -195,7 +193,7 @@ async fn act(request: &Request, act: &str) -> Result<()> {
         "reason": request.reason,
     });
     let answer = request.admin.post(request.database.service(), &format!("/parked/{act}"), &body).await?;
-    println!("{}", admin::shown(&answer, request.json)?);
+    saga::say!("{}", admin::shown(&answer, request.json)?);
     Ok(())
 }
 
@@ -208,7 +206,7 @@ async fn print_list(list: &List) -> Result<()> {
         }
     }
     if list.json {
-        println!("{}", serde_json::to_string_pretty(&json!({"parked": messages}))?);
+        saga::say!("{}", serde_json::to_string_pretty(&json!({"parked": messages}))?);
         return Ok(());
     }
     let header = ["DATABASE", "PARKED ID", "TYPE", "PAYMENT", "PARKED AT", "ACTS", "REASON"];
@@ -227,8 +225,8 @@ async fn print_list(list: &List) -> Result<()> {
         (message.shard.as_deref(), row)
     });
     match count {
-        0 => println!("No message is parked{}.", if list.all { "" } else { " that waits for an operator" }),
-        _ => println!("{}", listing::located(header, rows)),
+        0 => saga::say!("No message is parked{}.", if list.all { "" } else { " that waits for an operator" }),
+        _ => saga::say!("{}", listing::located(header, rows)),
     }
     Ok(())
 }
@@ -268,7 +266,7 @@ async fn print_one(show: &Show) -> Result<()> {
     let databases = Databases::open(&show.databases).await?;
     let message = one(show.database, show.database.of(&databases), &show.parked_id).await?;
     if show.json {
-        println!("{}", serde_json::to_string_pretty(&message)?);
+        saga::say!("{}", serde_json::to_string_pretty(&message)?);
         return Ok(());
     }
     let mut rows: Vec<[String; 2]> = Vec::new();
@@ -281,7 +279,7 @@ async fn print_one(show: &Show) -> Result<()> {
             value => rows.push([name.clone(), plain(value)]),
         }
     }
-    println!("{}", listing::table(["FIELD", "VALUE"], rows));
+    saga::say!("{}", listing::table(["FIELD", "VALUE"], rows));
     Ok(())
 }
 

@@ -5,8 +5,6 @@
 //! * Of several shards of a service those rows count that [`owned_rows`](crate::owned_rows) says. What the relay calls the source of
 //!   a shard is not known here, so the operator names it.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -95,7 +93,7 @@ pub async fn run(replay: &Replay) -> Result<()> {
         LastRow::Payment | LastRow::Entry(_) => condition,
     };
     let database = databases::name(service, shard);
-    println!("The last row of {payment_id} is in {database}.{table} ({condition}).");
+    saga::say!("The last row of {payment_id} is in {database}.{table} ({condition}).");
     let mut command = Command::new(&replay.relay);
     command.arg("replay").arg("--routes").arg(&replay.routes).args(["--source", source, "--table", table]);
     command.args(["--where", &condition, if replay.dry_run { "--dry-run" } else { "--yes" }]);

@@ -7,8 +7,6 @@
 //! * Of several shards of a service those rows count that [`owned_rows`](crate::owned_rows) says. processor-svc finds the shard of
 //!   the user by itself.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -139,18 +137,18 @@ pub async fn run(command: &Resolve) -> Result<()> {
         Resolve::Propose(propose) => {
             let body = proposal(propose).await?;
             let answer = propose.admin.post(Service::Processor, "/resolutions", &body).await?;
-            println!("{}", admin::shown(&answer, propose.json)?);
+            saga::say!("{}", admin::shown(&answer, propose.json)?);
         }
         Resolve::Confirm(confirm) => {
             let body = json!({"operator": confirm.admin.operator, "reason": confirm.reason});
             let path = format!("/resolutions/{}/confirm", confirm.resolution_id);
             let answer = confirm.admin.post(Service::Processor, &path, &body).await?;
-            println!("{}", admin::shown(&answer, confirm.json)?);
+            saga::say!("{}", admin::shown(&answer, confirm.json)?);
         }
         Resolve::List(list) => {
             let databases = ServiceDatabases::open("processor", &list.processor_database_url).await?;
             let processor = Snapshots::take(&databases, MOVE_TIMEOUT).await?;
-            println!("{}", listed(&processor, list).await?);
+            saga::say!("{}", listed(&processor, list).await?);
         }
     }
     Ok(())

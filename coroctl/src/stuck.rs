@@ -6,8 +6,6 @@
 //!   the rest about one payment.
 //! * The oldest come first. `--limit` bounds them, and `--within` the time that is read.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
@@ -96,9 +94,9 @@ pub async fn run(stuck: &Stuck) -> Result<()> {
     let databases = Databases::open(&stuck.databases).await?;
     let report = report(&databases, stuck, Timestamp::now()).await?;
     if stuck.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        saga::say!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        println!("{}", text(&report));
+        saga::say!("{}", text(&report));
     }
     Ok(())
 }

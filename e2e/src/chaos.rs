@@ -6,7 +6,6 @@
 //! * [`load`]: the clients. [`board`]: the present rows of their payments.
 //! * [`duplicates`]: events and messages that came more than once.
 //! * [`view`]: the display while it runs. [`report`]: the report at the end.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 pub mod board;
 pub mod duplicates;
@@ -87,7 +86,7 @@ pub struct Run {
 pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     let report = report(stack, options, &View::of(options.payments)).await?;
     report.print();
-    println!("\n{}", report.verdict()?);
+    saga::say!("\n{}", report.verdict()?);
     // A handful of kills may find nothing in anybody's hands; twenty cannot.
     ensure!(
         options.kills < 20 || report.duplicates() > 0,

@@ -1,5 +1,4 @@
 //! `cargo stack demo`: 200 payments while Postgres, the relay and the processor are killed under them.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use std::time::Duration;
 
@@ -35,6 +34,6 @@ pub async fn run(stack: &Stack) -> Result<()> {
     };
     let report = play(stack, &run, &view).await?;
     report.print();
-    println!("\n{}", report.verdict()?);
+    saga::say!("\n{}", report.verdict()?);
     Ok(())
 }

@@ -5,7 +5,6 @@
 //! * The rows' own times show how long no payment was accepted; the longest that an accepted one waited for its hold, which takes an event
 //!   of the relay; and for its charge, which takes a message of RabbitMQ. So one partition that stands still is seen.
 //! * A node is lost with all of its processes.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 mod loss;
 mod replicas;
@@ -69,12 +68,14 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     report.print();
     let after = primary(&layout).await?;
     let delays = delays(stack, since).await?;
-    println!("\nThe primary was {}, and is {}.", patroni::name(before), patroni::name(after));
-    println!(
+    saga::say!("\nThe primary was {}, and is {}.", patroni::name(before), patroni::name(after));
+    saga::say!(
         "No payment was accepted for {:.1} s; the longest wait for a hold was {:.1} s, for a charge {:.1} s.",
-        delays.accepted, delays.held, delays.charged
+        delays.accepted,
+        delays.held,
+        delays.charged
     );
-    println!("\n{}", report.verdict()?);
+    saga::say!("\n{}", report.verdict()?);
     let is_replaced = before != after;
     ensure!(
         is_replaced == options.loss.replaces_primary(),

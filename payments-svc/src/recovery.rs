@@ -8,8 +8,6 @@
 //! * A client that repeats its request gets its payment, though no event has its key ([`crate::request`]).
 //! * A dry run is one transaction that is rolled back.
 
-#![allow(clippy::print_stdout, reason = "what it finds is its output")]
-
 pub mod plan;
 mod services;
 
@@ -95,17 +93,17 @@ async fn rows(recovery: &mut Recovery, router: &Router) -> anyhow::Result<()> {
         }
         progress.print(&format_args!("{PAYMENT_TOPIC}: {counts}"));
     }
-    println!("{PAYMENT_TOPIC}: {counts}");
+    saga::say!("{PAYMENT_TOPIC}: {counts}");
     Ok(())
 }
 
 /// Names each payment that is not there, or is older than its events.
 fn print(plan: &Plan) {
     for payment in &plan.lacking {
-        println!("lacking: payment {}, version {} {}", payment.payment_id, payment.version, payment.event);
+        saga::say!("lacking: payment {}, version {} {}", payment.payment_id, payment.version, payment.event);
     }
     for Outdated { from_version, payment } in &plan.outdated {
         let Payment { payment_id, version, event, .. } = payment;
-        println!("outdated: payment {payment_id} has version {from_version}, its event {version} {event}");
+        saga::say!("outdated: payment {payment_id} has version {from_version}, its event {version} {event}");
     }
 }

@@ -9,8 +9,6 @@
 //! * What was parked, and what operators did with it, is put back. What two operators said of a charge is not: its outcome is,
 //!   and OperatorTopic has the record.
 
-#![allow(clippy::print_stdout, reason = "what it finds is its output")]
-
 pub mod plan;
 
 use std::collections::HashSet;
@@ -82,9 +80,9 @@ async fn charges(recovery: &mut Recovery, store: &Store, client: &mut Client) ->
         }
         progress.print(&format_args!("{PAYMENT_RESULT_TOPIC}: {outcomes}"));
     }
-    println!("{PAYMENT_RESULT_TOPIC}: {outcomes}");
+    saga::say!("{PAYMENT_RESULT_TOPIC}: {outcomes}");
     let open = store.expose_open(&transaction).await?;
-    println!("{open} open charges of the database are inquired about");
+    saga::say!("{open} open charges of the database are inquired about");
     let (mut work, mut progress) = (WorkCounts::default(), Progress::default());
     let mut batches = queued(recovery).read(read_payment)?;
     while let Some(batch) = batches.next().await? {
@@ -98,7 +96,7 @@ async fn charges(recovery: &mut Recovery, store: &Store, client: &mut Client) ->
         }
         progress.print(&format_args!("{PAYMENT_TOPIC}: {work}"));
     }
-    println!("{PAYMENT_TOPIC}: {work}");
+    saga::say!("{PAYMENT_TOPIC}: {work}");
     if !is_dry_run {
         transaction.commit().await.context("cannot commit")?;
     }
@@ -192,7 +190,7 @@ async fn write_outcomes(
         last_versions(lacking.iter().copied()).into_iter().map(|index| lacking[index]).collect();
     if recovery.is_dry_run() {
         for ChargeResult { payment_id, status, version, .. } in &last {
-            println!("lacking: payment {payment_id}, its charge is {status}, version {version}");
+            saga::say!("lacking: payment {payment_id}, its charge is {status}, version {version}");
         }
     }
     counts.lacking = store.write_outcomes(transaction, &last).await?;

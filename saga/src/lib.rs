@@ -16,7 +16,7 @@
 //! * [`recovery`]: a restored database gets the rows again that it lacks, and is opened.
 //! * [`shards`]: which database owns a user, and how a process that is behind is refused.
 //! * [`search_index`]: the client of the search index, for who writes it and who reads it.
-//! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
+//! * [`process`], [`telemetry`], [`output`], [`trace`]: start, stop, logs, reports, trace context.
 
 pub mod backoff;
 pub mod consumer;
@@ -26,6 +26,7 @@ pub mod http;
 pub mod http_client;
 pub mod identity;
 pub mod incarnation;
+pub mod output;
 pub mod parked;
 pub mod postgres;
 pub mod problem;

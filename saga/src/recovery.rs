@@ -12,8 +12,6 @@
 //!   its backup does not know once buckets were moved: so such a database has to be adopted before (`coroctl shard adopt`).
 //! * A dry run prints what is lacking, and changes nothing.
 
-#![allow(clippy::print_stdout, reason = "what it finds is its output")]
-
 mod apply;
 mod emitted;
 mod overlap;
@@ -131,10 +129,10 @@ impl Recovery {
             let reason = "buckets were moved from or to this database, so its backup may own users whom another one has by now. Run \
                           `coroctl shard adopt` (docs/MOVES.md), and then this with --adopted";
             ensure!(settings.dry_run, reason);
-            println!("{reason}");
+            crate::say!("{reason}");
         }
         let state = if incarnation.is_open { "open already" } else { "closed" };
-        println!("incarnation {} is {state}", incarnation.name);
+        crate::say!("incarnation {} is {state}", incarnation.name);
         Ok(Self { settings, service, pool, session, findings: 0, of_others: 0 })
     }
 
@@ -188,7 +186,7 @@ impl Recovery {
     /// Prints a finding. It quotes no value that a person typed.
     pub fn report(&mut self, finding: impl fmt::Display) {
         self.findings += 1;
-        println!("finding: {finding}");
+        crate::say!("finding: {finding}");
     }
 
     /// Reports a finding that the next run would no longer see if this one went on to write.
@@ -218,10 +216,10 @@ impl Recovery {
     pub async fn finish(self) -> anyhow::Result<()> {
         let Settings { operator, reason, dry_run, .. } = &self.settings;
         if self.of_others > 0 {
-            println!("{} events are of users whom other databases own", self.of_others);
+            crate::say!("{} events are of users whom other databases own", self.of_others);
         }
         if *dry_run {
-            println!("{} findings; dry run: nothing was changed", self.findings);
+            crate::say!("{} findings; dry run: nothing was changed", self.findings);
             return Ok(());
         }
         if self.is_held_up() {
@@ -232,7 +230,7 @@ impl Recovery {
             );
         }
         let opened = incarnation::open(&self.session, operator, reason).await?;
-        println!("{}", if opened { "the database is open" } else { "the database was open before" });
+        crate::say!("{}", if opened { "the database is open" } else { "the database was open before" });
         Ok(())
     }
 }
@@ -265,7 +263,7 @@ impl Progress {
     /// Prints the counts, if the last line is old enough.
     pub fn print(&mut self, counts: &impl fmt::Display) {
         if self.printed_at.elapsed() >= PROGRESS_INTERVAL {
-            println!("… {counts}");
+            crate::say!("… {counts}");
             *self = Self::default();
         }
     }

@@ -1,5 +1,4 @@
 //! `coroctl audit`: its options, its output and its exit code.
-#![allow(clippy::print_stdout, reason = "its report is its output")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,11 +55,11 @@ async fn report(audit: &Audit) -> Result<u8> {
     };
     let (findings, notes) = super::check(&audit.targets, &options).await?;
     if audit.json {
-        println!("{}", report::machine(&findings, &notes)?);
+        saga::say!("{}", report::machine(&findings, &notes)?);
     } else {
-        println!("{}", report::text(&findings, &notes));
+        saga::say!("{}", report::text(&findings, &notes));
         if let Some(life) = life(&findings).await {
-            println!("\n{life}");
+            saga::say!("\n{life}");
         }
     }
     Ok(report::code(&findings))

@@ -1,5 +1,4 @@
 //! The audit at the end of a benchmark: figures of a system that lost a payment or a coin are not figures.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use anyhow::{Result, bail};
 use coroctl::audit::{Finding, report};
@@ -27,8 +26,8 @@ impl Audited {
     /// `claim`: what else holds if the audit does, as the beginning of a sentence.
     pub fn print(&self, claim: &str) {
         match self.violations.as_slice() {
-            [] => println!("{claim}; {}", self.closing),
-            violations => println!("The audit found:\n{}", violations.join("\n")),
+            [] => saga::say!("{claim}; {}", self.closing),
+            violations => saga::say!("The audit found:\n{}", violations.join("\n")),
         }
     }
 

@@ -1,5 +1,4 @@
 //! Reports a run: the ends of its payments, its faults, its duplicates, and every deviation.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -95,10 +94,10 @@ impl Report {
     }
 
     pub fn print(&self) {
-        println!("\nSeed {}, {} payments in {:.0} s.\n", self.seed, self.payments, self.seconds);
-        println!("{}\n", self.ends());
-        println!("{}\n", self.disturbances());
-        println!("{}", audit::report::text(&self.findings, &[]));
+        saga::say!("\nSeed {}, {} payments in {:.0} s.\n", self.seed, self.payments, self.seconds);
+        saga::say!("{}\n", self.ends());
+        saga::say!("{}\n", self.disturbances());
+        saga::say!("{}", audit::report::text(&self.findings, &[]));
     }
 
     fn ends(&self) -> String {

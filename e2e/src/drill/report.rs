@@ -1,5 +1,4 @@
 //! Reports a drill: lines for people, one JSON document for programs.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use std::collections::BTreeMap;
 
@@ -44,27 +43,27 @@ impl Report {
     /// When it cannot be written as JSON.
     pub fn print(&self, json: bool) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
+            saga::say!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
         }
         for ObservedAlert { alert, fired_after, listed, ended_after } in &self.alerts {
             let end = ended_after.map(|seconds| format!(", gone {seconds:.0} s after the runbook"));
-            println!(
+            saga::say!(
                 "{alert} fired after {fired_after:.0} s (listed: {listed} s){}.",
                 end.unwrap_or_default()
             );
         }
         let ended: Vec<String> =
             self.ended.iter().map(|(status, count)| format!("{count} {status}")).collect();
-        println!("{} payments were accepted: {}.", self.accepted, ended.join(", "));
+        saga::say!("{} payments were accepted: {}.", self.accepted, ended.join(", "));
         for (answer, count) in &self.failed_requests {
-            println!("{count} requests failed: {answer}");
+            saga::say!("{count} requests failed: {answer}");
         }
         for note in &self.notes {
-            println!("{note}.");
+            saga::say!("{note}.");
         }
         for miss in &self.misses {
-            println!("{miss}.");
+            saga::say!("{miss}.");
         }
         self.audit.print("Every accepted payment has ended");
         Ok(())

@@ -1,5 +1,4 @@
 //! Reports a load: a table for people, one JSON document for programs.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use anyhow::{Result, bail};
 use coroctl::audit::Finding;
@@ -46,15 +45,15 @@ impl Report {
     /// When it cannot be written as JSON.
     pub fn print(&self, json: bool) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
+            saga::say!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
         }
-        println!("{}\n\n{}", self.table(), self.machine);
+        saga::say!("{}\n\n{}", self.table(), self.machine);
         if self.profile.finds_knee {
-            println!("{}", self.knee_in_words());
+            saga::say!("{}", self.knee_in_words());
         }
         for fault in &self.faults {
-            println!("{fault}.");
+            saga::say!("{fault}.");
         }
         self.audit.print("Every accepted payment has ended as planned");
         Ok(())

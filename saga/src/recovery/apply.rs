@@ -64,7 +64,7 @@ impl Recovery {
         H::Event: Send + 'static,
     {
         if self.is_dry_run() {
-            println!("{topic}: not applied in a dry run");
+            crate::say!("{topic}: not applied in a dry run");
             return Ok(());
         }
         let decoder = handler.clone();
@@ -74,7 +74,7 @@ impl Recovery {
             self.apply_batch(handler, batch.into_iter().flatten().collect(), &mut counts).await?;
             progress.print(&format_args!("{topic}: {counts}"));
         }
-        println!("{topic}: {counts}");
+        crate::say!("{topic}: {counts}");
         Ok(())
     }
 

@@ -115,7 +115,7 @@ impl Recovery {
             let name = range.topic.clone();
             let rows: Vec<ParkedRow> = self.own_rows(range, &["message.parked.v1"]).await?;
             let lacking = insert_parked(&transaction, &rows).await?;
-            println!("{name}: {}", Counts { lacking, present: rows.len() as u64 - lacking });
+            crate::say!("{name}: {}", Counts { lacking, present: rows.len() as u64 - lacking });
         }
         let rows: Vec<OperatorRow> = self.own_rows(self.topic(OPERATOR_TOPIC), &ACT_TYPES).await?;
         let (count, (mut acts, mut of_database)) = (rows.len() as u64, (Vec::new(), Vec::new()));
@@ -127,7 +127,7 @@ impl Recovery {
         }
         let lacking = insert_acts(&transaction, &acts).await?
             + insert_incarnation_acts(&transaction, &of_database).await?;
-        println!("{OPERATOR_TOPIC}: {}", Counts { lacking, present: count - lacking });
+        crate::say!("{OPERATOR_TOPIC}: {}", Counts { lacking, present: count - lacking });
         if !self.is_dry_run() {
             transaction.commit().await.context("cannot commit")?;
         }

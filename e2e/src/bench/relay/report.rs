@@ -1,5 +1,4 @@
 //! Reports `bench relay`: medians beside each other, then every run.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -85,20 +84,20 @@ impl Report {
 
     pub fn print(&self, json: bool) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
+            saga::say!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
         }
         if !self.rounds.is_empty() {
-            println!("{} rows. Medians; processor seconds per million rows.\n", self.rows);
-            println!("{}\n\n{}\n", self.medians(), self.all_rounds());
+            saga::say!("{} rows. Medians; processor seconds per million rows.\n", self.rows);
+            saga::say!("{}\n\n{}\n", self.medians(), self.all_rounds());
         }
         if !self.latencies.is_empty() {
-            println!("{}\n", self.latency_table());
+            saga::say!("{}\n", self.latency_table());
         }
-        println!("{}", self.machine);
+        saga::say!("{}", self.machine);
         let elsewhere = self.rounds.iter().map(|round| round.costs.elsewhere).fold(0.0, f64::max);
         if elsewhere > IDLE_SHARE_MAX {
-            println!(
+            saga::say!(
                 "The machine was not quiet: others used up to {:.0} % of it, so these figures are too low.",
                 100.0 * elsewhere
             );

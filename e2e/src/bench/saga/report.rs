@@ -1,5 +1,4 @@
 //! Reports `bench saga`: tables for people, one JSON document for programs.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use std::collections::BTreeMap;
 
@@ -120,27 +119,27 @@ impl Report {
 
     pub fn print(&self, json: bool) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
+            saga::say!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
         }
         if !self.rounds.is_empty() {
-            println!("{}\n", self.throughput());
+            saga::say!("{}\n", self.throughput());
         }
-        println!("{}\n", self.latencies());
-        println!("{}\n", costs::table(&self.cpu));
-        println!("{}", self.machine);
+        saga::say!("{}\n", self.latencies());
+        saga::say!("{}\n", costs::table(&self.cpu));
+        saga::say!("{}", self.machine);
         let most =
             self.rounds.iter().map(|round| round.saga_elsewhere.max(round.floor_elsewhere.unwrap_or(0.0)));
         let most = most.fold(0.0, f64::max);
         if most > IDLE_SHARE_MAX {
-            println!(
+            saga::say!(
                 "The machine was not quiet: others used up to {:.0} % of it, so these figures are too low.",
                 100.0 * most
             );
         }
         let ended: Vec<String> = self.ended.iter().map(|(event, count)| format!("{count} {event}")).collect();
         if !ended.is_empty() {
-            println!("Ended in the closed loops: {}.", ended.join(", "));
+            saga::say!("Ended in the closed loops: {}.", ended.join(", "));
         }
         self.audit.print("Every accepted payment has ended");
         Ok(())

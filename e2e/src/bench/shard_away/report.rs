@@ -1,5 +1,4 @@
 //! Reports `bench shard-away`: a table for people, one JSON document for programs.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use anyhow::Result;
 use coroctl::audit::Finding;
@@ -60,10 +59,10 @@ impl Report {
 
     pub fn print(&self, json: bool) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
+            saga::say!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
         }
-        println!("{}\n\n{}", self.latencies(), self.machine);
+        saga::say!("{}\n\n{}", self.latencies(), self.machine);
         self.audit.print("No payment of a user of another shard was refused, and each ended");
         Ok(())
     }

@@ -1,5 +1,4 @@
 //! Reports `bench waiters`: tables for people, one JSON document for programs.
-#![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use anyhow::Result;
 use coroctl::audit::Finding;
@@ -86,16 +85,16 @@ impl Report {
 
     pub fn print(&self, json: bool) -> Result<()> {
         if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
+            saga::say!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
         }
         if let Some(streams) = &self.streams {
-            println!("{}\n", memory(streams));
+            saga::say!("{}\n", memory(streams));
         }
         if !self.turns.is_empty() {
-            println!("{}\n", self.costs());
+            saga::say!("{}\n", self.costs());
         }
-        println!("{}", self.machine);
+        saga::say!("{}", self.machine);
         self.audit.print("Each stream ended with its payment");
         Ok(())
     }

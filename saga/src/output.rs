@@ -1,0 +1,17 @@
+//! Prints what a command has found. A reader that went away (`| head`) is no error: whoever opens a database or moves buckets goes on.
+
+use std::fmt::Arguments;
+use std::io::Write;
+
+/// Prints a line.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::output::line(format_args!($($text)*))
+    };
+}
+
+/// Prints a line. [`say`](crate::say) makes it.
+pub fn line(text: Arguments<'_>) {
+    let _reader_gone = writeln!(std::io::stdout(), "{text}");
+}
