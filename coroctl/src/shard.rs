@@ -1,7 +1,7 @@
 //! `coroctl shard`: the shards of a service, and moves of buckets between them.
 //!
 //! * [`list`], [`plan`], [`verify`] read only. [`connections`]: the shards by their names, and the map that services make of them.
-//! * [`adopt`]: what a restored shard gives up. [`distribute`]: the buckets of new databases. [`moving`]: `add`, `move`, `drain`. [`interrupted`]: `moves`, `resume`, `abort`. [`mover`]:
+//! * [`services`]: what each shard of payments has. [`adopt`]: what a restored shard gives up. [`distribute`]: the buckets of new databases. [`moving`]: `add`, `move`, `drain`. [`interrupted`]: `moves`, `resume`, `abort`. [`mover`]:
 //!   carries out a move.
 //! * [`moves`]: the next step of a move, from what its two shards recorded.
 //! * [`conditions`]: whether a move may begin. [`replication`]: the SQL by which its rows are copied.
@@ -17,6 +17,7 @@ pub mod moves;
 pub mod moving;
 pub mod plan;
 pub mod replication;
+mod services;
 pub mod verify;
 
 use anyhow::Result;
@@ -34,7 +35,7 @@ pub enum Shard {
     ///
     /// It reads every table that has a user_id, whole. Exit code 1 when a row is elsewhere, or a bucket has two owners.
     Verify(verify::Verify),
-    /// Have a new, empty database give up every bucket, before the services know it.
+    /// Have a new, empty database give up every bucket, before the services know it, and take what can be paid from another shard.
     Add(moving::Add),
     /// Share the buckets of new, empty databases out among them, as the plan has it.
     ///

@@ -1,8 +1,12 @@
-//! Gives the shards of a stack their buckets, before a service knows them.
+//! Gives the shards of a stack their buckets, before a service knows them, and introduces those that were added.
 //!
 //! * Those of a new stack are shared out (`coroctl shard distribute`). A shard that is added to a stack with data owns none
 //!   (`coroctl shard add`): an operator moves some to it.
-//! * Interrupted anywhere, it is done again; but for the auditor's start, which is the last.
+//! * Services know a shard once it owns what it should. Operators know it once the relay reads it: what is written to a shard before is
+//!   never emitted.
+//! * Interrupted anywhere, the next `up` goes on.
+
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -11,24 +15,29 @@ use crate::control::{Client, Request};
 use crate::layout::Layout;
 use crate::login::Login;
 use crate::services::{Instance, Service};
+use crate::shards::kept::Kept;
 use crate::shards::{self, DATABASES, FurtherShard};
 use crate::up::wait_for_service;
 use crate::{environment, workspace};
 
-/// Returns the shards that were added.
+/// Returns the shards that are to be [introduced](introduce).
 ///
 /// # Errors
 /// When a shard does not answer, or has rows.
-pub fn run(layout: &Layout) -> Result<Vec<FurtherShard>> {
-    let added = FurtherShard::added(layout);
-    match layout.shared_out() {
-        None => coroctl(layout, &["distribute"])?,
-        Some(_) => added.iter().try_for_each(|shard| coroctl(layout, &["add", shard.name()]))?,
+pub fn run(layout: &Layout, programs: &Path) -> Result<Vec<FurtherShard>> {
+    let kept = Kept::of(layout);
+    if kept.known == 0 {
+        coroctl(layout, programs, &["distribute"])?;
+        // The first services, with the first relay, are still to start.
+        Kept { known: kept.count, introduced: kept.count, ..kept }.keep(layout)?;
+        return Ok(Vec::new());
     }
-    shards::keep_all(layout)?;
-    environment::write(layout)?;
+    for shard in FurtherShard::after(layout, kept.known) {
+        coroctl(layout, programs, &["add", shard.name()])?;
+    }
+    Kept { known: kept.count, ..kept }.keep(layout)?;
     shards::write_routes(layout, &layout.root)?;
-    Ok(added)
+    Ok(FurtherShard::after(layout, kept.introduced))
 }
 
 /// Waits until the relay reads the shards that were added. The auditor starts anew: it reads its list at its start. Services have read
@@ -38,22 +47,27 @@ pub fn run(layout: &Layout) -> Result<Vec<FurtherShard>> {
 /// When the relay or the auditor does not get ready.
 pub fn introduce(layout: &Layout, added: &[FurtherShard]) -> Result<()> {
     let sources: Vec<String> = added.iter().flat_map(|shard| shard.sources()).collect();
+    let mut client = Client::of_running(layout)?;
+    let children = client.status()?;
     for instance in Instance::of(layout) {
+        let runs = children.iter().any(|child| child.name == instance.name && child.id.is_some());
         match instance.service {
             Service::Relay => until_it_streams(layout, instance, &sources)?,
-            Service::Auditor => {
-                Client::of_running(layout)?.send(&Request::Restart { name: instance.name.to_owned() })?;
+            Service::Auditor if runs => {
+                client.send(&Request::Restart { name: instance.name.to_owned() })?;
                 wait_for_service(layout, instance)?;
             }
             _ => {}
         }
     }
-    Ok(())
+    let kept = Kept::of(layout);
+    Kept { introduced: kept.known, ..kept }.keep(layout)?;
+    environment::write(layout)
 }
 
 /// `coroctl shard` on each database.
-fn coroctl(layout: &Layout, arguments: &[&str]) -> Result<()> {
-    let program = workspace::binary(layout, "coroctl").display().to_string();
+fn coroctl(layout: &Layout, programs: &Path, arguments: &[&str]) -> Result<()> {
+    let program = programs.join("coroctl").display().to_string();
     for database in DATABASES {
         let mut command = workspace::command(layout, &program);
         command.arg("shard").args(arguments);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use self::port::{EPHEMERAL_FIRST, FURTHER_FIRST, PORTS, Port};
+use crate::shards::kept::Kept;
 
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
@@ -99,24 +100,10 @@ impl Layout {
 
     /// How many shards payments and balance have, as `up --shards` chose; one where it was never asked for.
     pub fn shard_count(&self) -> usize {
-        self.kept_shards(0).unwrap_or(1)
+        Kept::of(self).count
     }
 
-    /// How many of them have their buckets, or have given up those of their birth, so that services may know them; `None` before the
-    /// buckets of new ones are shared out.
-    pub fn shared_out(&self) -> Option<usize> {
-        match self.shards_file().exists() {
-            true => self.kept_shards(1),
-            false => Some(1),
-        }
-    }
-
-    fn kept_shards(&self, nth: usize) -> Option<usize> {
-        let kept = fs::read_to_string(self.shards_file()).ok()?;
-        kept.split_whitespace().nth(nth)?.parse().ok()
-    }
-
-    /// Holds the number of shards, where there are several, and then of those that are [`shared_out`](Self::shared_out).
+    /// Holds what the stack keeps of its shards, where there are several.
     pub fn shards_file(&self) -> PathBuf {
         self.dir.join("shards")
     }

@@ -124,8 +124,8 @@ impl Service {
                 kafka("relay"),
             ],
             Self::Auditor => vec![
-                ("PAYMENTS_DATABASE_URL", shards::tools_url(layout, "payments")?),
-                ("BALANCE_DATABASE_URL", shards::tools_url(layout, "balance")?),
+                ("PAYMENTS_DATABASE_URL", shards::auditor_url(layout, "payments")?),
+                ("BALANCE_DATABASE_URL", shards::auditor_url(layout, "balance")?),
                 ("PROCESSOR_DATABASE_URL", url("processor", Login::Checker)?),
                 kafka("auditor"),
             ],

@@ -2,8 +2,10 @@
 //!
 //! * The first shard's is the Postgres that every stack has. The processor's database is there, and so is everything else.
 //! * Before the first service starts the buckets are shared out (`coroctl shard distribute`). A shard that is added later owns none until
-//!   some are moved to it (`coroctl shard move`), and services know it from its list on. None is taken away before `clean`.
+//!   some are moved to it (`coroctl shard move`). None is taken away before `clean`. [`kept`]: how far it has come.
 //! * The relay reads each shard as a source of its own: its routes file is the repository's, with more sources.
+
+pub mod kept;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use crate::database_url::{postgres_url, postgres_url_at};
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
+use kept::Kept;
 
 pub const SHARDS_MAX: i64 = 4;
 /// The databases that several shards have.
@@ -33,19 +36,30 @@ impl FurtherShard {
 
     /// Those of a stack.
     pub fn of(layout: &Layout) -> Vec<Self> {
-        Self::ALL.into_iter().take(layout.shard_count().saturating_sub(1)).collect()
+        Self::first(Kept::of(layout).count)
     }
 
-    /// Those that services may know: all, but for one that is just being added.
+    /// Those that services know.
     fn known(layout: &Layout) -> Vec<Self> {
-        let count = layout.shared_out().unwrap_or_else(|| layout.shard_count());
+        let kept = Kept::of(layout);
+        // None is known before the first service starts, and all of them then.
+        Self::first(if kept.known == 0 { kept.count } else { kept.known })
+    }
+
+    /// Those that operators know.
+    fn introduced(layout: &Layout) -> Vec<Self> {
+        let kept = Kept::of(layout);
+        Self::first(if kept.introduced == 0 { kept.count } else { kept.introduced })
+    }
+
+    /// Those of the first `count` shards.
+    fn first(count: usize) -> Vec<Self> {
         Self::ALL.into_iter().take(count.saturating_sub(1)).collect()
     }
 
-    /// Those that are being added.
-    pub fn added(layout: &Layout) -> Vec<Self> {
-        let known = Self::known(layout);
-        Self::of(layout).into_iter().filter(|shard| !known.contains(shard)).collect()
+    /// Those of a stack that are not among its first `count` shards.
+    pub fn after(layout: &Layout, count: usize) -> Vec<Self> {
+        Self::of(layout).into_iter().skip(count.saturating_sub(1)).collect()
     }
 
     pub fn name(self) -> &'static str {
@@ -98,31 +112,36 @@ fn are_several(layout: &Layout) -> bool {
     !FurtherShard::known(layout).is_empty()
 }
 
-/// Keeps the number of shards that is wanted, on a stack that is to be highly available or encrypted, or neither. Those that a stack with data
-/// does not have yet are to be [added](FurtherShard::added).
+/// Keeps the number of shards that is wanted, on a stack that is to be highly available or encrypted, or neither.
 ///
 /// # Errors
-/// When the stack has data of a larger number, or something is wanted that does not go together with several; nothing was changed then.
+/// When the stack has data of more, or is not finished, or something is wanted that does not go together with several; nothing was changed
+/// then.
 pub fn choose(layout: &Layout, wanted: Option<usize>, ha: bool, tls: bool) -> Result<()> {
-    let kept = layout.shard_count();
-    let wanted = wanted.unwrap_or(kept);
+    Kept::ensure_readable(layout)?;
+    let kept = Kept::of(layout);
+    let wanted = wanted.unwrap_or(kept.count);
     if wanted > 1 {
         ensure!(!(ha || layout.is_ha()), "`--ha` and several shards do not go together yet");
         ensure!(!(tls || layout.is_encrypted()), "`--tls` and several shards do not go together yet");
     }
-    if wanted == kept {
+    if wanted == kept.count {
         return Ok(());
     }
-    let has_data = layout.postgres_data().exists() || layout.is_ha();
-    ensure!(
-        wanted > kept || !has_data,
-        "this stack has data of {kept} shards, and none is taken away: `cargo stack clean`, then `cargo stack up --shards {wanted}`"
-    );
-    if wanted == 1 {
-        return fs::remove_file(layout.shards_file()).context("cannot forget the number of shards");
+    if !(layout.postgres_data().exists() || layout.is_ha()) {
+        return Kept::new(wanted).keep(layout);
     }
-    let known = layout.shared_out().filter(|_| has_data);
-    write_private(&layout.shards_file(), &kept_as(wanted, known))
+    ensure!(
+        kept.known > 0,
+        "the buckets of this stack are not shared out among its {} shards yet: `cargo stack up` without --shards does that",
+        kept.count
+    );
+    ensure!(
+        wanted >= kept.known,
+        "this stack has data of {} shards, and none is taken away: `cargo stack clean`, then `cargo stack up --shards {wanted}`",
+        kept.known
+    );
+    Kept { count: wanted, ..kept }.keep(layout)
 }
 
 /// Refuses a command that knows one Postgres.
@@ -131,44 +150,42 @@ pub fn choose(layout: &Layout, wanted: Option<usize>, ha: bool, tls: bool) -> Re
 /// When the stack has several shards.
 pub fn ensure_one(layout: &Layout, command: &str) -> Result<()> {
     ensure!(
-        layout.shard_count() == 1,
+        !are_several(layout),
         "`cargo stack {command}` knows one Postgres, and this stack has {} shards: it needs a stack without --shards",
         layout.shard_count()
     );
     Ok(())
 }
 
-/// The value of `PAYMENTS_DATABASE_URL` and its like, for the tools.
+/// The value of `PAYMENTS_DATABASE_URL` and its like, for operators.
 ///
 /// # Errors
 /// As [`Login::password`].
 pub fn tools_url(layout: &Layout, database: &str) -> Result<String> {
-    match are_several(layout) {
-        true => list(layout, database, Login::Checker),
-        false => postgres_url(layout, database, Login::Checker),
+    url_or_list(layout, &FurtherShard::introduced(layout), database)
+}
+
+/// The same for the auditor, which knows what the services know.
+///
+/// # Errors
+/// As [`Login::password`].
+pub fn auditor_url(layout: &Layout, database: &str) -> Result<String> {
+    url_or_list(layout, &FurtherShard::known(layout), database)
+}
+
+fn url_or_list(layout: &Layout, further: &[FurtherShard], database: &str) -> Result<String> {
+    match further {
+        [] => postgres_url(layout, database, Login::Checker),
+        _ => list_of(layout, further, database, Login::Checker),
     }
 }
 
-/// The content of the file that keeps the number of shards.
-fn kept_as(count: usize, known: Option<usize>) -> String {
-    known.map_or_else(|| count.to_string(), |known| format!("{count} {known}"))
-}
-
-/// From here on services may know every shard.
-///
-/// # Errors
-/// When that cannot be kept.
-pub fn keep_all(layout: &Layout) -> Result<()> {
-    let count = layout.shard_count();
-    write_private(&layout.shards_file(), &kept_as(count, Some(count)))
-}
-
-/// The shards of a database that services may know, as `SHARDS` takes them: `NAME=URL` of each.
+/// The shards of a database that operators know, as `SHARDS` takes them: `NAME=URL` of each.
 ///
 /// # Errors
 /// As [`Login::password`].
 pub fn list(layout: &Layout, database: &str, role: Login) -> Result<String> {
-    list_of(layout, &FurtherShard::known(layout), database, role)
+    list_of(layout, &FurtherShard::introduced(layout), database, role)
 }
 
 /// The first shard and these, as [`list`].
@@ -189,7 +206,7 @@ pub fn list_of(layout: &Layout, further: &[FurtherShard], database: &str, role: 
 /// As [`Login::password`].
 pub fn setting(layout: &Layout, database: &str, role: Login) -> Result<Option<(&'static str, String)>> {
     match are_several(layout) {
-        true => Ok(Some(("SHARDS", list(layout, database, role)?))),
+        true => Ok(Some(("SHARDS", list_of(layout, &FurtherShard::known(layout), database, role)?))),
         false => Ok(None),
     }
 }
@@ -211,8 +228,8 @@ pub fn admin_urls(layout: &Layout) -> Result<Vec<String>> {
     ports.map(|port| postgres_url_at(layout, port, "postgres", Login::Superuser)).collect()
 }
 
-/// The URLs of the relay's further sources, by the variables of its routes file: of shards that may be added too, since a process is told
-/// its variables once.
+/// The URLs of the relay's further sources, by the variables of its routes file. Shards that may be added are among them: a process gets its
+/// variables once.
 ///
 /// # Errors
 /// As [`Login::password`].
@@ -238,7 +255,7 @@ pub fn routes_file(layout: &Layout, sources: &Path) -> PathBuf {
 }
 
 const ROUTES: &str = "cdc-relay/relay.toml";
-/// The partitions of the topics of the saga. They are chosen when these are made, and stay where the stack had one shard then.
+/// The partitions of the topics of the saga, which are chosen when these are made.
 const PARTITIONS_OF_ONE: &str = "\npartitions = 4\n";
 const PARTITIONS_OF_SEVERAL: &str = "\npartitions = 64\n";
 
@@ -252,7 +269,9 @@ pub fn write_routes(layout: &Layout, sources: &Path) -> Result<()> {
     }
     let path = sources.join(ROUTES);
     let mut text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    text = text.replace(PARTITIONS_OF_ONE, PARTITIONS_OF_SEVERAL);
+    if Kept::of(layout).born > 1 {
+        text = text.replace(PARTITIONS_OF_ONE, PARTITIONS_OF_SEVERAL);
+    }
     text.push_str(&further_sources(&FurtherShard::known(layout)));
     write_private(&routes_file(layout, sources), &text)
 }
@@ -302,38 +321,46 @@ mod tests {
         chosen(&layout, Some(2)).unwrap();
         fs::create_dir_all(layout.postgres_data()).unwrap();
         chosen(&layout, Some(2)).unwrap();
+        // Interrupted before the buckets were shared out: some may have been given up for a plan of two.
+        let refused = chosen(&layout, Some(3)).unwrap_err().to_string();
+        assert!(refused.contains("not shared out"), "{refused}");
+        Kept { known: 2, introduced: 2, ..Kept::of(&layout) }.keep(&layout).unwrap();
         let refused = chosen(&layout, Some(1)).unwrap_err().to_string();
         assert!(refused.contains("data of 2 shards") && refused.contains("cargo stack clean"), "{refused}");
-        assert_eq!(layout.shard_count(), 2);
-        // Interrupted before the buckets were shared out: all of them are new.
+        chosen(&layout, Some(4)).unwrap();
+        // Nobody knows them yet.
         chosen(&layout, Some(3)).unwrap();
-        assert_eq!((layout.shard_count(), layout.shared_out()), (3, None));
-        assert_eq!(FurtherShard::added(&layout), []);
+        assert_eq!(Kept::of(&layout), Kept { count: 3, known: 2, introduced: 2, born: 2 });
         fs::remove_dir_all(&layout.dir).unwrap();
     }
 
     #[test]
-    fn nobody_knows_a_shard_before_it_has_given_up_its_buckets() {
+    fn services_know_a_shard_that_has_given_up_its_buckets_and_operators_one_that_the_relay_reads() {
         let layout = layout("added");
-        let known = |layout: &Layout| {
-            write_routes(layout, &layout.root).unwrap();
-            let routes = fs::read_to_string(routes_file(layout, &layout.root)).unwrap();
-            let list = list(layout, "payments", Login::PaymentsService).unwrap();
-            let shards = list.split(' ').count();
-            assert_eq!(routes.matches("kind = \"payments\"").count(), shards, "{routes}");
-            shards
+        let known = || {
+            write_routes(&layout, &layout.root).unwrap();
+            let routes = fs::read_to_string(routes_file(&layout, &layout.root)).unwrap();
+            let env = |name: &str| Instance::named(name).unwrap().spec(&layout).unwrap().env;
+            let of_service = env("payments-svc").get("SHARDS").map_or(1, |shards| shards.split(' ').count());
+            let of_auditor = env("auditor")["PAYMENTS_DATABASE_URL"].split(' ').count();
+            let of_operators = list(&layout, "payments", Login::Superuser).unwrap().split(' ').count();
+            assert_eq!(tools_url(&layout, "payments").unwrap().split(' ').count(), of_operators);
+            assert_eq!(routes.matches("kind = \"payments\"").count(), of_service, "{routes}");
+            assert_eq!(routes.matches(PARTITIONS_OF_SEVERAL).count(), 0, "it was born with one");
+            [of_service, of_auditor, of_operators]
         };
+        assert_eq!(known(), [1, 1, 1]);
         fs::create_dir_all(layout.postgres_data()).unwrap();
-        assert_eq!((known(&layout), layout.shared_out()), (1, Some(1)));
-        for (wanted, before, added) in [(2, 1, FurtherShard::Two), (3, 2, FurtherShard::Three)] {
+        for (wanted, added) in [(2, FurtherShard::Two), (3, FurtherShard::Three)] {
             chosen(&layout, Some(wanted)).unwrap();
-            assert_eq!((layout.shard_count(), known(&layout)), (wanted, before));
-            assert_eq!(FurtherShard::added(&layout), [added]);
             // An `up` that names no number goes on with it.
             chosen(&layout, None).unwrap();
-            keep_all(&layout).unwrap();
-            assert_eq!((layout.shard_count(), known(&layout)), (wanted, wanted));
-            assert_eq!(FurtherShard::added(&layout), []);
+            assert_eq!((layout.shard_count(), known()), (wanted, [wanted - 1; 3]));
+            assert_eq!(FurtherShard::after(&layout, wanted - 1), [added]);
+            Kept { known: wanted, ..Kept::of(&layout) }.keep(&layout).unwrap();
+            assert_eq!(known(), [wanted, wanted, wanted - 1]);
+            Kept { introduced: wanted, ..Kept::of(&layout) }.keep(&layout).unwrap();
+            assert_eq!(known(), [wanted; 3]);
         }
         fs::remove_dir_all(&layout.dir).unwrap();
     }

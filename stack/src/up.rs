@@ -114,7 +114,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     })?;
     let programs = wish.programs.clone().unwrap_or_else(|| workspace::folder(layout));
     progress.step("migrate", |_| migrate(layout, &programs))?;
-    let added = share_out(layout, &progress)?;
+    let added = share_out(layout, &programs, &progress)?;
     if extent != Extent::Servers {
         start_services(layout, &programs, &progress)?;
         if !added.is_empty() {
@@ -131,12 +131,12 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     summary(layout, extent)
 }
 
-/// The buckets of a stack with several shards. Returns the shards that were added.
-fn share_out(layout: &Layout, progress: &Progress) -> Result<Vec<FurtherShard>> {
+/// The buckets of a stack with several shards. Returns those that are to be introduced.
+fn share_out(layout: &Layout, programs: &Path, progress: &Progress) -> Result<Vec<FurtherShard>> {
     let mut added = Vec::new();
     if layout.shard_count() > 1 {
         progress.step("shards", |_| {
-            added = distribute::run(layout)?;
+            added = distribute::run(layout, programs)?;
             let names: Vec<&str> = added.iter().map(|shard| shard.name()).collect();
             let own_none = if names.is_empty() {
                 String::new()

@@ -15,8 +15,6 @@
 //!   fails.
 //! * Every shard has to answer: one that is away may have the bucket.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -252,12 +250,12 @@ impl Plan {
     fn print(&self, name: &str, dry_run: bool) {
         let would = if dry_run { "would " } else { "" };
         let line = |does: &str, buckets: &[i16], which: &str| {
-            println!("Shard {name} {would}{does} {} buckets {which}: {}", buckets.len(), ranges(buckets));
+            saga::say!("Shard {name} {would}{does} {} buckets {which}: {}", buckets.len(), ranges(buckets));
         };
         line("give up", &self.given.buckets, "that were moved after the backup");
         line("keep", &self.kept.buckets, "at an epoch above that of the other shards");
         if !self.lost.is_empty() {
-            println!(
+            saga::say!(
                 "{} buckets are owned by nobody: they went to this shard after the backup: {}",
                 self.lost.len(),
                 ranges(&self.lost)
@@ -285,7 +283,7 @@ pub async fn run(adopt: &Adopt) -> Result<()> {
     }
     plan.print(&adopt.name, adopt.dry_run);
     for (granted, target) in &moves.granted {
-        println!(
+        saga::say!(
             "Shard {target} was granted buckets of move {id} after the backup. Once this shard is open, `coroctl shard resume {id}` ends it",
             id = granted.move_id
         );

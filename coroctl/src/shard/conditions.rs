@@ -30,6 +30,8 @@ pub struct Conditions {
     pub referring: Vec<String>,
     /// Logical slots of the source that are no move's.
     pub relay_slots: Vec<String>,
+    /// Whether the target has such a slot too: what is written there before its relay has one is never emitted.
+    pub target_has_relay: bool,
     /// Keys of the source's relay that have dead letters.
     pub halted_keys: Option<u64>,
     /// By how much the clocks of the two servers differ, with the time that the question took.
@@ -82,6 +84,7 @@ pub enum Refusal {
     NoIdentity(String),
     Referring(String),
     NoRelay,
+    NoRelayAtTarget,
     HaltedKeys(Option<u64>),
     Clocks(Option<Duration>),
     Busy(usize),
@@ -119,6 +122,7 @@ pub fn refusals(conditions: &Conditions) -> Vec<Refusal> {
         refuse(true, Refusal::Referring(table.clone()));
     }
     refuse(conditions.relay_slots.is_empty(), Refusal::NoRelay);
+    refuse(!conditions.target_has_relay, Refusal::NoRelayAtTarget);
     refuse(conditions.halted_keys != Some(0), Refusal::HaltedKeys(conditions.halted_keys));
     let skewed = conditions.clock_skew.is_none_or(|skew| skew > CLOCK_SKEW_MAX);
     refuse(skewed, Refusal::Clocks(conditions.clock_skew));
@@ -172,6 +176,10 @@ impl fmt::Display for Refusal {
             Self::NoRelay => f.write_str(
                 "The source has no logical slot, so nobody says whether its events are emitted before those of the target. Start its relay, and \
                  wait until /health says that it streams.",
+            ),
+            Self::NoRelayAtTarget => f.write_str(
+                "The target has no logical slot. What is written there before its relay has one is never emitted. Add it to the relay's \
+                 sources, and wait until /health says that it streams.",
             ),
             Self::HaltedKeys(Some(count)) => write!(
                 f,
@@ -271,6 +279,7 @@ mod tests {
             without_identity: Vec::new(),
             referring: Vec::new(),
             relay_slots: vec!["relay".to_owned()],
+            target_has_relay: true,
             halted_keys: Some(0),
             clock_skew: Some(CLOCK_SKEW_MAX),
             busy_buckets: 0,
@@ -295,6 +304,7 @@ mod tests {
             (|c| c.without_identity.push("charges".to_owned()), Refusal::NoIdentity(table())),
             (|c| c.referring.push("charges".to_owned()), Refusal::Referring(table())),
             (|c| c.relay_slots.clear(), Refusal::NoRelay),
+            (|c| c.target_has_relay = false, Refusal::NoRelayAtTarget),
             (|c| c.halted_keys = Some(1), Refusal::HaltedKeys(Some(1))),
             (|c| c.halted_keys = None, Refusal::HaltedKeys(None)),
             (

@@ -7,8 +7,6 @@
 //! * Killed anywhere, it leaves buckets that nobody owns, and goes on from there. Where everything is as planned it changes nothing.
 //! * A bucket that nobody owns was given up by an earlier run, which names who is to have it. Otherwise its owner is not in the list.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use postgres_protocol::escape::escape_identifier;
@@ -58,7 +56,7 @@ pub async fn run(distribute: &Distribute) -> Result<()> {
     }
     for (nth, name) in names.iter().enumerate() {
         let count = plan.iter().filter(|owner| **owner == nth).count();
-        println!("Shard {name} owns {count} buckets.");
+        saga::say!("Shard {name} owns {count} buckets.");
     }
     Ok(())
 }

@@ -3,8 +3,6 @@
 //! * No move goes on while one of its shards is closed: a restored database may have lost what the other one knows.
 //! * Everything that a move needs is in its records.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use uuid::Uuid;
@@ -103,9 +101,9 @@ pub async fn list_moves(listing: &Listing) -> Result<()> {
     }
     let rows = merged(rows);
     if rows.is_empty() {
-        println!("No move is open.");
+        saga::say!("No move is open.");
     } else {
-        println!("{}", crate::listing::table(["move", "from", "to", "buckets", "operator", ""], rows));
+        saga::say!("{}", crate::listing::table(["move", "from", "to", "buckets", "operator", ""], rows));
     }
     Ok(())
 }

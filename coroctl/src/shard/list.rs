@@ -1,7 +1,5 @@
 //! `coroctl shard list`: the shards of a service, and the buckets that each owns.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use anyhow::Result;
 use clap::Args;
 use saga::shards::bucket::Bucket;
@@ -51,8 +49,8 @@ pub async fn run(list: &List) -> Result<()> {
     let (answers, map) = connections::read(&shards).await;
     let report = report(&shards, &answers, &map);
     match list.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => println!("{}", text(&report)),
+        true => saga::say!("{}", serde_json::to_string_pretty(&report)?),
+        false => saga::say!("{}", text(&report)),
     }
     Ok(())
 }

@@ -6,8 +6,6 @@
 //!   fence of its own. What was moved before an error stays moved.
 //! * Whoever is interrupted has changed nothing that `resume` does not finish or roll back.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,7 +22,7 @@ use super::mover::conditions_read::{self, Given};
 use super::mover::record::{self, Move};
 use super::mover::{Mover, RelayListener, Shard, ShardUrl};
 use super::moves::{Attempt, Outcome, Side, Step};
-use super::{plan, replication};
+use super::{plan, replication, services};
 
 /// The shards, with a role that may change them.
 #[derive(Args, Clone)]
@@ -133,11 +131,14 @@ const GIVE_UP: &str = "
       from owned_buckets where owned";
 const OWNED: &str = "select count(*) filter (where owned), max(epoch) from owned_buckets";
 const INCARNATION: &str = "select incarnation()";
+/// Of a shard that has owned nothing since it was added.
+const EPOCH_WHEN_GIVEN_UP: i64 = 2;
 
-/// A new database owns every bucket, as the one shard that it could be; it gives them up before anybody asks it.
+/// A new database owns every bucket, as the one shard that it could be; it gives them up before anybody asks it. What can be paid it takes
+/// from another shard.
 ///
 /// # Errors
-/// When it has rows of users, was a shard before, or does not answer.
+/// When it has rows of users, was a shard before, or does not answer; or when the first of the others does not.
 pub async fn add(add: &Add) -> Result<()> {
     let shard = add.owners.connect(&add.name).await?;
     for table in conditions_read::tables(&shard.client).await? {
@@ -155,9 +156,14 @@ pub async fn add(add: &Add) -> Result<()> {
              away (`coroctl shard drain`)",
             add.name
         );
+    }
+    if epoch <= EPOCH_WHEN_GIVEN_UP {
+        services::copy(&add.owners, &shard).await.context("services")?;
+    }
+    if owned > 0 {
         shard.client.query_one(GIVE_UP, &[]).await.context("cannot give the buckets up")?;
     }
-    println!(
+    saga::say!(
         "Shard {} owns no bucket now. List it in the services' configuration, and move buckets to it.",
         add.name
     );
@@ -192,7 +198,7 @@ pub async fn drain(drain: &Drain) -> Result<()> {
     });
     let away: Vec<Planned> = away.collect();
     in_parts(&drain.owners, &drain.options, &away).await?;
-    println!(
+    saga::say!(
         "Shard {} has given up what had an owner. `coroctl shard list` shows what it still has.",
         drain.name
     );
@@ -219,7 +225,7 @@ async fn in_parts(owners: &Owners, options: &Options, planned: &[Planned<'_>]) -
         if left > 0 {
             let pause = options.throttle.pause(began.elapsed());
             let seconds = pause.as_secs_f64();
-            println!("{left} of {all} buckets are still to move; the next move begins in {seconds:.0} s");
+            saga::say!("{left} of {all} buckets are still to move; the next move begins in {seconds:.0} s");
             sleep(pause).await;
         }
     }
@@ -262,13 +268,13 @@ async fn start(owners: &Owners, options: &Options, names: [&str; 2], buckets: &[
         tables: conditions_read::tables(&source.client).await?,
         schema_version: conditions.databases.source_version,
     };
-    println!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));
+    saga::say!("move {} of {} buckets: {}", moved.move_id, numbers.len(), ranges(&numbers));
     Box::pin(finish(source, target, moved, options.relay.clone())).await
 }
 
 pub(super) async fn finish(source: Shard, target: Shard, moved: Move, relay: RelayListener) -> Result<()> {
     let move_id = moved.move_id;
-    let mut mover = Mover::new(source, target, moved, relay, |line| println!("{line}")).await?;
+    let mut mover = Mover::new(source, target, moved, relay, |line| saga::say!("{line}")).await?;
     let outcome = match mover.run().await {
         Ok(outcome) => outcome,
         Err(error) if mover.last() == Some(Step::Announce(Side::Source)) => {
@@ -279,8 +285,8 @@ pub(super) async fn finish(source: Shard, target: Shard, moved: Move, relay: Rel
         Err(error) => return Err(error.context(unfinished(move_id, mover.is_fenced()))),
     };
     match outcome {
-        Outcome::Moved => println!("The target owns the buckets."),
-        Outcome::RolledBack => println!("The source owns the buckets, as before."),
+        Outcome::Moved => saga::say!("The target owns the buckets."),
+        Outcome::RolledBack => saga::say!("The source owns the buckets, as before."),
     }
     Ok(())
 }

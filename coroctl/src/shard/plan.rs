@@ -2,8 +2,6 @@
 //!
 //! * It changes nothing. A bucket that nobody owns, or whose owner is away, is in no plan.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
@@ -48,11 +46,11 @@ pub async fn run(plan: &Plan) -> Result<()> {
     let moves = grouped(&placement::plan(&map, &candidates), &names);
     let left_out = Bucket::all().filter(|bucket| !matches!(map.owner(*bucket), Owner::Shard(_))).count();
     if plan.json {
-        println!("{}", serde_json::to_string_pretty(&moves)?);
+        saga::say!("{}", serde_json::to_string_pretty(&moves)?);
     } else if moves.is_empty() {
-        println!("Every bucket that has an owner is where it should be.");
+        saga::say!("Every bucket that has an owner is where it should be.");
     } else {
-        println!("{}", text(&moves));
+        saga::say!("{}", text(&moves));
     }
     if left_out > 0 {
         tracing::warn!(

@@ -5,8 +5,6 @@
 //!   report says that it was left out.
 //! * Replication that belongs to moves is listed: a slot that nobody reads keeps WAL for ever.
 
-#![allow(clippy::print_stdout, reason = "its report is its output")]
-
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use postgres_protocol::escape::escape_identifier;
@@ -59,8 +57,8 @@ pub async fn run(verify: &Verify) -> Result<()> {
     let shards = connections::connect(&verify.shards).await;
     let report = report(&shards).await?;
     match verify.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => println!("{}", text(&report)),
+        true => saga::say!("{}", serde_json::to_string_pretty(&report)?),
+        false => saga::say!("{}", text(&report)),
     }
     if !report.strays.is_empty() || !report.contested.is_empty() {
         bail!(

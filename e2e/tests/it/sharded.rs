@@ -57,7 +57,7 @@ impl Service {
         self.shard_command(arguments).output().await.unwrap()
     }
 
-    /// What a mover has to be told besides buckets and shards.
+    /// The arguments of a mover besides buckets and shards.
     pub fn mover(self) -> [&'static str; 4] {
         ["--operator", "e2e", "--relay-source", self.source]
     }

@@ -74,6 +74,7 @@ pub async fn read(source: &Shard, target: &Shard, buckets: &[i16], given: &Given
         without_identity: names(WITHOUT_IDENTITY).await?,
         referring: names(REFERRING).await?,
         relay_slots: observe::relay_slots(&source.client).await?,
+        target_has_relay: !observe::relay_slots(&target.client).await?.is_empty(),
         halted_keys: given.relay.halted_keys(&relay_listener::client()?).await,
         clock_skew: clock_skew(&source.client, &target.client).await?,
         busy_buckets: busy,

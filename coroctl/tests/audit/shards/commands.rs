@@ -21,7 +21,10 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     let refused = pair.admin(&begin);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let reasons = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(reasons.contains("nothing was changed") && reasons.contains("has no logical slot"), "{reasons}");
+    assert!(reasons.contains("nothing was changed"), "{reasons}");
+    for shard in ["source", "target"] {
+        assert!(reasons.contains(&format!("The {shard} has no logical slot")), "{reasons}");
+    }
     pair.start_relays().await;
 
     let succeeds = |arguments: &[&str], says: &str| {
@@ -49,6 +52,46 @@ async fn a_shard_is_added_filled_and_drained_by_commands() {
     assert_eq!(found().await, [Some(5), None]);
     let verified = pair.shard(&["verify", "--json"]);
     assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    pair.finish().await;
+}
+
+/// With their versions, so that nobody takes them for news.
+#[tokio::test]
+async fn an_added_shard_can_be_paid_for_what_the_others_can() {
+    let pair = Pair::born(Database::Payments).await;
+    let (one, two) = (superuser(&pair.one).await, superuser(&pair.two).await);
+    let services = async |client: &tokio_postgres::Client| -> Vec<(String, String, bool, i32)> {
+        let select = "select service_id, name, enabled, version from services order by service_id";
+        let rows = client.query(select, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3))).collect()
+    };
+    one.batch_execute(
+        "insert into services (service_id, name) values ('gas', 'Gas'), ('new', 'New'), ('off', 'Off');
+         update services set name = 'Natural gas' where service_id = 'gas';
+         update services set enabled = false where service_id = 'off'",
+    )
+    .await
+    .unwrap();
+    two.batch_execute("insert into services (service_id, name) values ('gas', 'Gas'), ('off', 'Off')")
+        .await
+        .unwrap();
+    let added = pair.admin(&["add", "two"]);
+    assert!(added.status.success(), "{added:?}");
+    let there = services(&two).await;
+    assert_eq!(there, services(&one).await);
+    assert!(there.contains(&("gas".to_owned(), "Natural gas".to_owned(), true, 2)), "{there:?}");
+    // Again, as after an interruption.
+    let copied_again = async |set: &str| {
+        one.batch_execute(&format!("update services set {set} where service_id = 'new'")).await.unwrap();
+        let again = pair.admin(&["add", "two"]);
+        assert!(again.status.success(), "{again:?}");
+        services(&two).await == services(&one).await
+    };
+    assert!(copied_again("name = 'Newer'").await);
+    // Not once it has owned a bucket: operators change the services of each shard.
+    change(&pair.two, 7, 3, true, "one").await;
+    change(&pair.two, 7, 4, false, "one").await;
+    assert!(!copied_again("name = 'Newest'").await);
     pair.finish().await;
 }
 
