@@ -1,7 +1,7 @@
 //! Prints what a command has found. A reader that went away (`| head`) is no error: whoever opens a database or moves buckets goes on.
 
 use std::fmt::Arguments;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 /// Prints a line.
 #[macro_export]
@@ -13,5 +13,9 @@ macro_rules! say {
 
 /// Prints a line. [`say`](crate::say) makes it.
 pub fn line(text: Arguments<'_>) {
-    let _reader_gone = writeln!(std::io::stdout(), "{text}");
+    if let Err(error) = writeln!(std::io::stdout(), "{text}")
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        tracing::error!(%error, "a report cannot be written");
+    }
 }

@@ -32,7 +32,8 @@ pub fn run(layout: &Layout, programs: &Path) -> Result<Vec<FurtherShard>> {
         Kept { known: kept.count, introduced: kept.count, ..kept }.keep(layout)?;
         return Ok(Vec::new());
     }
-    for shard in FurtherShard::after(layout, kept.known) {
+    // Again until it is introduced: operators may have changed the services of the others meanwhile.
+    for shard in FurtherShard::after(layout, kept.introduced) {
         coroctl(layout, programs, &["add", shard.name()])?;
     }
     Kept { known: kept.count, ..kept }.keep(layout)?;

@@ -137,9 +137,9 @@ pub fn choose(layout: &Layout, wanted: Option<usize>, ha: bool, tls: bool) -> Re
         kept.count
     );
     ensure!(
-        wanted >= kept.known,
-        "this stack has data of {} shards, and none is taken away: `cargo stack clean`, then `cargo stack up --shards {wanted}`",
-        kept.known
+        wanted > kept.count,
+        "this stack has {} shards, and none is taken away: `cargo stack clean`, then `cargo stack up --shards {wanted}`",
+        kept.count
     );
     Kept { count: wanted, ..kept }.keep(layout)
 }
@@ -150,7 +150,7 @@ pub fn choose(layout: &Layout, wanted: Option<usize>, ha: bool, tls: bool) -> Re
 /// When the stack has several shards.
 pub fn ensure_one(layout: &Layout, command: &str) -> Result<()> {
     ensure!(
-        !are_several(layout),
+        layout.shard_count() == 1,
         "`cargo stack {command}` knows one Postgres, and this stack has {} shards: it needs a stack without --shards",
         layout.shard_count()
     );
@@ -326,11 +326,11 @@ mod tests {
         assert!(refused.contains("not shared out"), "{refused}");
         Kept { known: 2, introduced: 2, ..Kept::of(&layout) }.keep(&layout).unwrap();
         let refused = chosen(&layout, Some(1)).unwrap_err().to_string();
-        assert!(refused.contains("data of 2 shards") && refused.contains("cargo stack clean"), "{refused}");
-        chosen(&layout, Some(4)).unwrap();
-        // Nobody knows them yet.
+        assert!(refused.contains("has 2 shards") && refused.contains("cargo stack clean"), "{refused}");
         chosen(&layout, Some(3)).unwrap();
         assert_eq!(Kept::of(&layout), Kept { count: 3, known: 2, introduced: 2, born: 2 });
+        // Its server is there, though nobody knows it.
+        assert!(chosen(&layout, Some(2)).is_err() && ensure_one(&layout, "rotate").is_err());
         fs::remove_dir_all(&layout.dir).unwrap();
     }
 

@@ -16,16 +16,20 @@ const AS_THEY_ARE: &str = "set local session_replication_role = replica";
 const WRITE: &str = "
     insert into services select * from json_populate_recordset(null::services, $1)
     on conflict (service_id) do update
-       set (name, enabled, event, version) = (excluded.name, excluded.enabled, excluded.event, excluded.version)";
+       set (name, enabled, event, version) = (excluded.name, excluded.enabled, excluded.event, excluded.version)
+     where services.version <= excluded.version";
 
 /// Gives a new shard the services of another one. Databases of other services have none.
 ///
 /// # Errors
-/// When a shard does not answer.
+/// When a shard does not answer, or the list has no other one.
 pub async fn copy(owners: &Owners, new: &Shard) -> Result<()> {
     let has_services: bool = new.client.query_one(HAS_SERVICES, &[]).await?.try_get(0)?;
+    if !has_services {
+        return Ok(());
+    }
     let other = owners.names().find(|name| **name != *new.name);
-    let (true, Some(other)) = (has_services, other) else { return Ok(()) };
+    let other = other.context("the list has no other shard to take them from")?;
     let other = owners.connect(other).await?;
     let services: Json<serde_json::Value> = other.client.query_one(READ, &[]).await?.try_get(0)?;
     let mut connection = owners.connect(&new.name).await?;

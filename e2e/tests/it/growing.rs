@@ -192,7 +192,7 @@ async fn interrupted_up(shards: usize) {
 
 #[tokio::test]
 #[ignore = "makes three shards of a stack without: cargo stack test --only shards --all"]
-async fn shards_are_added_under_load_and_take_their_parts_while_everything_is_killed() {
+async fn shards_are_added_under_load_and_take_their_parts_while_processes_are_killed() {
     let harness = Harness::alone().await;
     let users = users_on(&harness, "one", 20).await;
     let paid = load(&harness, &users, INTERVAL);

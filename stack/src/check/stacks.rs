@@ -233,7 +233,7 @@ const SHARDED: &str = "sharded::";
 /// The test of a stack that gets shards.
 const GROWING: &str = "growing::";
 
-/// A payment, a load, one shard away, and buckets that move under load. Then a stack of its own gets shards, with kills of everything.
+/// A payment, a load, one shard away, and buckets that move under load. Then a stack of its own gets shards, with kills of our processes.
 pub fn sharded(layout: &Layout, totals: &mut Totals) {
     let setting = Setting { shards: Some(2), ..Setting::default() };
     with_stack(layout, &setting, totals, |totals| {

@@ -16,7 +16,7 @@ pub struct Kept {
     pub known: usize,
     /// The first ones, to which operators may move buckets: the relay reads them.
     pub introduced: usize,
-    /// How many there were at first.
+    /// How many there were at first, when the topics were made.
     pub born: usize,
 }
 
@@ -48,8 +48,9 @@ impl Kept {
             [count, "distributed"] => (count.parse().ok()?, true),
             _ => return None,
         };
-        let known = if is_distributed { count } else { 0 };
-        Some(Self { count, known, introduced: known, born: count })
+        // Their topics have the partitions of one.
+        let (known, born) = if is_distributed { (count, 1) } else { (0, count) };
+        Some(Self { count, known, introduced: known, born })
     }
 
     /// # Errors
@@ -87,7 +88,7 @@ mod tests {
     #[test]
     fn what_earlier_versions_kept_is_understood() {
         assert_eq!(Kept::parse("3"), Some(Kept { count: 3, known: 0, introduced: 0, born: 3 }));
-        assert_eq!(Kept::parse("2 distributed\n"), Some(Kept { count: 2, known: 2, introduced: 2, born: 2 }));
+        assert_eq!(Kept::parse("2 distributed\n"), Some(Kept { count: 2, known: 2, introduced: 2, born: 1 }));
         let kept = Kept { count: 3, known: 2, introduced: 1, born: 1 };
         assert_eq!(Kept::parse(&serde_json::to_string(&kept).unwrap()), Some(kept));
         for text in ["two", "", "2 2"] {
