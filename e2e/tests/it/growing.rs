@@ -70,8 +70,10 @@ enum Run {
 struct Moves {
     service: Service,
     began: Instant,
-    /// How many movers were killed at each place while payments were made.
+    /// How many movers were killed at each place.
     killed: [usize; KILLED_AT.len()],
+    /// How many of all of them while payments were made.
+    under_load: usize,
 }
 
 impl Moves {
@@ -110,7 +112,8 @@ impl Moves {
             match run {
                 Run::Ended => return,
                 Run::Killed => {
-                    self.killed[place] += usize::from(self.began.elapsed().as_secs() < LOAD_SECONDS);
+                    self.killed[place] += 1;
+                    self.under_load += usize::from(self.began.elapsed().as_secs() < LOAD_SECONDS);
                     end_at = None;
                 }
                 Run::Failed(why) => {
@@ -215,7 +218,7 @@ async fn shards_are_added_under_load_and_take_their_parts_while_processes_are_ki
     all_complete_once(&harness, &users, &paid.accepted()).await;
 
     let (stack, began) = (as_it_is(), Instant::now());
-    let moves = |service| Moves { service, began, killed: [0; KILLED_AT.len()] };
+    let moves = |service| Moves { service, began, killed: [0; KILLED_AT.len()], under_load: 0 };
     let mut services = [PAYMENTS, BALANCE].map(moves);
     let (chaos, view) = (CHAOS, View::of(CHAOS.payments));
     let moved = join_all(services.iter_mut().map(Moves::all));
@@ -225,6 +228,8 @@ async fn shards_are_added_under_load_and_take_their_parts_while_processes_are_ki
     report.verdict().unwrap();
     for moves in services {
         assert!(moves.killed.iter().all(|times| *times > 0), "{:?}", moves.killed);
+        // How many depends on the machine.
+        assert!(moves.under_load > KILLED_AT.len() / 2, "{} of {:?}", moves.under_load, moves.killed);
         assert_eq!(moves.plan().await, [Value::Null; 0]);
         moves.service.verifies().await;
     }
