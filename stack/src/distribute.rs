@@ -33,12 +33,15 @@ pub fn run(layout: &Layout, programs: &Path) -> Result<Vec<FurtherShard>> {
         return Ok(Vec::new());
     }
     // Again until it is introduced: operators may have changed the services of the others meanwhile.
-    for shard in FurtherShard::after(layout, kept.introduced) {
+    let added = FurtherShard::after(layout, kept.introduced);
+    for shard in &added {
         coroctl(layout, programs, &["add", shard.name()])?;
     }
-    Kept { known: kept.count, ..kept }.keep(layout)?;
-    shards::write_routes(layout, &layout.root)?;
-    Ok(FurtherShard::after(layout, kept.introduced))
+    if !added.is_empty() {
+        Kept { known: kept.count, ..kept }.keep(layout)?;
+        shards::write_routes(layout, &layout.root)?;
+    }
+    Ok(added)
 }
 
 /// Waits until the relay reads the shards that were added. The auditor starts anew: it reads its list at its start. Services have read

@@ -349,8 +349,9 @@ fn start_services(layout: &Layout, programs: &Path, progress: &Progress) -> Resu
         progress.line(&format!("  - {} has no binary and is left out", instance.name));
     }
     let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
+    let children = client.status()?;
     for instance in &built {
-        let runs = client.status()?.iter().any(|child| child.name == instance.name && child.id.is_some());
+        let runs = children.iter().any(|child| child.name == instance.name && child.id.is_some());
         let changed = run(&mut client, release::spec(layout, *instance, programs)?)?;
         let serves_with_others = built.iter().filter(|other| other.service == instance.service).count() > 1;
         if runs && changed && serves_with_others {
